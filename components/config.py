@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a run: one frozen value, validated at the edge, that every step takes whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from feature_repo.spec import Freshness, Spec
+from feature_repo.specs import spec_by_name
+from model import DCNv2Config, FeedSRConfig
+
+
+class Config(BaseModel):
+    """Frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainConfig(Config):
+    """How a ranker is trained (design, section 1: training).
+
+    Attributes:
+        global_batch: sequences an optimiser step, over all ranks and accumulation steps.
+        micro_batch: sequences in one forward of one rank.
+        position_half_life: loss weight halves every so many impressions back from the newest; None is the
+            sequence's own length.
+        age_half_life_days: loss weight halves with the impression's age.
+        propensity: weight by the inverse of the estimated propensity of the feed position, clipped.
+        session_shuffle: shuffle the order inside a session (see docs/architecture.md).
+        auxiliary_weight: weight of the loss of untimed impressions on the sequence output alone.
+        checkpoint_steps: optimiser steps between checkpoints.
+    """
+
+    epochs: int = Field(1, ge=1)
+    global_batch: int = Field(1024, ge=1)
+    micro_batch: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    position_half_life: int | None = None
+    age_half_life_days: float = Field(60.0, gt=0)
+    propensity: bool = True
+    session_shuffle: bool = True
+    auxiliary_weight: float = Field(1.0, ge=0)
+    checkpoint_steps: int = Field(50, ge=1)
+    seed: int = 0
+
+
+class GateConfig(Config):
+    """What a candidate model must hold to be promoted; each threshold is checked on the next day.
+
+    Attributes:
+        task: the task the AUC thresholds are on.
+        max_auc_drop: how far the AUC may fall below the model in production.
+        min_auc: the least AUC at all.
+        max_calibration_error: the largest expected calibration error of any task with enough positives.
+        min_over_baseline: the least AUC difference to the DCNv2 baseline.
+        min_positives: tasks with fewer positives are reported and not judged.
+    """
+
+    task: str = "long_dwell"
+    max_auc_drop: float = 0.005
+    min_auc: float = 0.55
+    max_calibration_error: float = 0.10
+    min_over_baseline: float = -0.01
+    min_positives: int = 50
+
+
+class DailyConfig(Config):
+    """One daily loop."""
+
+    spec_name: str
+    freshness: Freshness = "day"
+    feed_sr: FeedSRConfig
+    dcnv2: DCNv2Config
+    cold: TrainConfig = TrainConfig()
+    warm: TrainConfig = TrainConfig()
+    gate: GateConfig = GateConfig()
+    online_store: Literal["sqlite", "redis"] = "sqlite"
+    parity_requests: int = Field(16, ge=1)
+    max_candidates: int = Field(512, ge=1)
+
+    @property
+    def spec(self) -> Spec:
+        """The feature spec this loop runs on."""
+        return spec_by_name(self.spec_name)
+
+
+def load_config(name: str) -> DailyConfig:
+    """A shipped configuration by name, or one from a JSON file; ValueError says what is wrong."""
+    if name in PROFILES:
+        return PROFILES[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"there is no configuration {name!r}: want one of {', '.join(PROFILES)} or a JSON file"
+        )
+    try:
+        return DailyConfig.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: {where}: {first['msg']}") from error
+
+
+PROFILES = {
+    "demo": DailyConfig(
+        spec_name="simulator",
+        feed_sr=FeedSRConfig(width=64, layers=2, heads=2),
+        dcnv2=DCNv2Config(),
+        cold=TrainConfig(global_batch=64, micro_batch=32, epochs=2),
+        warm=TrainConfig(global_batch=64, micro_batch=32, learning_rate=3e-4),
+    ),
+    "kuairand": DailyConfig(
+        spec_name="kuairand",
+        feed_sr=FeedSRConfig(width=64, layers=2, heads=2),
+        dcnv2=DCNv2Config(),
+        cold=TrainConfig(global_batch=64, micro_batch=64, epochs=2),
+        warm=TrainConfig(global_batch=64, micro_batch=64, learning_rate=3e-4),
+    ),
+}
+"""Declared configurations by name."""

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where every file of a run lives, and the one way to write one: to a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths under one run's root; nothing is created until a step writes."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: str | Path) -> Layout:
+        """A layout at an absolute path."""
+        return cls(Path(root).expanduser().resolve())
+
+    def raw_day(self, day: str) -> Path:
+        """The impressions that arrived on a day, as the source wrote them."""
+        return self.root / "raw" / f"day={day}" / "impressions.parquet"
+
+    @property
+    def raw_posts(self) -> Path:
+        """Posts, as the source wrote them."""
+        return self.root / "raw" / "posts.parquet"
+
+    @property
+    def raw_members(self) -> Path:
+        """Members, as the source wrote them."""
+        return self.root / "raw" / "members.parquet"
+
+    def impressions_day(self, day: str) -> Path:
+        """The checked impressions that arrived on a day."""
+        return self.root / "impressions" / f"day={day}" / "part.parquet"
+
+    def impression_days(self) -> list[str]:
+        """The days that were ingested, in order."""
+        return sorted(p.parent.name[4:] for p in self.root.glob("impressions/day=*/part.parquet"))
+
+    def raw_days(self) -> list[str]:
+        """The days a source wrote, in order."""
+        return sorted(p.parent.name[4:] for p in self.root.glob("raw/day=*/impressions.parquet"))
+
+    def quarantine_day(self, day: str) -> Path:
+        """The rows of a day that ingest refused, with the reason."""
+        return self.root / "quarantine" / f"day={day}" / "part.parquet"
+
+    def ingest_counts(self, day: str) -> Path:
+        """What ingest read, removed, refused and kept of a day."""
+        return self.root / "ingest" / f"day={day}.json"
+
+    @property
+    def posts(self) -> Path:
+        """The checked posts table."""
+        return self.root / "posts.parquet"
+
+    @property
+    def members(self) -> Path:
+        """The checked members table."""
+        return self.root / "members.parquet"
+
+    def feature_dir(self, view: str) -> Path:
+        """The offline rows of one feature view, a Parquet file a day."""
+        return self.root / "features" / view
+
+    def feature_day(self, view: str, day: str) -> Path:
+        """The offline rows of one feature view as of the end of a day."""
+        return self.feature_dir(view) / f"day={day}.parquet"
+
+    @property
+    def feast(self) -> Path:
+        """The rendered Feast repository with its registry and local online store."""
+        return self.root / "feast"
+
+    def sequences(self, split: str, day: str) -> Path:
+        """The folder of shards of a split ("train" or "eval") of a day's run."""
+        return self.root / "sequences" / f"{split}-{day}"
+
+    def run(self, day: str) -> Path:
+        """Everything a day's run makes beside the shared tables."""
+        return self.root / "runs" / day
+
+    def checkpoints(self, day: str, ranker: str) -> Path:
+        """The checkpoints of one ranker's training in a day's run."""
+        return self.run(day) / "checkpoints" / ranker
+
+    def model(self, day: str, ranker: str) -> Path:
+        """The trained weights of one ranker of a day's run."""
+        return self.run(day) / ranker
+
+    @property
+    def registry(self) -> Path:
+        """The registry of immutable model versions."""
+        return self.root / "registry"
+
+    def requests_day(self, day: str) -> Path:
+        """The folder of the serving requests logged on a day."""
+        return self.root / "requests" / f"day={day}"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it on success and removed on any error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON atomically, keys sorted."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Writes a Parquet file (zstd) atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The feature spec: the single source of every feature, and the types it is written in.
+
+Feast fields, the event schema, the shard columns, the model's encoders and the serving decoder are derived
+from a `Spec`; adding a feature is one line in `feature_repo/specs.py`. This module knows nothing of Feast,
+torch or files: it needs numpy and pyarrow only, so that a predictor image can import it.
+
+Time is milliseconds since the Unix epoch in int64 everywhere. A *day* is a local calendar day of the feed,
+`(time_ms + utc_offset) // 86_400_000`, written YYYY-MM-DD where it names a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+DAY_MS = 86_400_000
+UNKNOWN = -1
+"""The code of an unknown action, categorical value or feed position in every int column."""
+
+Role = Literal["sequence", "context", "action"]
+Freshness = Literal["day", "30m", "immediate"]
+Group = Literal["passive", "active"]
+FRESHNESS: tuple[Freshness, ...] = ("day", "30m", "immediate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashedId:
+    """An int64 id hashed into `buckets` rows of the embedding table `table`; features may share a table."""
+
+    table: str
+    buckets: int
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categorical:
+    """An int32 code in [0, cardinality); anything else, and `UNKNOWN`, has an embedding of its own."""
+
+    cardinality: int
+    dim: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeric:
+    """A float32 value; NaN is missing. Encoded as a standardised value and an embedding of its quantile bin."""
+
+    transform: Literal["identity", "log1p"] = "identity"
+    bins: int = 16
+    dim: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """A dense vector of `dim` float16 values (a content or profile embedding); all zero is missing."""
+
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary:
+    """An action: int8, 1 happened, 0 did not, `UNKNOWN` was not observed."""
+
+
+Kind = HashedId | Categorical | Numeric | Embedding | Binary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """How a context feature is counted over the impressions that share its view's keys.
+
+    Attributes:
+        of: "impression", an action's name, or "dwell" with `dwell_ms`.
+        rate: the smoothed share `(hits + strength * prior) / (impressions + strength)` instead of the count,
+            over the impressions where the action is known; `prior` is the task's, 0.1 for dwell.
+        days: only impressions of the last `days` days before the cutoff (untimed ones never count then).
+        last: only the last `last` impressions of the key; NaN when there is none.
+        dwell_ms: the half-open range of `dwell_ms` that counts as a hit.
+    """
+
+    of: str
+    rate: bool = False
+    days: int | None = None
+    last: int | None = None
+    dwell_ms: tuple[int, int] | None = None
+    strength: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One feature, said once.
+
+    Attributes:
+        source: where serving finds the value. "request" (known when the feed is asked for; logged on the
+            impression), "post" (post content), "age" (hours since the post was created), "action" (what the
+            member did), or the name of a view of counters or of member columns.
+        counter: how it is counted, for features of a counter view.
+    """
+
+    name: str
+    role: Role
+    kind: Kind
+    source: str
+    counter: Counter | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A packed feature view: one Feast value per entity row, a record of `dtype` in little-endian bytes.
+
+    `keys` are impression columns (for example ("member_id", "actor_id")); `kind` says who fills it:
+    "content" (the posts table), "profile" (the members table) or "counters" (counted impressions).
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    kind: Literal["content", "profile", "counters"]
+    features: tuple[Feature, ...]
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """The packed record; content views start with the keys of the post: actor, root actor, created."""
+        head: list[tuple[Any, ...]] = []
+        if self.kind == "content":
+            head = [("actor_id", "<i8"), ("root_actor_id", "<i8"), ("created_ms", "<i8")]
+        names = {name for name, *_ in head}
+        return np.dtype(head + [numpy_field(f) for f in self.features if f.name not in names])
+
+    @cached_property
+    def default(self) -> npt.NDArray[Any]:
+        """One record of declared defaults: ids 0, codes unknown, numerics NaN, embeddings zero."""
+        record = np.zeros(1, self.dtype)
+        for feature in self.features:
+            record[feature.name] = default_value(feature.kind)
+        if "created_ms" in (self.dtype.names or ()):
+            record["created_ms"] = UNKNOWN
+        return record
+
+    def unpack(self, values: list[bytes | None]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Records `[R]` of `dtype` and whether each was missing; a value of another size is a ValueError."""
+        size, default = self.dtype.itemsize, self.default.tobytes()
+        missing = np.array([not v for v in values], dtype=np.bool_)
+        for value in values:
+            if value and len(value) != size:
+                raise ValueError(
+                    f"view {self.name}: a stored value has {len(value)} bytes, the spec expects {size}; "
+                    "rebuild the features with this spec"
+                )
+        return np.frombuffer(b"".join(v or default for v in values), self.dtype), missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A prediction target: an action, its group, its prior and its weight in the final score."""
+
+    name: str
+    group: Group
+    prior: float
+    utility: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Everything that names features: the spec a model is trained with and remembers by its hash.
+
+    Attributes:
+        max_impressions: T; a window holds at most T + block - 1 impressions.
+        block: B; windows slide in blocks of B impressions.
+        session_gap_ms: a longer pause starts a new session where no request id is logged.
+    """
+
+    name: str
+    features: tuple[Feature, ...]
+    views: tuple[View, ...]
+    tasks: tuple[Task, ...]
+    utc_offset_hours: int = 0
+    max_impressions: int = 1000
+    block: int = 64
+    session_gap_ms: int = 30 * 60_000
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in self.features]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"spec {self.name}: feature {twice[0]!r} is declared twice")
+        known = {"request", "post", "age", "action"} | {v.name for v in self.views}
+        for f in self.features:
+            if f.source not in known:
+                raise ValueError(
+                    f"spec {self.name}: {f.name} has source {f.source!r}, want one of {sorted(known)}"
+                )
+        tables: dict[str, tuple[int, int]] = {}
+        for f in self.features:
+            if isinstance(f.kind, HashedId):
+                shape = (f.kind.buckets, f.kind.dim)
+                if tables.setdefault(f.kind.table, shape) != shape:
+                    raise ValueError(
+                        f"spec {self.name}: table {f.kind.table!r} is declared with two sizes"
+                    )
+
+    def with_role(self, role: Role) -> tuple[Feature, ...]:
+        """The features of one role, in the order they are declared."""
+        return tuple(f for f in self.features if f.role == role)
+
+    def view(self, name: str) -> View:
+        """The view of that name; KeyError if there is none."""
+        return {v.name: v for v in self.views}[name]
+
+    @property
+    def content(self) -> View:
+        """The one view of kind "content"."""
+        return next(v for v in self.views if v.kind == "content")
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks' names in logit order."""
+        return tuple(t.name for t in self.tasks)
+
+    @cached_property
+    def context_slices(self) -> dict[str, slice]:
+        """Each context feature's columns in the context matrix `[R, C]` (float32)."""
+        slices, start = {}, 0
+        for f in self.with_role("context"):
+            width = f.kind.dim if isinstance(f.kind, Embedding) else 1
+            slices[f.name] = slice(start, start + width)
+            start += width
+        return slices
+
+    @property
+    def context_width(self) -> int:
+        """C, the width of the context matrix."""
+        return sum(s.stop - s.start for s in self.context_slices.values())
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits over the whole declaration; a model serves only the spec it was trained with."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """A canonical JSON text of the declaration, readable next to a checkpoint."""
+
+        def plain(value: Any) -> Any:
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                body = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+                return {"type": type(value).__name__, **body}
+            return [plain(v) for v in value] if isinstance(value, tuple) else value
+
+        return json.dumps(plain(self), sort_keys=True)
+
+    # --- time -------------------------------------------------------------------------------------------------
+    def day(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The local day number of each time."""
+        return (np.asarray(time_ms, np.int64) + self.utc_offset_hours * 3_600_000) // DAY_MS
+
+    def day_start(self, day: npt.NDArray[np.int64] | int) -> Any:
+        """The first millisecond of a local day number."""
+        return day * DAY_MS - self.utc_offset_hours * 3_600_000
+
+    def day_number(self, date: str) -> int:
+        """The local day number of YYYY-MM-DD; ValueError for anything else."""
+        try:
+            return (datetime.date.fromisoformat(date) - datetime.date(1970, 1, 1)).days
+        except ValueError as error:
+            raise ValueError(f"{date!r} is not a day; write it as YYYY-MM-DD") from error
+
+    @staticmethod
+    def day_name(day: int) -> str:
+        """YYYY-MM-DD of a local day number."""
+        return (datetime.date(1970, 1, 1) + datetime.timedelta(days=int(day))).isoformat()
+
+    def cutoff(self, time_ms: npt.NDArray[np.int64], freshness: Freshness) -> npt.NDArray[np.int64]:
+        """What serving would know at `time_ms`: everything that arrived strictly before the cutoff.
+
+        "day": the start of the local day (the daily loop alone); "30m": 30 minutes earlier; "immediate": now.
+        """
+        time_ms = np.asarray(time_ms, np.int64)
+        if freshness == "day":
+            return np.asarray(self.day_start(self.day(time_ms)), np.int64)
+        if freshness == "30m":
+            return time_ms - 30 * 60_000
+        if freshness == "immediate":
+            return time_ms
+        raise ValueError(f"freshness is {freshness!r}, want one of {', '.join(FRESHNESS)}")
+
+    # --- schemas ----------------------------------------------------------------------------------------------
+    @cached_property
+    def event_schema(self) -> pa.Schema:
+        """Impressions as a source writes them and ingest checks them; ingest adds `session_id` (int64)."""
+        fields = [
+            pa.field("member_id", pa.int64(), nullable=False),
+            pa.field("post_id", pa.int64(), nullable=False),
+            pa.field("event_time", pa.int64(), nullable=False),
+            pa.field("arrival_time", pa.int64(), nullable=False),
+            pa.field("timed", pa.bool_(), nullable=False),
+            pa.field("request_id", pa.int64()),
+            pa.field("position", pa.int16(), nullable=False),
+            pa.field("dwell_ms", pa.int32()),
+        ]
+        fields += [arrow_field(f) for f in self.features if f.source == "request"]
+        fields += [arrow_field(f) for f in self.with_role("action") if isinstance(f.kind, Binary)]
+        return pa.schema(fields)
+
+    @cached_property
+    def post_schema(self) -> pa.Schema:
+        """Posts as a source writes them: ids, when each was created, and every feature of source "post"."""
+        fields = [
+            pa.field(n, pa.int64(), nullable=False)
+            for n in ("post_id", "actor_id", "root_actor_id", "created_ms")
+        ]
+        fields += [
+            arrow_field(f) for f in self.content.features if f.name not in {x.name for x in fields}
+        ]
+        return pa.schema(fields)
+
+    @cached_property
+    def member_schema(self) -> pa.Schema:
+        """Members as a source writes them: the id and every feature of the profile views."""
+        fields = [pa.field("member_id", pa.int64(), nullable=False)]
+        fields += [arrow_field(f) for v in self.views if v.kind == "profile" for f in v.features]
+        return pa.schema(fields)
+
+    @cached_property
+    def history_schema(self) -> pa.Schema:
+        """The columns of a history value (one row per impression), also the list columns of a shard."""
+        fields = [
+            pa.field("event_time", pa.int64()),
+            pa.field("arrival_time", pa.int64()),
+            pa.field("session_id", pa.int64()),
+            pa.field("timed", pa.bool_()),
+            pa.field("position", pa.int16()),
+        ]
+        fields += [arrow_field(f) for f in self.with_role("sequence")]
+        fields += [arrow_field(f) for f in self.with_role("action")]
+        return pa.schema(fields)
+
+
+def window_start(count: npt.NDArray[np.int64] | int, max_impressions: int, block: int) -> Any:
+    """The first impression of the window after `count` impressions: `B * floor(max(n - T, 0) / B)`.
+
+    A function of the count alone, so offline, online, training and a cache agree, and a cached key stays
+    valid until the block slides.
+    """
+    return block * (np.maximum(np.asarray(count) - max_impressions, 0) // block)
+
+
+def default_value(kind: Kind) -> Any:
+    """The declared default of a missing value of this kind."""
+    if isinstance(kind, HashedId | Embedding):
+        return 0
+    return np.nan if isinstance(kind, Numeric) else UNKNOWN
+
+
+def arrow_type(kind: Kind) -> pa.DataType:
+    """The column type of a kind in events, posts, members, histories and shards."""
+    if isinstance(kind, HashedId):
+        return pa.int64()
+    if isinstance(kind, Categorical):
+        return pa.int32()
+    if isinstance(kind, Numeric):
+        return pa.float32()
+    if isinstance(kind, Embedding):
+        return pa.list_(pa.float16(), kind.dim)
+    return pa.int8()
+
+
+def arrow_field(feature: Feature) -> pa.Field:
+    """The feature as an Arrow field; never null: the declared default stands for a missing value."""
+    return pa.field(feature.name, arrow_type(feature.kind), nullable=False)
+
+
+def numpy_field(feature: Feature) -> tuple[Any, ...]:
+    """The feature as a field of a packed little-endian record."""
+    kind = feature.kind
+    if isinstance(kind, Embedding):
+        return (feature.name, "<f2", (kind.dim,))
+    code = {HashedId: "<i8", Categorical: "<i4", Numeric: "<f4", Binary: "i1"}[type(kind)]
+    return (feature.name, code)
