@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a ranker is built from: frozen values that survive a round trip through JSON.
+
+Kept apart from the modules they configure, so that reading a configuration costs pydantic and not torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+HeadName = Literal["linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe"]
+HEADS: tuple[HeadName, ...] = ("linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe")
+
+
+class RankerConfig(BaseModel):
+    """Frozen, keyword only, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class HeadConfig(RankerConfig):
+    """A multi-task head over the fused features: one body of the named kind for each group of tasks.
+
+    Attributes:
+        name: "linear", "mlp", "stacked_dcn" (cross network, then MLP), "parallel_dcn" (cross network beside MLP) or
+            "mmoe" (experts shared by the groups, mixed by a gate for each task).
+        width: hidden width of the MLP, and of each expert.
+        hidden: hidden layers of the MLP.
+        cross: layers of the cross network.
+        rank: rank of a cross layer's weight, as DCN-V2's low-rank form.
+        experts: experts of "mmoe".
+        gate_dropout: dropout on the gates' probabilities of "mmoe".
+        dropout: dropout on the hidden layers.
+    """
+
+    name: HeadName = "parallel_dcn"
+    width: int = Field(128, ge=1)
+    hidden: int = Field(2, ge=1)
+    cross: int = Field(2, ge=1)
+    rank: int = Field(32, ge=1)
+    experts: int = Field(4, ge=1)
+    gate_dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class FeedSRConfig(RankerConfig):
+    """Feed-SR's shape (arXiv 2602.12354).
+
+    Attributes:
+        width: d, the width of a token; `width / heads` is the head's dimension, which RoPE wants even.
+        mlp: the block's MLP; "swiglu" uses two thirds of the hidden width, for the same number of weights.
+        mlp_ratio: hidden width of the block's MLP in units of `width`.
+        residual_scale: the learned scale of every residual branch starts here.
+        rope_base: RoPE's base wavelength, in token positions.
+        embedding_dropout: dropout on the embeddings of hashed ids.
+        dropout: dropout on each residual branch.
+        offset_positions: feed positions that have learned logit offsets.
+    """
+
+    ranker: Literal["feed_sr"] = "feed_sr"
+    width: int = Field(64, ge=2)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    mlp_ratio: float = Field(4.0, gt=0)
+    residual_scale: float = 1.0
+    rope_base: float = Field(10_000.0, gt=1)
+    embedding_dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    head: HeadConfig = HeadConfig()
+    offset_positions: int = Field(60, ge=0)
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> FeedSRConfig:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} with {self.heads} heads: want a multiple of twice the heads"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+
+class DCNv2Config(RankerConfig):
+    """The two-tower DCN-V2 baseline's shape: one cross network and MLP for each group of tasks.
+
+    Attributes:
+        head: how each tower is built; `head.name` says whether cross network and MLP are stacked or parallel.
+        embedding_dropout: dropout on the embeddings of hashed ids.
+        offset_positions: feed positions that have learned logit offsets.
+    """
+
+    ranker: Literal["dcnv2"] = "dcnv2"
+    head: HeadConfig = HeadConfig(width=256, hidden=2, cross=2, rank=64)
+    embedding_dropout: float = Field(0.2, ge=0, lt=1)
+    offset_positions: int = Field(60, ge=0)
+
+
+AnyRankerConfig = Annotated[FeedSRConfig | DCNv2Config, Field(discriminator="ranker")]
+"""One of the rankers' configurations, told apart by its `ranker` in JSON."""
