@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of a run: one frozen value, validated at the edge, that every step takes whole."""
+"""The configuration of a run: one frozen value, validated at the edge, that each step takes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TrainConfig(Config):
     Attributes:
         global_batch: sequences an optimiser step, over all ranks and accumulation steps.
         micro_batch: sequences in one forward of one rank.
-        position_half_life: loss weight halves every so many impressions back from the newest; None is the
-            sequence's own length.
+        position_half_life: loss weight halves every so many impressions back from the newest; None
+            is the sequence's own length.
         age_half_life_days: loss weight halves with the impression's age.
         propensity: weight by the inverse of the estimated propensity of the feed position, clipped.
         session_shuffle: shuffle the order inside a session (see docs/architecture.md).
@@ -56,7 +56,8 @@ class GateConfig(Config):
         task: the task the AUC thresholds are on.
         max_auc_drop: how far the AUC may fall below the model in production.
         min_auc: the least AUC at all.
-        max_calibration_error: the largest expected calibration error of any task with enough positives.
+        max_calibration_error: the largest expected calibration error of any task with enough
+            positives.
         min_over_baseline: the least AUC difference to the DCNv2 baseline.
         min_positives: tasks with fewer positives are reported and not judged.
     """

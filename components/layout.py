@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where every file of a run lives, and the one way to write one: to a temporary name, then renamed."""
+"""Where every file of a run lives, and the one way to write one: a temporary name, a rename."""
 
 from __future__ import annotations
 

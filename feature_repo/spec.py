@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature spec: the single source of every feature, and the types it is written in.
 
-Feast fields, the event schema, the shard columns, the model's encoders and the serving decoder are derived
-from a `Spec`; adding a feature is one line in `feature_repo/specs.py`. This module knows nothing of Feast,
-torch or files: it needs numpy and pyarrow only, so that a predictor image can import it.
+Feast fields, the event schema, the shard columns, the model's encoders and the serving decoder are
+derived from a `Spec`; adding a feature is one line in `feature_repo/specs.py`. This module knows
+nothing of Feast, torch or files: it needs numpy and pyarrow only, so that a predictor image can
+import it.
 
-Time is milliseconds since the Unix epoch in int64 everywhere. A *day* is a local calendar day of the feed,
-`(time_ms + utc_offset) // 86_400_000`, written YYYY-MM-DD where it names a file.
+Time is milliseconds since the Unix epoch in int64 everywhere. A *day* is a local calendar day of
+the feed, `(time_ms + utc_offset) // 86_400_000`, written YYYY-MM-DD where it names a file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FRESHNESS: tuple[Freshness, ...] = ("day", "30m", "immediate")
 
 @dataclass(frozen=True, kw_only=True)
 class HashedId:
-    """An int64 id hashed into `buckets` rows of the embedding table `table`; features may share a table."""
+    """An int64 id hashed into `buckets` rows of an embedding table that features may share."""
 
     table: str
     buckets: int
@@ -44,7 +45,7 @@ class HashedId:
 
 @dataclass(frozen=True, kw_only=True)
 class Categorical:
-    """An int32 code in [0, cardinality); anything else, and `UNKNOWN`, has an embedding of its own."""
+    """An int32 code in [0, cardinality); anything else is unknown, with its own embedding."""
 
     cardinality: int
     dim: int = 8
@@ -52,7 +53,7 @@ class Categorical:
 
 @dataclass(frozen=True, kw_only=True)
 class Numeric:
-    """A float32 value; NaN is missing. Encoded as a standardised value and an embedding of its quantile bin."""
+    """A float32 value, NaN missing; encoded standardised and by its quantile bin."""
 
     transform: Literal["identity", "log1p"] = "identity"
     bins: int = 16
@@ -61,7 +62,7 @@ class Numeric:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """A dense vector of `dim` float16 values (a content or profile embedding); all zero is missing."""
+    """A dense vector of `dim` float16 values (content or profile); all zero is missing."""
 
     dim: int
 
@@ -80,9 +81,11 @@ class Counter:
 
     Attributes:
         of: "impression", an action's name, or "dwell" with `dwell_ms`.
-        rate: the smoothed share `(hits + strength * prior) / (impressions + strength)` instead of the count,
-            over the impressions where the action is known; `prior` is the task's, 0.1 for dwell.
-        days: only impressions of the last `days` days before the cutoff (untimed ones never count then).
+        rate: the smoothed share `(hits + strength * prior) / (impressions + strength)` instead of
+            the count, over the impressions where the action is known; `prior` is the task's, 0.1
+            for dwell.
+        days: only impressions of the last `days` days before the cutoff (untimed ones never count
+            then).
         last: only the last `last` impressions of the key; NaN when there is none.
         dwell_ms: the half-open range of `dwell_ms` that counts as a hit.
     """
@@ -100,9 +103,9 @@ class Feature:
     """One feature, said once.
 
     Attributes:
-        source: where serving finds the value. "request" (known when the feed is asked for; logged on the
-            impression), "post" (post content), "age" (hours since the post was created), "action" (what the
-            member did), or the name of a view of counters or of member columns.
+        source: where serving finds the value. "request" (known when the feed is asked for; logged
+            on the impression), "post" (post content), "age" (hours since the post was created),
+            "action" (what the member did), or the name of a view of counters or of member columns.
         counter: how it is counted, for features of a counter view.
     """
 
@@ -115,7 +118,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A packed feature view: one Feast value per entity row, a record of `dtype` in little-endian bytes.
+    """A packed feature view: one Feast value per entity row, the bytes of a `dtype` record.
 
     `keys` are impression columns (for example ("member_id", "actor_id")); `kind` says who fills it:
     "content" (the posts table), "profile" (the members table) or "counters" (counted impressions).
@@ -128,7 +131,7 @@ class View:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """The packed record; content views start with the keys of the post: actor, root actor, created."""
+        """The packed record, little-endian; content starts with actor, root actor, created."""
         head: list[tuple[Any, ...]] = []
         if self.kind == "content":
             head = [("actor_id", "<i8"), ("root_actor_id", "<i8"), ("created_ms", "<i8")]
@@ -146,14 +149,14 @@ class View:
         return record
 
     def unpack(self, values: list[bytes | None]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Records `[R]` of `dtype` and whether each was missing; a value of another size is a ValueError."""
+        """Records `[R]` of `dtype` and whether each was missing; ValueError for another size."""
         size, default = self.dtype.itemsize, self.default.tobytes()
         missing = np.array([not v for v in values], dtype=np.bool_)
         for value in values:
             if value and len(value) != size:
                 raise ValueError(
-                    f"view {self.name}: a stored value has {len(value)} bytes, the spec expects {size}; "
-                    "rebuild the features with this spec"
+                    f"view {self.name}: a stored value has {len(value)} bytes, the spec expects "
+                    f"{size}; rebuild the features with this spec"
                 )
         return np.frombuffer(b"".join(v or default for v in values), self.dtype), missing
 
@@ -196,7 +199,8 @@ class Spec:
         for f in self.features:
             if f.source not in known:
                 raise ValueError(
-                    f"spec {self.name}: {f.name} has source {f.source!r}, want one of {sorted(known)}"
+                    f"spec {self.name}: {f.name} has source {f.source!r}, "
+                    f"want one of {sorted(known)}"
                 )
         tables: dict[str, tuple[int, int]] = {}
         for f in self.features:
@@ -242,7 +246,7 @@ class Spec:
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits over the whole declaration; a model serves only the spec it was trained with."""
+        """16 hex digits over the declaration; a model serves only the spec it was trained with."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
@@ -256,7 +260,6 @@ class Spec:
 
         return json.dumps(plain(self), sort_keys=True)
 
-    # --- time -------------------------------------------------------------------------------------------------
     def day(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The local day number of each time."""
         return (np.asarray(time_ms, np.int64) + self.utc_offset_hours * 3_600_000) // DAY_MS
@@ -280,7 +283,8 @@ class Spec:
     def cutoff(self, time_ms: npt.NDArray[np.int64], freshness: Freshness) -> npt.NDArray[np.int64]:
         """What serving would know at `time_ms`: everything that arrived strictly before the cutoff.
 
-        "day": the start of the local day (the daily loop alone); "30m": 30 minutes earlier; "immediate": now.
+        "day": the start of the local day (the daily loop alone); "30m": 30 minutes earlier;
+        "immediate": now.
         """
         time_ms = np.asarray(time_ms, np.int64)
         if freshness == "day":
@@ -291,10 +295,9 @@ class Spec:
             return time_ms
         raise ValueError(f"freshness is {freshness!r}, want one of {', '.join(FRESHNESS)}")
 
-    # --- schemas ----------------------------------------------------------------------------------------------
     @cached_property
     def event_schema(self) -> pa.Schema:
-        """Impressions as a source writes them and ingest checks them; ingest adds `session_id` (int64)."""
+        """Impressions as a source writes them; ingest adds `session_id` (int64)."""
         fields = [
             pa.field("member_id", pa.int64(), nullable=False),
             pa.field("post_id", pa.int64(), nullable=False),
@@ -311,7 +314,7 @@ class Spec:
 
     @cached_property
     def post_schema(self) -> pa.Schema:
-        """Posts as a source writes them: ids, when each was created, and every feature of source "post"."""
+        """Posts as a source writes them: ids, when created, every feature of source "post"."""
         fields = [
             pa.field(n, pa.int64(), nullable=False)
             for n in ("post_id", "actor_id", "root_actor_id", "created_ms")
@@ -330,7 +333,7 @@ class Spec:
 
     @cached_property
     def history_schema(self) -> pa.Schema:
-        """The columns of a history value (one row per impression), also the list columns of a shard."""
+        """The columns of a history value, a row per impression; a shard's list columns too."""
         fields = [
             pa.field("event_time", pa.int64()),
             pa.field("arrival_time", pa.int64()),
@@ -346,8 +349,8 @@ class Spec:
 def window_start(count: npt.NDArray[np.int64] | int, max_impressions: int, block: int) -> Any:
     """The first impression of the window after `count` impressions: `B * floor(max(n - T, 0) / B)`.
 
-    A function of the count alone, so offline, online, training and a cache agree, and a cached key stays
-    valid until the block slides.
+    A function of the count alone, so offline, online, training and a cache agree, and a cached key
+    stays valid until the block slides.
     """
     return block * (np.maximum(np.asarray(count) - max_impressions, 0) // block)
 
@@ -373,7 +376,7 @@ def arrow_type(kind: Kind) -> pa.DataType:
 
 
 def arrow_field(feature: Feature) -> pa.Field:
-    """The feature as an Arrow field; never null: the declared default stands for a missing value."""
+    """The feature as an Arrow field; never null, the declared default stands for missing."""
     return pa.field(feature.name, arrow_type(feature.kind), nullable=False)
 
 

@@ -66,7 +66,9 @@ def rate(
 
 
 def affinity(days: Iterable[int]) -> tuple[Feature, ...]:
-    """Viewer-actor affinity: how often the member saw the actor, and what came of it, in each window."""
+    """Viewer-actor affinity: how often the member saw the actor, and what came of it, in each
+    window.
+    """
     features: list[Feature] = []
     for d in days:
         features.append(count("affinity", f"affinity_impressions_{d}d", "impression", days=d))

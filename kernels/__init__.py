@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Native kernels, one folder each; this package imports nothing of ours."""

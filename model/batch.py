@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a ranker takes: packed impressions for training, histories with candidates for serving.
 
-Shape suffixes: M impressions of all sequences, packed; S sequences; R target impressions (rows with a loss);
-N candidates of all requests, packed; C context columns; K tasks; E embedding width of one feature.
+Shape suffixes: M impressions of all sequences, packed; S sequences; R target impressions (rows with
+a loss); N candidates of all requests, packed; C context columns; K tasks; E embedding width of one
+feature.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ class Impressions:
     """Packed histories.
 
     Attributes:
-        features: sequence features by name, `[M]` (int64 ids, int32 codes, float32 numerics) or `[M, E]` (float16).
-        actions: actions by name, `[M]`: int8 with UNKNOWN = -1, or float32 with NaN for numeric ones.
-        known_M: int32, how many of the sequence's impressions were known when this one was served, counted
-            from the window's start; never above the impression's own index.
+        features: sequence features by name, `[M]` (int64 ids, int32 codes, float32 numerics) or
+            `[M, E]` (float16).
+        actions: actions by name, `[M]`: int8 with UNKNOWN = -1, or float32 with NaN for numeric
+            ones.
+        known_M: int32, how many of the sequence's impressions were known when this one was served,
+            counted from the window's start; never above the impression's own index.
         cu_seqlens: int32 `[S + 1]`, offsets of the sequences in M.
     """
 
@@ -48,7 +51,8 @@ class TrainBatch:
         labels_RK: float32, NaN where an action was not observed.
         weight_R: float32 loss weight (position half-life, age half-life, inverse propensity).
         position_R: int64 feed position, UNKNOWN = -1.
-        auxiliary_A: int64, impressions trained on the sequence output alone (untimed rows have no context).
+        auxiliary_A: int64, impressions trained on the sequence output alone (untimed rows have no
+            context).
         auxiliary_labels_AK: float32, NaN where not observed.
     """
 
