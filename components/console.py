@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees while something runs: progress that a step reports without knowing who is looking.
+
+A step calls `progress(label, total)` and advances it. On a terminal that is a bar; inside the daily loop's
+subprocesses (`FEEDSR_PROGRESS=events`) it is an event line that the loop turns into its own bar; in a log
+file or a cluster it is a plain line now and then. This module knows nothing of steps, files or rankers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Mode = Literal["bar", "events", "lines", "off"]
+MODES = ("bar", "events", "lines", "off")
+EVENT = "@feedsr "
+"""What an event line starts with; the rest of the line is JSON."""
+
+LINE_SECONDS = 10.0
+EVENT_SECONDS = 0.2
+
+
+def console() -> Console:
+    """The console for people: standard error, so that standard output stays a program's output."""
+    return Console(stderr=True, highlight=False)
+
+
+def progress_mode() -> Mode:
+    """How progress is shown: `FEEDSR_PROGRESS` if set, else a bar on a terminal and lines elsewhere."""
+    asked = os.environ.get("FEEDSR_PROGRESS", "")
+    for mode in MODES:
+        if asked == mode:
+            return mode  # type: ignore[return-value]
+    return "bar" if sys.stderr.isatty() else "lines"
+
+
+def emit(kind: str, **fields: Any) -> None:
+    """Prints one event line, flushed, for the loop that reads this process's output."""
+    print(EVENT + json.dumps({"event": kind, **fields}), flush=True)
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """The event of an output line, or None if it is an ordinary line (also one that is cut short)."""
+    _, found, body = line.partition(EVENT)
+    if not found:
+        return None
+    try:
+        event = json.loads(body)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def bar_columns() -> tuple[Any, ...]:
+    """The columns of every bar of the project."""
+    return (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+
+
+@contextmanager
+def progress(label: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Shows how far a long piece of work is.
+
+    Args:
+        label: what is being done, in two or three words.
+        total: how many units there are; None where that is not known.
+
+    Yields:
+        `advance(count=1)`: call it after each unit; cheap enough for tight loops (output is throttled).
+    """
+    mode = progress_mode()
+    if mode == "bar":
+        with Progress(*bar_columns(), console=console(), transient=True) as bars:
+            task = bars.add_task(label, total=total)
+            yield lambda count=1: bars.advance(task, count)
+        return
+    yield _throttled(label, total, mode)
+
+
+def _throttled(label: str, total: int | None, mode: Mode) -> Callable[..., None]:
+    """An `advance` that writes an event or a line when enough time has passed, and at the end."""
+    done = 0
+    last = time.monotonic()
+    pause = EVENT_SECONDS if mode == "events" else LINE_SECONDS
+
+    def advance(count: int = 1) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if mode == "off" or now - last < pause:
+            return
+        last = now
+        if mode == "events":
+            emit("progress", label=label, done=done, total=total)
+        else:
+            of = f" of {total}" if total else ""
+            print(f"{label}: {done}{of}", file=sys.stderr, flush=True)
+
+    return advance
