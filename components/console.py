@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees while something runs: progress that a step reports without knowing who is looking.
+"""What a person sees while something runs: progress that a step reports without knowing who is
+looking.
 
-A step calls `progress(label, total)` and advances it. On a terminal that is a bar; inside the daily loop's
-subprocesses (`FEEDSR_PROGRESS=events`) it is an event line that the loop turns into its own bar; in a log
-file or a cluster it is a plain line now and then. This module knows nothing of steps, files or rankers.
+A step calls `progress(label, total)` and advances it. On a terminal that is a bar; inside the daily
+loop's subprocesses (`FEEDSR_PROGRESS=events`) it is an event line that the loop turns into its own
+bar; in a log file or a cluster it is a plain line now and then. This module knows nothing of steps,
+files or rankers.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def console() -> Console:
 
 
 def progress_mode() -> Mode:
-    """How progress is shown: `FEEDSR_PROGRESS` if set, else a bar on a terminal and lines elsewhere."""
+    """How progress is shown: `FEEDSR_PROGRESS` if set, else a bar on a terminal and lines
+    elsewhere.
+    """
     asked = os.environ.get("FEEDSR_PROGRESS", "")
     for mode in MODES:
         if asked == mode:
@@ -48,7 +52,8 @@ def emit(kind: str, **fields: Any) -> None:
 
 
 def parse_event(line: str) -> dict[str, Any] | None:
-    """The event of an output line, or None if it is an ordinary line (also one that is cut short)."""
+    """The event of an output line, or None if it is an ordinary line (also one that is cut short).
+    """
     _, found, body = line.partition(EVENT)
     if not found:
         return None
@@ -78,7 +83,8 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
         total: how many units there are; None where that is not known.
 
     Yields:
-        `advance(count=1)`: call it after each unit; cheap enough for tight loops (output is throttled).
+        `advance(count=1)`: call it after each unit; cheap enough for tight loops (output is
+        throttled).
     """
     mode = progress_mode()
     if mode == "bar":

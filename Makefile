@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+# One obvious way to run each thing; `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PACKAGES := feature_repo components model kernels serving
+SOURCES := $(PACKAGES) tests benchmarks
+
+DATA ?=
+DAYS ?= 8
+ROOT ?= runs/demo
+MEMBER ?=
+ARGS ?=
+
+# Real impressions and the strict manifest check, where they lie beside the project.
+ifneq ($(wildcard ../shared/data/kuairand_pure_tail/impressions.parquet),)
+export FEEDSR_KUAIRAND ?= $(abspath ../shared/data/kuairand_pure_tail)
+endif
+ifneq ($(wildcard ../shared/tools/check_manifests.py),)
+export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format pipeline manifests serve rank bench constraints clean
+
+help: ## list every target
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv and install everything into it (instant when nothing changed)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Feed-SR needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1), so run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV) (the first time downloads about 500 MB)"
+	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt \
+	  -e '.[features,pipelines,serving,dev]' | awk ' \
+	  /^ *Collecting/ {printf "\r  %d packages found", ++n; fflush()} \
+	  /^ *Installing collected/ {printf "\n  installing them\n"; fflush()} \
+	  /^Successfully installed/ {print "  done"}'
+	@touch $@
+
+demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand, DAYS=<n> simulated days
+	@$(BIN)/feedsr demo --days $(DAYS) $(if $(DATA),--data '$(DATA)')
+
+test: setup lint ## lint, type check and run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff (lint and format) and mypy
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+
+format: setup ## format the code and mend what ruff can mend
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+pipeline: setup ## compile the daily loop to build/pipeline.yaml
+	@$(BIN)/feedsr pipeline --out build/pipeline.yaml
+
+manifests: ## render the base and the production overlay to build/manifests/
+	@mkdir -p build/manifests
+	@kubectl kustomize manifests/base > build/manifests/base.yaml
+	@kubectl kustomize manifests/overlays/production > build/manifests/production.yaml
+	@echo "build/manifests/base.yaml build/manifests/production.yaml"
+
+serve: setup ## serve the promoted model of ROOT (default: the demo's) on loopback until Ctrl-C
+	@$(BIN)/feedsr serve --root $(ROOT) $(ARGS)
+
+rank: setup ## rank one feed of ROOT; MEMBER=<id>
+	@$(BIN)/feedsr rank --root $(ROOT) $(if $(MEMBER),--member $(MEMBER)) $(ARGS)
+
+bench: setup ## run every benchmark; results go to benchmarks/results/
+	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
+	  echo "$$script"; $(BIN)/python $$script || exit 1; done
+
+constraints: setup ## write constraints.txt anew from what .venv holds
+	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude feedsr | grep -v ' @ ' \
+	  | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > build.constraints && mv build.constraints constraints.txt
+
+clean: ## remove what was built and the demo's runs (the environment stays)
+	@rm -rf build dist runs/demo runs/demo-kuairand .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
