@@ -6,8 +6,8 @@ training and the cache. This module knows nothing of Feast, files or models; it 
 and the feature spec.
 
 A value is an Arrow IPC stream of one record batch (lz4, `spec.history_schema`, metadata
-`member_id`, `count`, `spec_hash`) and then the CRC-32 of the stream in four little-endian bytes. Any
-Arrow reader stops before the checksum, at the stream's end.
+`member_id`, `count`, `spec_hash`) and then the CRC-32 of the stream in four little-endian bytes.
+Any Arrow reader stops before the checksum, at the stream's end.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def empty_history(spec: Spec) -> History:
 
 
 def history_as_of(batch: pa.RecordBatch, count: int, cutoff_ms: int) -> pa.RecordBatch:
-    """The rows of the window after `count` impressions that had arrived strictly before `cutoff_ms`."""
+    """The rows of the window after `count` impressions that arrived before `cutoff_ms`."""
     assert batch.num_rows <= count, "a window holds no more impressions than there are"
     arrival = batch.column("arrival_time").to_numpy()
     return batch.slice(0, int(np.searchsorted(arrival, cutoff_ms, side="left")))
