@@ -165,6 +165,8 @@ def _write_version(layout: Layout, version: str, model: Path, record: dict[str, 
     """Copies into a hidden folder, makes it read-only and durable, and renames it into place."""
     target = _folder(layout, version)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(".*"):
+        _remove(left)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{version}."))
     try:
         for name in MODEL_FILES:
@@ -176,9 +178,14 @@ def _write_version(layout: Layout, version: str, model: Path, record: dict[str, 
         staging.rename(target)
         _sync(target.parent)
     except BaseException:
-        staging.chmod(0o700)
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
         raise
+
+
+def _remove(staging: Path) -> None:
+    """Removes what an attempt that failed or was killed left; only the lock's holder makes any."""
+    staging.chmod(0o700)
+    shutil.rmtree(staging)
 
 
 def _freeze(folder: Path) -> None:

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+import itertools
+import multiprocessing
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from components import registry
+from components.config import load_config
+from components.gate import gate
+from components.layout import Layout, write_json
+
+CONFIG = load_config("demo")
+DAYS = [f"2026-01-{day:02d}" for day in range(2, 9)]
+GOOD = {"auc": 0.75, "log_loss": 0.5, "ece": 0.02, "n": 10_000, "positives": 3_000}
+
+
+def judged_model(layout: Layout, day: str, *, seed: int = 0, auc: float = 0.75) -> None:
+    """A model folder with its metrics and the gate's verdict, as the steps before leave them."""
+    folder = layout.model(day, "feed_sr")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = np.random.default_rng(seed).normal(size=(8, 4)).astype(np.float32)
+    save_file({"head.weight": weights}, folder / "model.safetensors")
+    write_json(folder / "config.json", {"width": 4, "spec_hash": CONFIG.spec.hash})
+    tasks = {name: {**GOOD, "auc": auc} for name in CONFIG.spec.task_names}
+    body = {"rankers": {"feed_sr": {"tasks": tasks}}, "model": registry.model_hash(folder)}
+    write_json(layout.run(day) / "metrics.json", {"day": day, **body})
+    gate(layout, day, CONFIG)
+
+
+def registered(layout: Layout, day: str, **options: float) -> str:
+    judged_model(layout, day, **options)  # type: ignore[arg-type]
+    return registry.register(layout, day, CONFIG)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    yield Layout.at(tmp_path)
+    for path in tmp_path.glob("registry/versions/*"):
+        path.chmod(0o755)
+
+
+def test_a_version_is_read_only_and_says_where_it_comes_from(layout) -> None:
+    version = registered(layout, DAYS[0])
+    folder = registry.version_folder(layout, version)
+    assert {p.name for p in folder.iterdir()} == {
+        "model.safetensors", "config.json", "version.json"
+    }  # fmt: skip
+    for path in [folder, *folder.iterdir()]:
+        assert not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    record = registry.version_record(layout, version)
+    assert record["spec_hash"] == CONFIG.spec.hash
+    assert record["gate"]["passed"]
+    assert record["metrics"]["long_dwell"]["auc"] == 0.75
+    assert version.startswith(DAYS[0] + "-")
+
+
+@pytest.mark.law
+@settings(max_examples=15, deadline=None)
+@given(runs=st.lists(st.tuples(st.sampled_from(DAYS[:3]), st.integers(0, 2)), min_size=1))
+def test_registering_again_leaves_one_version_and_the_same_bytes(runs) -> None:
+    """Law 6: however often and in whatever order days run again, a model is registered once."""
+    with tempfile.TemporaryDirectory() as folder:
+        once, often = Layout.at(folder + "/once"), Layout.at(folder + "/often")
+        for day, seed in dict.fromkeys(runs):
+            registered(once, day, seed=seed)
+        for day, seed in [*runs, *runs[::-1]]:
+            registered(often, day, seed=seed)
+        assert registry.versions(once) == registry.versions(often)
+        assert len(registry.versions(once)) == len(set(runs))
+        assert tree(once.registry / "versions") == tree(often.registry / "versions")
+
+
+@pytest.mark.law
+@settings(max_examples=25, deadline=None)
+@given(stop=st.integers(0, 12))
+@example(stop=0)
+@example(stop=6)
+def test_a_registration_that_is_killed_and_repeated_leaves_one_version(stop) -> None:
+    """Law 6: killed after any file operation, then run again: the same registry, no debris."""
+    with tempfile.TemporaryDirectory() as folder:
+        layout, whole = Layout.at(folder + "/killed"), Layout.at(folder + "/whole")
+        judged_model(layout, DAYS[0])
+        child = multiprocessing.get_context("fork").Process(
+            target=_register_and_die, args=(layout, stop)
+        )
+        child.start()
+        child.join()
+        assert child.exitcode in ((9,) if stop < 7 else (0, 9))
+        for version in registry.versions(layout):
+            registry.promote(layout, version)
+        version = registry.register(layout, DAYS[0], CONFIG)
+        assert registry.versions(layout) == [version] == [registered(whole, DAYS[0])]
+        assert tree(layout.registry / "versions") == tree(whole.registry / "versions")
+
+
+def _register_and_die(layout: Layout, stop: int) -> None:
+    """Registers, and leaves without any clean-up at the `stop`-th file operation."""
+    left = stop
+
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal left
+            if left == 0:
+                os._exit(9)
+            left -= 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("chmod", "rename", "replace"):
+        setattr(Path, name, counted(getattr(Path, name)))
+    registry.shutil.copyfile = counted(registry.shutil.copyfile)
+    registry.register(layout, DAYS[0], CONFIG)
+
+
+@pytest.mark.law
+@settings(max_examples=30, deadline=None)
+@given(
+    junk=st.dictionaries(st.sampled_from(["a.pkl", "model.pt", "x.bin", "o.joblib"]), st.binary())
+)
+def test_only_safetensors_and_json_are_registered(junk) -> None:
+    """Law 7: what else lies in a model's folder never reaches the registry."""
+    with tempfile.TemporaryDirectory() as folder:
+        layout = Layout.at(folder)
+        judged_model(layout, DAYS[0])
+        for name, value in junk.items():
+            (layout.model(DAYS[0], "feed_sr") / name).write_bytes(value)
+        target = registry.version_folder(layout, registry.register(layout, DAYS[0], CONFIG))
+        assert {p.suffix for p in target.iterdir()} == {".safetensors", ".json"}
+        assert load_file(target / "model.safetensors")["head.weight"].shape == (8, 4)
+
+
+def test_promote_and_roll_back_walk_the_history(layout) -> None:
+    a, b, c = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:3]))
+    assert registry.current(layout) is None
+    for version in (a, b, b, c):
+        registry.promote(layout, version)
+    assert registry.current(layout) == c
+    assert (layout.registry / "current" / "version.json").is_file()
+    assert [registry.rollback(layout), registry.rollback(layout)] == [b, a]
+    with pytest.raises(ValueError, match="no earlier version to roll back to"):
+        registry.rollback(layout)
+    assert registry.current(layout) == a
+    registry.promote(layout, c)
+    assert registry.rollback(layout) == a
+    assert [e["action"] for e in registry.promotions(layout)] == [
+        "promote", "promote", "promote", "rollback", "rollback", "promote", "rollback"
+    ]  # fmt: skip
+
+
+def test_a_refused_version_is_promoted_only_by_force(layout) -> None:
+    version = registered(layout, DAYS[0], auc=0.5)
+    with pytest.raises(ValueError, match=r"the gate refused .*AUC of long_dwell is 0\.5"):
+        registry.promote(layout, version)
+    assert registry.current(layout) is None
+    registry.promote(layout, version, force=True)
+    assert registry.current(layout) == version
+
+
+def test_an_unknown_version_lists_the_known_ones(layout) -> None:
+    with pytest.raises(ValueError, match="has no version 'x'; have none yet"):
+        registry.promote(layout, "x")
+    version = registered(layout, DAYS[0])
+    with pytest.raises(ValueError, match=f"have {version}"):
+        registry.promote(layout, "../../etc")
+
+
+def test_a_verdict_on_other_weights_is_refused(layout) -> None:
+    judged_model(layout, DAYS[0])
+    folder = layout.model(DAYS[0], "feed_sr")
+    save_file({"head.weight": np.zeros((8, 4), np.float32)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="judged other weights"):
+        registry.register(layout, DAYS[0], CONFIG)
+    assert registry.versions(layout) == []
+
+
+def test_a_damaged_version_is_not_promoted(layout) -> None:
+    version = registered(layout, DAYS[0])
+    path = registry.version_folder(layout, version) / "model.safetensors"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="are not the ones that were registered"):
+        registry.promote(layout, version)
+    assert registry.current(layout) is None
+
+
+def test_missing_inputs_are_one_sentence(layout) -> None:
+    with pytest.raises(ValueError, match="does not hold a trained model"):
+        registry.register(layout, DAYS[0], CONFIG)
+    judged_model(layout, DAYS[0])
+    (layout.run(DAYS[0]) / "gate.json").unlink()
+    with pytest.raises(ValueError, match="the gate judges a model before it is registered"):
+        registry.register(layout, DAYS[0], CONFIG)
+
+
+def test_a_crash_between_pointing_and_recording_is_repaired(layout) -> None:
+    a, b, c = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:3]))
+    registry.promote(layout, a)
+    before = (layout.registry / "promotions.json").read_bytes()
+    registry.promote(layout, b)
+    (layout.registry / "promotions.json").write_bytes(before)
+    registry.promote(layout, c)
+    assert [e["version"] for e in registry.promotions(layout)] == [a, b, c]
+    assert registry.rollback(layout) == b
+
+
+def _promote_often(layout: Layout, versions: list[str]) -> None:
+    for _ in range(10):
+        for version in versions:
+            registry.promote(layout, version)
+
+
+def test_many_writers_leave_one_consistent_history(layout) -> None:
+    names = [registered(layout, day, seed=i) for i, day in enumerate(DAYS[:3])]
+    context = multiprocessing.get_context("fork")
+    work = [context.Process(target=_promote_often, args=(layout, names)) for _ in range(3)]
+    for process in work:
+        process.start()
+    seen = set()
+    while any(process.is_alive() for process in work):
+        seen.add(registry.current(layout))
+    for process in work:
+        process.join()
+    assert [process.exitcode for process in work] == [0, 0, 0]
+    assert seen <= {None, *names}
+    history = [e["version"] for e in registry.promotions(layout)]
+    assert history[-1] == registry.current(layout)
+    assert all(a != b for a, b in itertools.pairwise(history))
