@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which days a run trains on and which weights it starts from.
+
+A plan is made once a day and kept in runs/<day>/plan.json: after its model is promoted, a run of
+the same day must not start from its own weights. It knows the registry's records and the names of
+days; it never looks at a log or at weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import registry
+from components.config import DailyConfig
+from components.layout import Layout, write_json
+
+BASELINE = "dcnv2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one day's run trains on.
+
+    Attributes:
+        through_day: the last day trained on, the day before `day`.
+        after_day: the watermark: only later impressions carry a loss; None trains on all of them.
+        start: folder of the Feed-SR weights to start from, None is a cold start.
+        baseline_start: folder of the baseline's weights of the same run.
+        production: the version in production when the day was planned.
+        reason: why the run is warm or cold, one sentence for people.
+        config: fingerprint of the configuration that was planned for.
+    """
+
+    day: str
+    through_day: str
+    after_day: str | None
+    start: Path | None
+    baseline_start: Path | None
+    production: str | None
+    reason: str
+    config: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, paths as text."""
+        values = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """The plan that `to_json` wrote."""
+        paths = {k: Path(values[k]) for k in ("start", "baseline_start") if values[k] is not None}
+        return cls(**{**values, **paths})
+
+
+def plan(layout: Layout, day: str, config: DailyConfig) -> Plan:
+    """The day's plan: the one that was written, or a new one (also when the configuration changed).
+
+    Paths in plan.json are relative to the root, so that a run's folder can be moved.
+
+    Raises:
+        ValueError: `day` is not a day.
+    """
+    path = layout.run(day) / "plan.json"
+    if path.is_file():
+        kept = Plan.from_json(json.loads(path.read_text()))
+        if kept.config == fingerprint(config):
+            return _resolved(kept, layout.root)
+    made = _make(layout, day, config)
+    write_json(path, made.to_json())
+    return _resolved(made, layout.root)
+
+
+def fingerprint(config: DailyConfig) -> str:
+    """16 hex digits over the whole configuration and the feature spec it names."""
+    text = config.model_dump_json() + config.spec.hash
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def day_before(day: str, config: DailyConfig) -> str:
+    """The calendar day before `day`; ValueError if it is not YYYY-MM-DD."""
+    return config.spec.day_name(config.spec.day_number(day) - 1)
+
+
+def _resolved(made: Plan, root: Path) -> Plan:
+    start, baseline = made.start, made.baseline_start
+    return dataclasses.replace(
+        made, start=start and root / start, baseline_start=baseline and root / baseline
+    )
+
+
+def _make(layout: Layout, day: str, config: DailyConfig) -> Plan:
+    production = registry.current(layout)
+    why_cold = _why_cold(layout, day, config, production)
+    plain = Plan(
+        day=day,
+        through_day=day_before(day, config),
+        after_day=None,
+        start=None,
+        baseline_start=None,
+        production=production,
+        reason=f"cold start: {why_cold}",
+        config=fingerprint(config),
+    )
+    if why_cold or production is None:
+        return plain
+    trained = registry.version_record(layout, production)["day"]
+    after = day_before(trained, config)
+    return dataclasses.replace(
+        plain,
+        after_day=after,
+        start=registry.version_folder(layout, production).relative_to(layout.root),
+        baseline_start=layout.model(trained, BASELINE).relative_to(layout.root),
+        reason=f"warm start from {production}, trained through {after}",
+    )
+
+
+def _why_cold(layout: Layout, day: str, config: DailyConfig, production: str | None) -> str | None:
+    """Why the run cannot start from the model in production, or None where it can."""
+    if production is None:
+        return "there is no model in production"
+    record = registry.version_record(layout, production)
+    if record["day"] >= day:
+        return f"the model in production, {production}, is not older than {day}"
+    if record["spec_hash"] != config.spec.hash:
+        return f"the feature spec changed since {production}"
+    if record["freshness"] != config.freshness:
+        return f"{production} was trained for freshness {record['freshness']}"
+    if not (layout.model(record["day"], BASELINE) / "config.json").is_file():
+        return f"the baseline of the run of {record['day']} is gone"
+    return _other_shape(registry.version_folder(layout, production), config, production)
+
+
+def _other_shape(folder: Path, config: DailyConfig, production: str) -> str | None:
+    kept = json.loads((folder / "config.json").read_text()).get("model")
+    wanted = json.loads(config.feed_sr.model_dump_json())
+    return None if kept == wanted else f"the model's configuration changed since {production}"

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each step of the daily loop runs: the step's own function over the days it must cover.
+
+The one place that knows the loop's order, which days are still missing from a step's output (a
+first run backfills, a killed one goes on), and what a step reports. It computes nothing itself and
+imports each step only when that step runs, because Feast and torch cost seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+from components.config import DailyConfig, load_config
+from components.console import emit, progress, progress_mode
+from components.layout import Layout
+from components.plan import plan
+
+Values = dict[str, Any]
+
+ORDER = (
+    "ingest",
+    "features",
+    "histories",
+    "materialize",
+    "sequences",
+    "train-feed_sr",
+    "train-dcnv2",
+    "evaluate",
+    "gate",
+    "parity",
+    "register",
+    "promote",
+    "report",
+)
+"""The steps of a day's run as people see them, in the order in which the loop runs them."""
+
+USER_ERRORS = (ValueError, OSError)
+"""What a user can mend: told in one sentence (ConnectionError and a full disk are OSErrors)."""
+
+
+def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> Values:
+    """Runs one step and tells whoever watches when it starts, ends or fails.
+
+    Args:
+        name: a step of `STEPS`.
+        root: the run's root.
+        day: the as-of day, YYYY-MM-DD.
+        config: a shipped configuration's name or a JSON file.
+        arguments: the step's own: `ranker` of train, `version` of promote.
+
+    Returns:
+        Plain values about what was done, for artifacts and people.
+
+    Raises:
+        ValueError, OSError: the step's own, after it was told.
+    """
+    label = f"{name}-{arguments['ranker']}" if "ranker" in arguments else name
+    watched = progress_mode() == "events"
+    started = time.monotonic()
+    if watched:
+        emit("start", step=label)
+    try:
+        layout, loaded = Layout.at(root), load_config(config)
+        loaded.spec.day_number(day)
+        values = STEPS[name](layout, day, loaded, **arguments)
+    except BaseException as error:
+        if watched:
+            emit("failed", step=label, message=sentence(error))
+        raise
+    if watched:
+        emit("end", step=label, seconds=time.monotonic() - started, values=values)
+    return values
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one line for people: its own sentence where it has one, else with its type."""
+    text = " ".join(str(error).split())
+    if isinstance(error, USER_ERRORS) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def missing_days(days: Iterable[str], day: str, done: Callable[[str], bool]) -> list[str]:
+    """The days up to `day` whose output is missing, in order, and always `day` itself."""
+    return [d for d in sorted(days) if d == day or (d < day and not done(d))]
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The step's function, from the module of its name."""
+    return getattr(import_module(f"components.{name}"), name)
+
+
+def _each_day(name: str, layout: Layout, days: list[str], config: DailyConfig) -> None:
+    step = _function(name)
+    with progress(f"{name}, days", len(days)) as advance:
+        for one in days:
+            step(layout, one, config)
+            advance()
+
+
+def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
+    raw = layout.raw_days()
+    if day not in raw:
+        have = f"have {raw[0]} to {raw[-1]}" if raw else "there is no log yet"
+        raise ValueError(f"no log of {day} under {layout.root / 'raw'}: {have}")
+    days = missing_days(raw, day, lambda d: layout.ingest_counts(d).is_file())
+    _each_day("ingest", layout, days, config)
+    counts = [json.loads(layout.ingest_counts(d).read_text()) for d in days]
+    total: Values = {"days": len(days)}
+    for name in ("read", "kept", "duplicates", "quarantined", "late"):
+        total[name] = sum(_count(c.get(name, 0)) for c in counts)
+    total["plan"] = plan(layout, day, config).reason
+    return total
+
+
+def _count(value: Any) -> int:
+    """A count, or the sum of counts by reason."""
+    return sum(value.values()) if isinstance(value, dict) else int(value)
+
+
+def _features(layout: Layout, day: str, config: DailyConfig) -> Values:
+    views = [v.name for v in config.spec.views]
+    days = missing_days(
+        layout.impression_days(),
+        day,
+        lambda d: all(layout.feature_day(v, d).is_file() for v in views),
+    )
+    _each_day("features", layout, days, config)
+    return {"days": len(days), "views": len(views)}
+
+
+def _histories(layout: Layout, day: str, config: DailyConfig) -> Values:
+    days = missing_days(
+        layout.impression_days(), day, lambda d: layout.feature_day("history", d).is_file()
+    )
+    _each_day("histories", layout, days, config)
+    return {"days": len(days)}
+
+
+def _materialize(layout: Layout, day: str, config: DailyConfig) -> Values:
+    _function("materialize")(layout, day, config)
+    return {"store": config.online_store}
+
+
+def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
+    build = _function("sequences")
+    chosen = plan(layout, day, config)
+    build(layout, day, config, "train", chosen.after_day, chosen.through_day)
+    build(layout, day, config, "eval", chosen.through_day, day)
+    return {"after": chosen.after_day or "", "through": chosen.through_day}
+
+
+def _train(layout: Layout, day: str, config: DailyConfig, ranker: str) -> Values:
+    chosen = plan(layout, day, config)
+    start = chosen.start if ranker == "feed_sr" else chosen.baseline_start
+    _function("train")(layout, day, config, ranker, start)
+    return {"ranker": ranker, "folder": str(layout.model(day, ranker)), "start": str(start or "")}
+
+
+def _evaluate(layout: Layout, day: str, config: DailyConfig) -> Values:
+    _function("evaluate")(layout, day, config)
+    metrics = json.loads((layout.run(day) / "metrics.json").read_text())
+    task = config.gate.task
+    return {
+        f"{ranker} {task} AUC": round(body["tasks"][task]["auc"], 4)
+        for ranker, body in metrics["rankers"].items()
+        if body["tasks"][task]["auc"] is not None
+    }
+
+
+def _gate(layout: Layout, day: str, config: DailyConfig) -> Values:
+    verdict = _function("gate")(layout, day, config)
+    return {
+        "verdict": "passed" if verdict.passed else "refused",
+        "because": "; ".join(verdict.reasons),
+    }
+
+
+def _parity(layout: Layout, day: str, config: DailyConfig) -> Values:
+    _function("parity")(layout, day, config)
+    return {"requests": config.parity_requests}
+
+
+def _register(layout: Layout, day: str, config: DailyConfig) -> Values:
+    from components import registry
+
+    return {"version": registry.register(layout, day, config)}
+
+
+def _promote(layout: Layout, day: str, config: DailyConfig, version: str) -> Values:
+    """Never replaces a newer model: an old day that is run again registers and goes no further."""
+    from components import registry
+
+    current = registry.current(layout)
+    if current is not None and registry.version_record(layout, current)["day"] > day:
+        return {"version": current, "kept": f"it is newer than {version}"}
+    registry.promote(layout, version)
+    return {"version": version}
+
+
+def _report(layout: Layout, day: str, config: DailyConfig) -> Values:
+    """No metrics, no report: a step before the evaluation failed, and its log says why."""
+    if not (layout.run(day) / "metrics.json").is_file():
+        return {"report": ""}
+    _function("report")(layout, day, config)
+    return {"report": str(layout.run(day) / "report.html")}
+
+
+STEPS: dict[str, Callable[..., Values]] = {
+    "ingest": _ingest,
+    "features": _features,
+    "histories": _histories,
+    "materialize": _materialize,
+    "sequences": _sequences,
+    "train": _train,
+    "evaluate": _evaluate,
+    "gate": _gate,
+    "parity": _parity,
+    "register": _register,
+    "promote": _promote,
+    "report": _report,
+}
