@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (the first time downloads about 500 MB)"
 	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt \
-	  -e '.[features,pipelines,serving,dev]' | awk ' \
+	  -e '.[features,pipelines,serving,dev]' 2> >(grep -v '^WARNING' >&2) | awk ' \
 	  /^ *Collecting/ {printf "\r  %d packages found", ++n; fflush()} \
 	  /^ *Installing collected/ {printf "\n  installing them\n"; fflush()} \
 	  /^Successfully installed/ {print "  done"}'

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One day of the loop on this machine: the pipeline object, run by Kubeflow's local runner.
+
+The runner prints hundreds of lines; they go to runs/<day>/pipeline.log, and a person sees one line
+per step. What a step does, and on which days, is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.live import Live
+from rich.progress import Progress
+
+from components.config import load_config
+from components.console import bar_columns, console, parse_event
+from components.layout import Layout
+
+if TYPE_CHECKING:
+    from kfp.local import SubprocessRunner
+
+LABEL_WIDTH = 14
+
+
+class StepError(RuntimeError):
+    """A step of the loop failed; the text is one sentence and names the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayResult:
+    """What a day's run came to.
+
+    Attributes:
+        verdict: "passed" or "refused", the gate's.
+        version: the version that was registered and promoted; None if the gate refused.
+        report: the day's HTML report.
+        seconds: wall time of each step, by the step's name, in order.
+    """
+
+    day: str
+    verdict: str
+    version: str | None
+    report: Path
+    seconds: dict[str, float]
+
+
+def daily(
+    layout: Layout, day: str, config: str, runner: SubprocessRunner | None = None
+) -> DayResult:
+    """Runs the loop for one day; running it again, also after a crash, ends in the same files.
+
+    Args:
+        layout: the run's root.
+        day: the as-of day, YYYY-MM-DD.
+        config: a shipped configuration's name or a JSON file.
+        runner: Kubeflow's local runner; by default processes of this very Python.
+
+    Raises:
+        ValueError: a day or configuration that does not exist, or another run holds this root.
+        StepError: a step failed.
+    """
+    load_config(config).spec.day_number(day)
+    config = str(Path(config).resolve()) if Path(config).is_file() else config
+    log = layout.run(day) / "pipeline.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with _only_run(layout), log.open("w", buffering=1) as file, Watch(day, file) as watch:
+        _run_pipeline(layout, day, config, runner, watch)
+    verdict = str(watch.values.get("gate", {}).get("verdict", ""))
+    version = watch.values.get("promote", {}).get("version") if verdict == "passed" else None
+    return DayResult(
+        day=day,
+        verdict=verdict,
+        version=version,
+        report=layout.run(day) / "report.html",
+        seconds=watch.seconds,
+    )
+
+
+def _run_pipeline(
+    layout: Layout, day: str, config: str, runner: SubprocessRunner | None, watch: Watch
+) -> None:
+    from kfp import local
+
+    from components.pipeline import daily_pipeline
+
+    warnings.filterwarnings("ignore", message=".*custom or non-Python base image.*")
+    local.init(
+        runner=runner or local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(layout.run(day) / "kfp"),
+        raise_on_error=True,
+    )
+    with _environment(FEEDSR_PROGRESS="events"), contextlib.redirect_stdout(watch):
+        try:
+            daily_pipeline(root=str(layout.root), day=day, config=config)
+        except RuntimeError as error:
+            raise watch.failure() from error
+
+
+class Watch(io.TextIOBase):
+    """Standard output of the local runner: keeps it all in the log, shows one line per step."""
+
+    def __init__(self, day: str, log: TextIO) -> None:
+        self.values: dict[str, dict[str, Any]] = {}
+        self.seconds: dict[str, float] = {}
+        self._log, self._partial, self._failed = log, "", ""
+        self._step: str | None = None
+        self._bars = Progress(*bar_columns(), console=console())
+        self._live = Live(self._bars, console=self._bars.console, transient=True)
+        self._day = day
+
+    def __enter__(self) -> Watch:
+        self._bars.console.print(f"[bold]{self._day}[/bold]")
+        if self._bars.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def writable(self) -> bool:
+        """A stream that is written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Splits what arrives into lines; an event goes to the screen, the rest to the log."""
+        *lines, self._partial = (self._partial + text).split("\n")
+        for line in lines:
+            event = parse_event(line)
+            if event is None:
+                self._log.write(line + "\n")
+            else:
+                self._on_event(event)
+        return len(text)
+
+    def failure(self) -> StepError:
+        """What to raise when the runner gave up."""
+        step = self._step or "the pipeline"
+        why = self._failed or f"{step} ended without a word (killed, or out of memory?)"
+        where = Path(self._log.name)
+        return StepError(f"{self._day}: {why} (log: {_short(where)})")
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self._show_progress(event)
+            return
+        self._log.write(json.dumps(event) + "\n")
+        self._clear_bars()
+        if kind == "start":
+            if not self._failed:
+                self._step = event["step"]
+            self._bars.add_task(event["step"].ljust(LABEL_WIDTH), total=None)
+        elif kind == "end":
+            self._on_end(event)
+        elif kind == "failed" and not self._failed:
+            self._failed = f"{event['step']}: {event['message']}"
+            self._bars.console.print(f"  [red]✗[/red] {event['step']}")
+
+    def _on_end(self, event: dict[str, Any]) -> None:
+        step, values = event["step"], event["values"]
+        self.values[step], self.seconds[step] = values, event["seconds"]
+        if self._step == step:
+            self._step = None
+        line = f"  [green]✓[/green] {step:<{LABEL_WIDTH}}{event['seconds']:6.1f} s  "
+        self._bars.console.print(line + f"[dim]{summary(step, values)}[/dim]")
+
+    def _show_progress(self, event: dict[str, Any]) -> None:
+        self._clear_bars()
+        label = str(event["label"]).ljust(LABEL_WIDTH)
+        self._bars.add_task(label, total=event["total"], completed=event["done"])
+
+    def _clear_bars(self) -> None:
+        for task in list(self._bars.task_ids):
+            self._bars.remove_task(task)
+
+
+def summary(step: str, values: dict[str, Any]) -> str:
+    """What a step reported, as a few words."""
+    if step == "ingest":
+        counts = ", ".join(f"{values[k]:,} {k}" for k in ("read", "kept", "quarantined"))
+        return f"{values['days']} days, {counts}; {values['plan']}"
+    if step == "gate":
+        return " - ".join(v for v in (values["verdict"], values["because"]) if v)
+    if step.startswith("train"):
+        return "warm" if values["start"] else "cold"
+    if step == "report":
+        return _short(Path(values["report"])) if values["report"] else "nothing to report"
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != "")
+
+
+def _short(path: Path) -> str:
+    """A path as a person would type it from here."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+@contextlib.contextmanager
+def _only_run(layout: Layout) -> Iterator[None]:
+    """Holds the root's lock, so that two runs never write the same files; freed when we die."""
+    with (layout.root / ".daily.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another daily run works on {layout.root}; wait for it") from error
+        yield
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Sets environment variables for the runner's subprocesses, and puts the old ones back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            os.environ.pop(name) if old is None else os.environ.update({name: old})
