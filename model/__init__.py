@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rankers: Feed-SR and the DCN-V2 it replaces. Pure PyTorch, no files beyond checkpoints, no Feast, KFP or KServe.
+"""The rankers: Feed-SR and the DCN-V2 it replaces. Pure PyTorch, no files beyond checkpoints, no
+Feast, KFP or KServe.
 
 Importing this package loads the configurations alone; torch is loaded when a ranker is built.
 """
@@ -19,6 +20,6 @@ __all__ = ["DCNv2Config", "FeedSRConfig", "HeadConfig", "build_ranker"]
 
 def build_ranker(config: FeedSRConfig | DCNv2Config, spec: Spec, seed: int = 0) -> Ranker:
     """A new ranker for a feature spec; the same seed gives the same weights."""
-    from model.ranker import build
+    from model.build import build
 
     return build(config, spec, seed)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a ranker is built from: frozen values that survive a round trip through JSON.
 
-Kept apart from the modules they configure, so that reading a configuration costs pydantic and not torch.
+Kept apart from the modules they configure, so that reading a configuration costs pydantic and not
+torch.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ class RankerConfig(BaseModel):
 
 
 class HeadConfig(RankerConfig):
-    """A multi-task head over the fused features: one body of the named kind for each group of tasks.
+    """A multi-task head over the fused features: one body of the named kind for each group of
+    tasks.
 
     Attributes:
-        name: "linear", "mlp", "stacked_dcn" (cross network, then MLP), "parallel_dcn" (cross network beside MLP) or
-            "mmoe" (experts shared by the groups, mixed by a gate for each task).
+        name: "linear", "mlp", "stacked_dcn" (cross network, then MLP), "parallel_dcn" (cross
+            network beside MLP) or "mmoe" (experts shared by the groups, mixed by a gate for each
+            task).
         width: hidden width of the MLP, and of each expert.
         hidden: hidden layers of the MLP.
         cross: layers of the cross network.
@@ -49,8 +52,10 @@ class FeedSRConfig(RankerConfig):
     """Feed-SR's shape (arXiv 2602.12354).
 
     Attributes:
-        width: d, the width of a token; `width / heads` is the head's dimension, which RoPE wants even.
-        mlp: the block's MLP; "swiglu" uses two thirds of the hidden width, for the same number of weights.
+        width: d, the width of a token; `width / heads` is the head's dimension, which RoPE wants
+            even.
+        mlp: the block's MLP; "swiglu" uses two thirds of the hidden width, for the same number of
+            weights.
         mlp_ratio: hidden width of the block's MLP in units of `width`.
         residual_scale: the learned scale of every residual branch starts here.
         rope_base: RoPE's base wavelength, in token positions.
@@ -90,7 +95,8 @@ class DCNv2Config(RankerConfig):
     """The two-tower DCN-V2 baseline's shape: one cross network and MLP for each group of tasks.
 
     Attributes:
-        head: how each tower is built; `head.name` says whether cross network and MLP are stacked or parallel.
+        head: how each tower is built; `head.name` says whether cross network and MLP are stacked
+            or parallel.
         embedding_dropout: dropout on the embeddings of hashed ids.
         offset_positions: feed positions that have learned logit offsets.
     """

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration to a ranker: the one place that knows which rankers there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from feature_repo.spec import Spec
+from model.config import DCNv2Config, FeedSRConfig, RankerConfig
+from model.dcnv2 import DCNv2
+from model.feed_sr import FeedSR
+from model.ranker import Ranker
+
+RANKERS: dict[str, tuple[type[RankerConfig], Callable[[Any, Spec], Ranker]]] = {
+    "feed_sr": (FeedSRConfig, FeedSR),
+    "dcnv2": (DCNv2Config, DCNv2),
+}
+"""Each ranker's configuration and class, by the name that a checkpoint remembers."""
+
+
+def build(config: FeedSRConfig | DCNv2Config, spec: Spec, seed: int) -> Ranker:
+    """A new ranker; the same seed gives the same weights, and torch's own generator is left as it
+    was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return RANKERS[config.ranker][1](config, spec)

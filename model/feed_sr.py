@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feed-SR: one causal transformer over a member's last impressions, fused late with context
+features.
+
+Each impression is a post token and an action token. Outputs at action tokens are dropped; the
+output at a post token, or at a candidate, is joined with its context features and goes to the
+multi-task head (arXiv 2602.12354). What a token may see follows from `known` alone: see
+docs/architecture.md.
+
+Shape suffixes: M impressions; T = 2 M context tokens; S sequences; N candidates; R targets; A
+auxiliary impressions; D width of a token; K tasks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from feature_repo.spec import Spec
+from kernels.shared_context_attention import SeqlenInfo
+from model import accounting
+from model.batch import Impressions, RankBatch, TrainBatch
+from model.block import Block, Placement
+from model.config import FeedSRConfig
+from model.heads import PositionOffsets, TaskHead, output_layer
+from model.ranker import Output, Ranker
+from model.rope import Rotation
+from model.tokens import ActionTokens, PostTokens
+
+
+class FeedSR(Ranker):
+    """The sequential ranker."""
+
+    config: FeedSRConfig
+
+    def __init__(self, config: FeedSRConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.post_tokens = PostTokens(spec, config.width, config.embedding_dropout)
+        self.action_tokens = ActionTokens(spec, config.width)
+        self.blocks = nn.ModuleList(
+            Block(
+                width=config.width,
+                heads=config.heads,
+                mlp=config.mlp,
+                mlp_ratio=config.mlp_ratio,
+                residual_scale=config.residual_scale,
+                dropout=config.dropout,
+            )
+            for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        joined = config.width + self.context_encoder.width
+        self.head = TaskHead(config.head, joined, spec.tasks)
+        self.offsets = PositionOffsets(config.offset_positions, len(spec.tasks))
+        self.auxiliary = output_layer(config.width, spec.tasks)
+
+    def forward(self, batch: TrainBatch) -> Output:
+        """Logits of the targets `[R, K]` and, on the sequence output alone, of the auxiliary ones
+        `[A, K]`.
+        """
+        placement = self._placement(batch.impressions)
+        context = self._context_tokens(batch.impressions)
+        for block in self.blocks[:-1]:
+            context, _ = block(context, None, placement)
+        rows = 2 * torch.cat([batch.target_R, batch.auxiliary_A])
+        state = self.norm(self.blocks[-1].forward_rows(context, rows, placement))
+        state_RD, state_AD = state.split([len(batch.target_R), len(batch.auxiliary_A)])
+        logits = self._fuse(state_RD, batch.context_RC, batch.position_R)
+        return Output(logits, self.auxiliary(state_AD))
+
+    def rank(self, batch: RankBatch) -> Tensor:
+        """Logits `[N, K]`: every request's candidates over its one history, in one forward."""
+        placement = self._placement(batch.history, batch.cu_candidates)
+        context = self._context_tokens(batch.history)
+        candidates = self.post_tokens(batch.candidates)
+        for block in self.blocks[:-1]:
+            context, candidates = block(context, candidates, placement)
+        state = self.norm(self.blocks[-1].forward_candidates(context, candidates, placement))
+        return self._fuse(state, batch.context_NC, batch.position_N)
+
+    def flops(self, num_impressions: int, num_candidates: int) -> int:
+        """Floating-point operations of ranking one request (a multiply-add is two)."""
+        return sum(accounting.flops(self, num_impressions, num_candidates).values())
+
+    def parameter_bytes(self) -> int:
+        """Bytes of the weights and buffers."""
+        return accounting.parameter_bytes(self)
+
+    def activation_bytes(self, num_impressions: int, num_candidates: int) -> int:
+        """Bytes of activations alive at the widest point of ranking one request."""
+        return accounting.activation_bytes(self, num_impressions, num_candidates)
+
+    def _context_tokens(self, impressions: Impressions) -> Tensor:
+        """X1 A1 X2 A2 ...: `[T, D]`."""
+        posts = self.post_tokens(impressions.features)
+        actions = self.action_tokens(impressions.actions)
+        return torch.stack([posts, actions], 1).flatten(0, 1)
+
+    def _placement(
+        self, impressions: Impressions, cu_candidates: Tensor | None = None
+    ) -> Placement:
+        prefix_T = (2 * impressions.known_M).repeat_interleave(2)
+        position_T = prefix_T.clone()
+        position_T[1::2] += 1
+        info = SeqlenInfo(
+            cu_seqlens=2 * impressions.cu_seqlens, cu_candidates=cu_candidates, prefix=prefix_T
+        )
+        candidates = None
+        if cu_candidates is not None:
+            length_S = 2 * impressions.cu_seqlens.diff()
+            candidates = self._rotation(length_S.repeat_interleave(cu_candidates.diff().long()))
+        return Placement(info=info, context=self._rotation(position_T), candidates=candidates)
+
+    def _rotation(self, position_T: Tensor) -> Rotation:
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return Rotation.at(position_T, self.config.head_dim, self.config.rope_base, dtype)
+
+    def _fuse(self, state_RD: Tensor, context_RC: Tensor, position_R: Tensor) -> Tensor:
+        context = self.context_encoder(context_RC)
+        return self.head(torch.cat([state_RD, context], -1)) + self.offsets(position_R)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rotary position embedding from explicit positions (Su et al., arXiv 2104.09864).
+
+Positions come from what was known, not from the row: see docs/architecture.md. Rotations are
+computed in at least float32, whatever autocast says: bfloat16 cannot tell position 1999 from 2000.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """The angles of T tokens: cosines and sines `[T, 1, head_dim / 2]`, shared by heads and
+    layers.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def at(cls, position_T: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> Rotation:
+        """The rotation of tokens at integer positions `[T]`; `dtype` is float32 or float64."""
+        index = torch.arange(0, head_dim, 2, device=position_T.device, dtype=torch.float64)
+        frequency = base ** (-index / head_dim)
+        angle = (position_T.to(torch.float64)[:, None, None] * frequency).to(dtype)
+        return cls(angle.cos(), angle.sin())
+
+    def __call__(self, x_THC: Tensor) -> Tensor:
+        """Rotates heads `[T, heads, head_dim]`; the dtype stays."""
+        first, second = x_THC.to(self.cos.dtype).chunk(2, -1)
+        rotated = [first * self.cos - second * self.sin, second * self.cos + first * self.sin]
+        return torch.cat(rotated, -1).to(x_THC.dtype)
