@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exact split in public PyTorch operators only: any device, any dtype, differentiable by itself.
+
+The fallback where no flash operator with a log-sum-exp is at hand, and the oracle of the hand-written gradient.
+Scores of one request, `[heads, candidates, context + 1]`, are kept for the backward.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens
+
+
+def context_attention(q: Tensor, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float) -> Tensor:
+    """Context tokens over the context of their own sequence: `[M, H, D]`."""
+    outs = []
+    for tile in info.context_tiles:
+        out_RHD = F.scaled_dot_product_attention(
+            q[tile.rows].transpose(0, 1)[None],
+            k[tile.keys].transpose(0, 1)[None],
+            v[tile.keys].transpose(0, 1)[None],
+            attn_mask=info.mask(tile, q.dtype),
+            is_causal=tile.masked == "causal",
+            scale=scale,
+        )
+        outs.append(out_RHD[0].transpose(0, 1))
+    return torch.cat(outs) if outs else torch.zeros_like(q)
+
+
+def candidate_attention(
+    candidates: Tokens, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float
+) -> Tensor:
+    """Candidates over the context of their request and themselves: `[N, H, D]`.
+
+    One softmax over the context's scores and the self score, so no log-sum-exp is needed.
+    """
+    q = candidates.q
+    assert q is not None
+    wide = torch.promote_types(q.dtype, torch.float32)
+    context = zip(info.offsets, info.offsets[1:], strict=False)
+    requests = zip(info.candidate_offsets, info.candidate_offsets[1:], strict=False)
+    outs = []
+    for keys, rows in zip((slice(*x) for x in context), (slice(*x) for x in requests), strict=True):
+        q_HRD = q[rows].transpose(0, 1)
+        scores = torch.bmm(q_HRD, k[keys].permute(1, 2, 0)).to(wide) * scale
+        own = (q[rows].to(wide) * candidates.k[rows]).sum(-1).transpose(0, 1) * scale
+        weights = torch.cat([scores, own[..., None]], dim=-1).softmax(-1).to(q.dtype)
+        over_context = torch.bmm(weights[..., :-1], v[keys].transpose(0, 1))
+        outs.append(
+            over_context.transpose(0, 1) + weights[..., -1].t()[..., None] * candidates.v[rows]
+        )
+    return torch.cat(outs) if outs else torch.zeros_like(q)

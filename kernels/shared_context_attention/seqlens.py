@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is attended to: packed tokens, and which of them see each other.
+
+Knows lengths, prefixes and their checks, and cuts them into tiles that one kernel call can compute.
+Knows nothing of queries' values, softmax or gradients.
+
+Shape suffixes: M context tokens of all sequences, packed; N candidates, packed; S sequences; R rows and C
+columns of one tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+TILE_ROWS = 192
+"""Rows of a masked tile: small enough to skip the keys above the diagonal, large enough for the matmul."""
+
+MASK_BYTES = 64 * 2**20
+"""Masks kept per `SeqlenInfo` for the next layer and the backward; beyond it they are built again."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Queries, keys and values of packed tokens, each `[tokens, heads, head_dim]` of one floating dtype.
+
+    Attributes:
+        q: None where only keys and values are there (a cached history, or a last layer that needs no context output).
+    """
+
+    q: Tensor | None
+    k: Tensor
+    v: Tensor
+
+    @property
+    def present(self) -> tuple[Tensor, ...]:
+        """The tensors that are there."""
+        return (self.k, self.v) if self.q is None else (self.q, self.k, self.v)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of one sequence that one kernel call computes: packed query rows against packed keys.
+
+    Attributes:
+        rows: query rows `[start, stop)` of M or N.
+        keys: keys `[start, stop)` of M.
+        masked: "none" (every row sees every key), "causal" (rows and keys start together), or "prefix".
+    """
+
+    rows: slice
+    keys: slice
+    masked: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeqlenInfo:
+    """Who sees whom in a packed batch; build it once a batch and pass it to every layer.
+
+    Token i of a sequence (counted from the sequence's start) sees tokens `[0, prefix[i])` of its own sequence and
+    `[group * (i // group), i]`, its own impression's tokens up to itself. A candidate sees all context tokens of
+    its request, and itself.
+
+    Attributes:
+        cu_seqlens: int32 `[S + 1]`, offsets of the sequences in M.
+        cu_candidates: int32 `[S + 1]`, offsets of the requests in N; None without candidates.
+        prefix: int32 `[M]`, at most `group * (i // group)`; None is plain causal attention.
+        group: tokens an impression.
+
+    Raises:
+        ValueError: offsets or prefixes that do not describe a packed batch.
+    """
+
+    cu_seqlens: Tensor
+    cu_candidates: Tensor | None = None
+    prefix: Tensor | None = None
+    group: int = 2
+    _masks: dict[tuple[int, torch.dtype], Tensor] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        _check_offsets("cu_seqlens", self.cu_seqlens)
+        if self.cu_candidates is not None:
+            _check_offsets("cu_candidates", self.cu_candidates)
+            if self.cu_candidates.shape != self.cu_seqlens.shape:
+                raise ValueError(
+                    f"cu_candidates has {len(self.cu_candidates)} offsets, cu_seqlens {len(self.cu_seqlens)}; "
+                    "give each sequence its candidates, none is an empty range"
+                )
+        if self.group < 1:
+            raise ValueError(f"group is {self.group}, want at least 1 token an impression")
+        if self.prefix is not None:
+            self._check_prefix(self.prefix)
+
+    @cached_property
+    def offsets(self) -> list[int]:
+        """`cu_seqlens` on the host."""
+        return [int(x) for x in self.cu_seqlens.tolist()]
+
+    @cached_property
+    def candidate_offsets(self) -> list[int]:
+        """`cu_candidates` on the host, zeros without candidates."""
+        if self.cu_candidates is None:
+            return [0] * len(self.offsets)
+        return [int(x) for x in self.cu_candidates.tolist()]
+
+    @property
+    def num_tokens(self) -> int:
+        """M."""
+        return self.offsets[-1]
+
+    @property
+    def num_candidates(self) -> int:
+        """N."""
+        return self.candidate_offsets[-1]
+
+    @cached_property
+    def position_M(self) -> Tensor:
+        """int64 `[M]`, the token's index in its own sequence."""
+        return torch.arange(self.num_tokens, device=self.cu_seqlens.device) - self.start_M
+
+    @cached_property
+    def start_M(self) -> Tensor:
+        """int64 `[M]`, where the token's sequence starts in M."""
+        starts = self.cu_seqlens[:-1].long()
+        return starts.repeat_interleave(self.cu_seqlens.diff().long(), output_size=self.num_tokens)
+
+    @cached_property
+    def own_M(self) -> Tensor:
+        """int64 `[M]`, index in its sequence of the first token of the token's own impression."""
+        return self.position_M // self.group * self.group
+
+    @cached_property
+    def prefix_M(self) -> Tensor:
+        """int64 `[M]`, the prefix, or what plain causal attention makes of it."""
+        return self.own_M if self.prefix is None else self.prefix.long()
+
+    @cached_property
+    def context_tiles(self) -> list[Tile]:
+        """The tiles of context against context; each sequence has tiles of its own."""
+        is_causal = self._causal_sequences()
+        tiles: list[Tile] = []
+        for s, (start, stop) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
+            if is_causal[s] and start < stop:
+                tiles.append(Tile(slice(start, stop), slice(start, stop), "causal"))
+                continue
+            for row in range(start, stop, TILE_ROWS):
+                end = min(row + TILE_ROWS, stop)
+                tiles.append(Tile(slice(row, end), slice(start, end), "prefix"))
+        return tiles
+
+    @cached_property
+    def candidate_tiles(self) -> list[Tile]:
+        """The tiles of candidates against the context of their request; requests without either have none."""
+        context = zip(self.offsets, self.offsets[1:], strict=False)
+        candidates = zip(self.candidate_offsets, self.candidate_offsets[1:], strict=False)
+        return [
+            Tile(slice(*rows), slice(*keys))
+            for keys, rows in zip(context, candidates, strict=True)
+            if keys[0] < keys[1] and rows[0] < rows[1]
+        ]
+
+    def mask(self, tile: Tile, dtype: torch.dtype) -> Tensor | None:
+        """The additive mask `[1, 1, R, C]` of a tile, 0 where seen and -inf elsewhere; None unless "prefix"."""
+        if tile.masked != "prefix":
+            return None
+        key = (tile.rows.start, dtype)
+        if key in self._masks:
+            return self._masks[key]
+        zero = torch.zeros((), dtype=dtype, device=self.prefix_M.device)
+        mask = zero.where(self.seen(tile), -torch.inf)[None, None]
+        if self._keeps_masks:
+            self._masks[key] = mask
+        return mask
+
+    def seen(self, tile: Tile) -> Tensor:
+        """bool `[R, C]`, which keys each row of a context tile sees."""
+        column_C = torch.arange(tile.keys.stop - tile.keys.start, device=self.prefix_M.device)
+        seen_RC = column_C < self.prefix_M[tile.rows, None]
+        first = (tile.rows.start - tile.keys.start) // self.group * self.group
+        near = column_C[first:]
+        seen_RC[:, first:] |= (near >= self.own_M[tile.rows, None]) & (
+            near <= self.position_M[tile.rows, None]
+        )
+        return seen_RC
+
+    @cached_property
+    def _keeps_masks(self) -> bool:
+        """Whether all masks of the batch together stay within `MASK_BYTES`, taken as float32."""
+        tiles = (t for t in self.context_tiles if t.masked == "prefix")
+        size = sum((t.rows.stop - t.rows.start) * (t.keys.stop - t.keys.start) for t in tiles)
+        return 4 * size <= MASK_BYTES
+
+    def _causal_sequences(self) -> list[bool]:
+        """Which sequences are plain causal, by a prefix sum over the tokens that see less."""
+        if self.prefix is None:
+            return [True] * (len(self.offsets) - 1)
+        less = torch.zeros(self.num_tokens + 1, dtype=torch.int64, device=self.prefix.device)
+        less[1:] = (self.prefix_M != self.own_M).cumsum(0)
+        at = less[self.cu_seqlens.long()]
+        return [bool(x) for x in (at.diff() == 0).tolist()]
+
+    def _check_prefix(self, prefix: Tensor) -> None:
+        if prefix.dtype != torch.int32 or prefix.shape != (self.num_tokens,):
+            raise ValueError(
+                f"prefix is {prefix.dtype} {list(prefix.shape)}, want torch.int32 [{self.num_tokens}], "
+                "one a context token"
+            )
+        wrong = ((prefix < 0) | (prefix > self.own_M)).nonzero()
+        if len(wrong):
+            i = int(wrong[0])
+            raise ValueError(
+                f"prefix of token {i} is {int(prefix[i])}, want 0 to {int(self.own_M[i])}: "
+                "a token sees no impression that comes after its own"
+            )
+
+
+def _check_offsets(name: str, offsets: Tensor) -> None:
+    if offsets.dtype != torch.int32 or offsets.ndim != 1 or len(offsets) < 1:
+        raise ValueError(
+            f"{name} is {offsets.dtype} {list(offsets.shape)}, want torch.int32 [sequences + 1]"
+        )
+    if int(offsets[0]) != 0 or bool((offsets.diff() < 0).any()):
+        raise ValueError(
+            f"{name} is {offsets.tolist()[:8]}.., want offsets that start at 0 and grow"
+        )

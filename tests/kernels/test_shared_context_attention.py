@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared-context attention against its specification: values, gradients, isolation, ragged shapes, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import kernels.shared_context_attention as face
+from kernels.shared_context_attention import (
+    SeqlenInfo,
+    Tokens,
+    attention_flops,
+    flash,
+    plain,
+    reference,
+    seqlens,
+    shared_context_attention,
+)
+from kernels.shared_context_attention.reference import attend, candidate_mask, context_mask
+
+HEADS, HEAD_DIM = 2, 8
+SCALE = HEAD_DIM**-0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One packed batch with its inputs."""
+
+    context: Tokens
+    candidates: Tokens
+    info: SeqlenInfo
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return [*self.context.present, *self.candidates.present]
+
+    def to(self, dtype: torch.dtype) -> Case:
+        def cast(tokens: Tokens) -> Tokens:
+            q, k, v = (
+                None if x is None else x.detach().to(dtype).requires_grad_()
+                for x in (tokens.q, tokens.k, tokens.v)
+            )
+            assert k is not None
+            assert v is not None
+            return Tokens(q, k, v)
+
+        return Case(cast(self.context), cast(self.candidates), self.info)
+
+    def run(self, attention=shared_context_attention) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        return attention(self.context, self.candidates, self.info, softmax_scale=SCALE)
+
+    def gradients(self, attention) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+        """Of an output-weighted sum, so that every element of every output counts differently."""
+        outs = self.run(attention)
+        loss = sum((x * torch.arange(x.numel()).view_as(x).cos().to(x.dtype)).sum() for x in outs)
+        return torch.autograd.grad(loss, self.leaves)
+
+
+def offsets(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+def random_prefix(lengths: list[int], group: int, generator: torch.Generator) -> Tensor:
+    limits = [i // group * group for n in lengths for i in range(n)]
+    share = torch.rand(len(limits), generator=generator)
+    return (torch.tensor(limits, dtype=torch.float32) + 1).mul(share).floor().to(torch.int32)
+
+
+def make_case(
+    lengths: list[int],
+    counts: list[int],
+    *,
+    prefix: str = "none",
+    group: int = 2,
+    seed: int = 0,
+) -> Case:
+    """Float64 normal inputs; `prefix` is "none", "random" or "zero"."""
+    g = torch.Generator().manual_seed(seed)
+
+    def tokens(n: int) -> Tokens:
+        return Tokens(
+            *(torch.randn(n, HEADS, HEAD_DIM, dtype=torch.float64, generator=g) for _ in "qkv")
+        )
+
+    prefixes = {
+        "none": None,
+        "zero": torch.zeros(sum(lengths), dtype=torch.int32),
+        "random": random_prefix(lengths, group, g),
+    }
+    info = SeqlenInfo(
+        cu_seqlens=offsets(lengths),
+        cu_candidates=offsets(counts),
+        prefix=prefixes[prefix],
+        group=group,
+    )
+    return Case(tokens(sum(lengths)), tokens(sum(counts)), info).to(torch.float64)
+
+
+def plain_attention(context, candidates, info, *, softmax_scale):  # type: ignore[no-untyped-def]
+    return (
+        plain.context_attention(context.q, context.k, context.v, info, softmax_scale),
+        plain.candidate_attention(candidates, context.k, context.v, info, softmax_scale),
+    )
+
+
+def biggest_error(got: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> list[float]:
+    return [
+        float((a.double() - b.double()).abs().max())
+        for a, b in zip(got, exact, strict=True)
+        if len(b)
+    ]
+
+
+RAGGED = ([6, 0, 1, 40, 13], [3, 2, 0, 5, 1])
+
+
+@pytest.mark.parametrize("prefix", ["none", "random", "zero"])
+@pytest.mark.parametrize("attention", [shared_context_attention, plain_attention])
+def test_float64_equals_the_reference_in_values_and_gradients(attention, prefix) -> None:  # type: ignore[no-untyped-def]
+    case = make_case(*RAGGED, prefix=prefix)
+    assert max(biggest_error(case.run(attention), case.run(reference))) < 1e-12
+    exact = case.gradients(reference)
+    assert max(biggest_error(case.gradients(attention), exact)) < 1e-11
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("prefix", ["none", "random"])
+def test_low_precision_errs_no_more_than_twice_the_same_maths(dtype, prefix) -> None:  # type: ignore[no-untyped-def]
+    lengths, counts = [500, 37, 210], [9, 20, 4]
+    low = make_case(lengths, counts, prefix=prefix).to(dtype)
+    exact = low.to(torch.float64)
+    floor = 4 * torch.finfo(dtype).eps
+    for what in (Case.run, Case.gradients):
+        truth = what(exact, reference)
+        ours = biggest_error(what(low, shared_context_attention), truth)
+        theirs = biggest_error(what(low, reference), truth)
+        assert all(a <= 2 * b + floor for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
+
+
+@pytest.mark.parametrize("prefix", ["none", "random"])
+def test_gradcheck_in_float64(prefix: str) -> None:
+    case = make_case([4, 0, 3], [2, 1, 0], prefix=prefix)
+
+    def outputs(*leaves: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return shared_context_attention(Tokens(*leaves[:3]), Tokens(*leaves[3:]), case.info)
+
+    assert torch.autograd.gradcheck(outputs, case.leaves)
+
+
+def test_autograd_through_the_log_sum_exp_would_be_wrong() -> None:
+    """The trap the hand-written backward avoids: it runs, and its gradient is silently wrong."""
+    case = make_case([12], [5])
+    q, k_self, v_self = case.candidates.present
+    k, v = case.context.k, case.context.v
+
+    def naive() -> Tensor:
+        heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *heads_first, scale=SCALE
+        )
+        out, lse = out[0].transpose(0, 1), lse[0].transpose(0, 1)
+        own = (q * k_self).sum(-1) * SCALE
+        merged = torch.logaddexp(lse, own)
+        return (lse - merged).exp()[..., None] * out + (own - merged).exp()[..., None] * v_self
+
+    exact = case.run(reference)[1]
+    assert (naive() - exact).abs().max() < 1e-12
+    wrong, right, ours = (
+        torch.autograd.grad(x.square().sum(), q)[0] for x in (naive(), exact, case.run()[1])
+    )
+    assert (wrong - right).abs().max() > 1e-3
+    assert (ours - right).abs().max() < 1e-12
+
+
+@pytest.mark.law
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_a_candidate_does_not_depend_on_the_others(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(0, 20), min_size=1, max_size=3))
+    counts = [data.draw(st.integers(1, 6)) for _ in lengths]
+    case = make_case(lengths, counts, seed=data.draw(st.integers(0, 99)))
+    at = data.draw(st.integers(0, sum(counts) - 1))
+    expected = case.run()[1][at]
+    other = dataclasses.replace(case.info)
+    changed = Tokens(
+        *(
+            x.detach().mul(-3).index_copy(0, torch.tensor([at]), x[[at]].detach())
+            for x in case.candidates.present
+        )
+    )
+    _, moved = shared_context_attention(case.context, changed, other, softmax_scale=SCALE)
+    torch.testing.assert_close(moved[at], expected, rtol=0, atol=1e-13)
+    request = next(s for s in range(len(counts)) if at < sum(counts[: s + 1]))
+    alone = dataclasses.replace(
+        case.info, cu_candidates=offsets([int(s == request) for s in range(len(counts))])
+    )
+    single = Tokens(*(x[[at]] for x in case.candidates.present))
+    _, out = shared_context_attention(case.context, single, alone, softmax_scale=SCALE)
+    torch.testing.assert_close(out[0], expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.law
+@settings(max_examples=30, deadline=None)
+@given(
+    length=st.integers(1, 60),
+    before=st.integers(0, 30),
+    prefix=st.sampled_from(["none", "random"]),
+    seed=st.integers(0, 99),
+)
+def test_a_context_does_not_depend_on_its_batch_bit_for_bit(
+    length: int, before: int, prefix: str, seed: int
+) -> None:
+    batch = make_case([before, length, 7], [0, 0, 0], prefix=prefix, seed=seed).to(torch.float32)
+    rows = slice(before, before + length)
+    own = batch.info.prefix
+    info = SeqlenInfo(cu_seqlens=offsets([length]), prefix=None if own is None else own[rows])
+    alone = Tokens(*(x[rows] for x in batch.context.present))
+    out, _ = shared_context_attention(alone, None, info, softmax_scale=SCALE)
+    assert torch.equal(out, batch.run()[0][rows])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 30), min_size=1, max_size=5),
+    counts=st.lists(st.integers(0, 5), min_size=5, max_size=5),
+    prefix=st.sampled_from(["none", "random", "zero"]),
+    group=st.integers(1, 4),
+    seed=st.integers(0, 999),
+)
+def test_any_ragged_batch_equals_the_reference(  # type: ignore[no-untyped-def]
+    lengths, counts, prefix, group, seed
+) -> None:
+    case = make_case(lengths, counts[: len(lengths)], prefix=prefix, group=group, seed=seed)
+    for got, exact in zip(case.run(), case.run(reference), strict=True):
+        torch.testing.assert_close(got, exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep", [0, 2**30])
+def test_prefixes_of_a_sequence_of_many_tiles(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seqlens, "TILE_ROWS", 8)
+    monkeypatch.setattr(seqlens, "MASK_BYTES", keep)
+    case = make_case([50, 9, 8], [0, 1, 2], prefix="random", group=3)
+    assert len(case.info.context_tiles) == 7 + 2 + 1
+    exact = case.gradients(reference)
+    assert max(biggest_error(case.gradients(shared_context_attention), exact)) < 1e-11
+
+
+def test_a_prefix_that_says_causal_takes_the_path_without_a_mask() -> None:
+    n = 300
+    own = torch.arange(n, dtype=torch.int32) // 2 * 2
+    info = SeqlenInfo(cu_seqlens=offsets([n]), prefix=own)
+    assert [t.masked for t in info.context_tiles] == ["causal"]
+    case = make_case([n], [1])
+    out, _ = shared_context_attention(case.context, None, info, softmax_scale=SCALE)
+    assert torch.equal(out, case.run()[0])
+
+
+def test_a_hidden_token_changes_nothing() -> None:
+    """Tokens at or after the prefix, outside the own impression, have no effect on a row."""
+    case = make_case([20], [0], prefix="zero")
+    prefix = torch.tensor([0] * 10 + [4] * 10, dtype=torch.int32)
+    info = SeqlenInfo(cu_seqlens=offsets([20]), prefix=prefix)
+    before, _ = shared_context_attention(case.context, None, info)
+    changed = Tokens(case.context.q, *(x.detach().clone() for x in case.context.present[1:]))
+    for x in (changed.k, changed.v):
+        x[4:10] = 100.0
+    after, _ = shared_context_attention(changed, None, info)
+    assert torch.equal(before[10:], after[10:])
+    assert not torch.equal(before[4:10], after[4:10])
+
+
+def test_cached_keys_and_values_give_the_same_candidates() -> None:
+    case = make_case([30, 4], [3, 3])
+    cached = Tokens(None, case.context.k, case.context.v)
+    none, out = shared_context_attention(cached, case.candidates, case.info, softmax_scale=SCALE)
+    assert none is None
+    assert torch.equal(out, case.run()[1])
+
+
+def test_a_candidate_without_context_sees_itself_alone() -> None:
+    case = make_case([0], [3])
+    torch.testing.assert_close(case.run()[1], case.candidates.v)
+    no_candidates = make_case([5], [0]).run()
+    assert [len(x) for x in no_candidates] == [5, 0]
+
+
+def test_strided_and_broadcast_inputs() -> None:
+    case = make_case([9, 5], [2, 2])
+    fused = torch.stack([x.detach() for x in case.context.present], dim=-1)
+    strided = Tokens(*fused.unbind(-1))
+    assert strided.k.stride(-1) == 3
+    out, _ = shared_context_attention(strided, None, case.info, softmax_scale=SCALE)
+    torch.testing.assert_close(out, case.run()[0])
+    ones = torch.autograd.grad(case.run()[1].sum(), case.leaves, allow_unused=True)
+    exact = torch.autograd.grad(case.run(reference)[1].sum(), case.leaves, allow_unused=True)
+    torch.testing.assert_close(ones[3:], exact[3:])
+
+
+def test_reference_masks_say_what_the_readme_says() -> None:
+    info = SeqlenInfo(cu_seqlens=offsets([6]), prefix=torch.tensor([0, 0, 0, 0, 2, 2]).int())
+    seen = context_mask(info, 0).int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 1, 1],
+    ]
+    assert candidate_mask(2, 2, torch.device("cpu")).int().tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]]
+
+
+def test_reference_attends_as_torch_does() -> None:
+    case = make_case([7], [0])
+    q, k, v = case.context.present
+    mask = torch.ones(7, 7).tril().bool()
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        *(x.transpose(0, 1) for x in (q, k, v)), is_causal=True
+    )
+    torch.testing.assert_close(attend(q, k, v, mask, SCALE), theirs.transpose(0, 1))
+
+
+def test_flops_count_the_pairs_the_reference_sees() -> None:
+    case = make_case(*RAGGED, prefix="random")
+    info = case.info
+    context = sum(int(context_mask(info, s).sum()) for s in range(5))
+    device = torch.device("cpu")
+    pairs = [int(candidate_mask(n, c, device).sum()) for n, c in zip(*RAGGED, strict=True)]
+    per_pair = 4 * HEADS * HEAD_DIM
+    flops = {
+        c: attention_flops(info, heads=HEADS, head_dim=HEAD_DIM, context=c) for c in (True, False)
+    }
+    assert flops[False] == sum(pairs) * per_pair
+    assert flops[True] == (sum(pairs) + context) * per_pair
+    both = attention_flops(info, heads=HEADS, head_dim=HEAD_DIM, backward=True)
+    assert both == 3 * flops[True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cu_seqlens": torch.tensor([0, 4])}, "cu_seqlens is torch.int64"),
+        ({"cu_seqlens": torch.tensor([1, 4]).int()}, "start at 0 and grow"),
+        ({"cu_seqlens": torch.tensor([0, 4, 2]).int()}, "start at 0 and grow"),
+        ({"cu_candidates": torch.tensor([0, 1, 2]).int()}, "cu_candidates has 3 offsets"),
+        ({"prefix": torch.zeros(3).int()}, r"want torch.int32 \[4\]"),
+        ({"prefix": torch.tensor([0, 0, 2, 3]).int()}, "prefix of token 3 is 3, want 0 to 2"),
+        ({"prefix": torch.tensor([0, -1, 0, 0]).int()}, "prefix of token 1 is -1"),
+        ({"group": 0}, "group is 0"),
+    ],
+)
+def test_seqlens_that_describe_no_batch_are_refused(change, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        SeqlenInfo(**{"cu_seqlens": torch.tensor([0, 4]).int(), **change})
+
+
+def test_tensors_that_do_not_fit_are_refused() -> None:
+    case = make_case([4], [2])
+    with pytest.raises(ValueError, match=r"context has a tensor \[3, 2, 8\], want \[4"):
+        shared_context_attention(
+            dataclasses.replace(case.context, v=case.context.v[:3]), None, case.info
+        )
+    with pytest.raises(ValueError, match="candidates has a tensor torch.float32"):
+        low = dataclasses.replace(case.candidates, k=case.candidates.k.float())
+        shared_context_attention(case.context, low, case.info)
+    with pytest.raises(ValueError, match="candidates have no q"):
+        shared_context_attention(
+            case.context, dataclasses.replace(case.candidates, q=None), case.info
+        )
+    with pytest.raises(ValueError, match="no cu_candidates"):
+        info = SeqlenInfo(cu_seqlens=case.info.cu_seqlens)
+        shared_context_attention(case.context, case.candidates, info)
+
+
+def test_says_once_who_computes(caplog: pytest.LogCaptureFixture) -> None:
+    face._say_once.cache_clear()
+    case = make_case([3], [1])
+    with caplog.at_level(logging.INFO, logger=face.__name__):
+        case.run()
+        case.run()
+    assert [r.message for r in caplog.records] == [
+        "shared_context_attention: portable split by CPU flash attention for torch.float64 on cpu"
+    ]
+    assert flash.available(case.context.k)
