@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads checked impressions and posts, and puts the content of each post beside its impressions.
+
+The one place that turns Arrow columns into numpy arrays and packed records. It knows nothing of
+counters, histories or Feast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.layout import Layout
+from feature_repo.spec import Spec, View, arrow_field
+
+Array = npt.NDArray[Any]
+HISTORY_ORDER = ("arrival_time", "event_time", "post_id")
+CONTENT_KEYS = ("actor_id", "root_actor_id", "created_ms")
+
+
+def column(table: pa.Table | pa.RecordBatch, name: str) -> Array:
+    """A column as numpy, `[n]` or `[n, E]`; a null integer or boolean is -1, a null float NaN.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    position = table.schema.get_field_index(name)
+    if position < 0:
+        raise ValueError(f"the table has no column {name!r}; have {', '.join(table.schema.names)}")
+    values = table.column(position)
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if pa.types.is_fixed_size_list(values.type):
+        flat = values.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(-1, values.type.list_size)
+    if values.null_count:
+        values = values.fill_null(np.nan if pa.types.is_floating(values.type) else -1)
+    return values.to_numpy(zero_copy_only=False)
+
+
+def arrow_column(values: Array, kind: pa.DataType) -> pa.Array:
+    """The opposite of `column`: `[n]` or `[n, E]` as an Arrow array of type `kind`."""
+    values = np.ascontiguousarray(values)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind)
+    return pa.array(values, kind)
+
+
+def records(table: pa.Table, view: View) -> Array:
+    """The table's columns as packed records `[n]` of `view.dtype`."""
+    assert view.dtype.names is not None
+    packed = np.empty(table.num_rows, view.dtype)
+    for name in view.dtype.names:
+        packed[name] = column(table, name)
+    return packed
+
+
+def packed_bytes(values: Array) -> pa.Array:
+    """Records as one Arrow binary value each."""
+    data = pa.py_buffer(np.ascontiguousarray(values).tobytes())
+    fixed = pa.binary(values.dtype.itemsize)
+    return pa.FixedSizeBinaryArray.from_buffers(fixed, len(values), [None, data]).cast(pa.binary())
+
+
+def read_posts(layout: Layout) -> pa.Table:
+    """The checked posts table; ValueError if it is not there."""
+    return _read(layout.posts)
+
+
+def read_members(layout: Layout) -> pa.Table:
+    """The checked members table; ValueError if it is not there."""
+    return _read(layout.members)
+
+
+def _read(path: Any) -> pa.Table:
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; run ingest first")
+    return pq.read_table(path)
+
+
+def content_records(posts: pa.Table, post_ids: npt.NDArray[np.int64], spec: Spec) -> Array:
+    """The content record of each post id, `[n]` of `spec.content.dtype`; the default if unknown."""
+    known = column(posts, "post_id")
+    order = np.argsort(known, kind="stable")
+    table = np.concatenate([records(posts, spec.content)[order], spec.content.default])
+    place = np.searchsorted(known[order], post_ids)
+    place[place == len(known)] = 0
+    found = known[order][place] == post_ids if len(known) else np.zeros(len(post_ids), np.bool_)
+    return table[np.where(found, place, len(known))]
+
+
+def with_content(impressions: pa.Table, posts: pa.Table, spec: Spec) -> pa.Table:
+    """The impressions with their posts' actor, root actor, created_ms and content features."""
+    content = content_records(posts, column(impressions, "post_id"), spec)
+    fields = [pa.field(name, pa.int64(), nullable=False) for name in CONTENT_KEYS]
+    fields += [arrow_field(f) for f in spec.content.features if f.name not in CONTENT_KEYS]
+    for field in fields:
+        values = arrow_column(content[field.name], field.type)
+        impressions = impressions.append_column(field, values)
+    return impressions
+
+
+def history_order(events: pa.Table) -> pa.Table:
+    """The events by member, each member's in history order."""
+    keys = [column(events, name) for name in (*HISTORY_ORDER[::-1], "member_id")]
+    order = np.lexsort(keys)
+    if np.array_equal(order, np.arange(len(order))):
+        return events
+    return events.take(pa.array(order))
+
+
+class EventLog:
+    """The impressions that had arrived by the end of a day, read by duckdb with what a query needs.
+
+    `events` is the view a query reads: the impressions left joined with the posts' `actor_id` and
+    `root_actor_id` (0 where the post is unknown).
+    """
+
+    def __init__(self, layout: Layout, through_day: str) -> None:
+        files = [
+            str(layout.impressions_day(d)) for d in layout.impression_days() if d <= through_day
+        ]
+        if not files:
+            raise ValueError(
+                f"no impressions through {through_day} in {layout.root / 'impressions'}; "
+                "run ingest first"
+            )
+        self.connection = duckdb.connect()
+        posts = read_posts(layout).select(["post_id", "actor_id", "root_actor_id"])
+        self.connection.register("posts", posts)
+        listed = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
+        self.connection.execute(
+            f"create view impressions as select * from "
+            f"read_parquet([{listed}], hive_partitioning = false)"
+        )
+        self.connection.execute(
+            "create view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "
+            "coalesce(p.root_actor_id, 0) as root_actor_id "
+            "from impressions i left join posts p using (post_id)"
+        )
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def query(self, sql: str, **tables: pa.Table) -> pa.Table:
+        """The answer to a query over `events`, `impressions`, `posts` and the tables given."""
+        for name, table in tables.items():
+            self.connection.register(name, table)
+        return self.connection.execute(sql).to_arrow_table()
+
+    def member_chunks(self, members: Array, counts: Array, rows: int) -> Iterable[pa.Table]:
+        """The members in tables (`member_id`) of about `rows` impressions each."""
+        chunk = np.cumsum(counts) // rows
+        for part in np.split(members, np.flatnonzero(np.diff(chunk)) + 1):
+            if len(part):
+                yield pa.table({"member_id": pa.array(part, pa.int64())})
+
+
+def select_list(names: Sequence[str]) -> str:
+    """Column names as SQL."""
+    return ", ".join(f'"{name}"' for name in names)
