@@ -38,11 +38,11 @@ def flops(model: FeedSR, num_impressions: int, num_candidates: int) -> dict[str,
     tokens = 2 * num_impressions
     pairs, pairs_N = attention_pairs(num_impressions, num_candidates)
     per_pair, full = 4 * model.config.width, model.config.layers - 1
-    last = model.blocks[-1]
+    *first, last = model.layers
     return {
         "tokens": linear_flops(model.post_tokens, num_impressions + num_candidates)
         + linear_flops(model.action_tokens, num_impressions),
-        "blocks": sum(linear_flops(b, tokens + num_candidates) for b in model.blocks[:-1])
+        "blocks": sum(linear_flops(block, tokens + num_candidates) for block in first)
         + linear_flops(last, num_candidates)
         + linear_flops(last.attention.key_value, tokens),
         "attention": per_pair * (full * (pairs + pairs_N) + pairs_N),
@@ -68,7 +68,7 @@ def activation_bytes(model: FeedSR, num_impressions: int, num_candidates: int) -
     The stream, its norm, and the larger of query, key, value and attention's output, or the MLP's
     hidden layer with its activation.
     """
-    block = model.blocks[0]
+    block = model.layers[0]
     up = block.mlp.up.out_features
     width = model.config.width
     widest = 2 * width + max(4 * width, up + block.mlp.hidden)

@@ -58,7 +58,7 @@ class CategoricalEncoder(nn.Module):
 
     def __init__(self, kind: Categorical) -> None:
         super().__init__()
-        self.cardinality = kind.cardinality
+        self.cardinality, self.width = kind.cardinality, kind.dim
         self.table = nn.Embedding(kind.cardinality + 1, kind.dim)
         nn.init.normal_(self.table.weight, std=EMBEDDING_STD)
 
@@ -155,6 +155,8 @@ class NumericBank(nn.Module):
 class FeatureEncoder(nn.Module):
     """The given features joined into one vector a row; ids that name the same table share it.
 
+    `width` is W, the joined width.
+
     Raises:
         ValueError: two features that share a table disagree on its size (the spec refuses that
             already).
@@ -166,32 +168,27 @@ class FeatureEncoder(nn.Module):
         self.tables = nn.ModuleDict()
         for _, kind in self.ids:
             if kind.table not in self.tables:
-                self.tables[kind.table] = nn.Embedding(kind.buckets, kind.dim)
-                nn.init.normal_(self.tables[kind.table].weight, std=EMBEDDING_STD)
-        self.single = nn.ModuleDict()
+                table = nn.Embedding(kind.buckets, kind.dim)
+                nn.init.normal_(table.weight, std=EMBEDDING_STD)
+                self.tables[kind.table] = table
+        single: dict[str, CategoricalEncoder | DenseEncoder] = {}
         for f in features:
             if isinstance(f.kind, Categorical):
-                self.single[f.name] = CategoricalEncoder(f.kind)
+                single[f.name] = CategoricalEncoder(f.kind)
             elif isinstance(f.kind, Embedding):
-                self.single[f.name] = DenseEncoder(f.kind)
+                single[f.name] = DenseEncoder(f.kind)
+        self.single = nn.ModuleDict(single)
         sizes: dict[tuple[int, int], list[Feature]] = {}
         for f in features:
             if isinstance(f.kind, Numeric):
                 sizes.setdefault((f.kind.bins, f.kind.dim), []).append(f)
-        self.banks = nn.ModuleList(NumericBank(group) for group in sizes.values())
+        banks = [NumericBank(group) for group in sizes.values()]
+        self.banks = nn.ModuleList(banks)
+        self.bank_names = [bank.names for bank in banks]
         self.dropout = nn.Dropout(embedding_dropout)
-
-    @property
-    def width(self) -> int:
-        """W, the joined width."""
-        dims = [kind.dim for _, kind in self.ids]
-        for encoder in self.single.values():
-            dims.append(
-                encoder.table.embedding_dim
-                if isinstance(encoder, CategoricalEncoder)
-                else encoder.width
-            )
-        return sum(dims) + sum(bank.width for bank in self.banks)
+        widths = [kind.dim for _, kind in self.ids]
+        widths += [encoder.width for encoder in (*single.values(), *banks)]
+        self.width = sum(widths)
 
     def forward(self, columns: Mapping[str, Tensor]) -> Tensor:
         """Columns by feature name, `[R]` or `[R, E]`, to `[R, W]`."""
@@ -203,5 +200,6 @@ class FeatureEncoder(nn.Module):
             ]
             parts.append(self.dropout(torch.cat(found, -1)))
         parts += [encoder(columns[name]) for name, encoder in self.single.items()]
-        parts += [bank(torch.stack([columns[n] for n in bank.names])) for bank in self.banks]
+        for names, bank in zip(self.bank_names, self.banks, strict=True):
+            parts.append(bank(torch.stack([columns[name] for name in names])))
         return torch.cat(parts, -1)

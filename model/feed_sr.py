@@ -60,10 +60,11 @@ class FeedSR(Ranker):
         """
         placement = self._placement(batch.impressions)
         context = self._context_tokens(batch.impressions)
-        for block in self.blocks[:-1]:
+        *first, last = self.layers
+        for block in first:
             context, _ = block(context, None, placement)
         rows = 2 * torch.cat([batch.target_R, batch.auxiliary_A])
-        state = self.norm(self.blocks[-1].forward_rows(context, rows, placement))
+        state = self.norm(last.forward_rows(context, rows, placement))
         state_RD, state_AD = state.split([len(batch.target_R), len(batch.auxiliary_A)])
         logits = self._fuse(state_RD, batch.context_RC, batch.position_R)
         return Output(logits, self.auxiliary(state_AD))
@@ -73,10 +74,16 @@ class FeedSR(Ranker):
         placement = self._placement(batch.history, batch.cu_candidates)
         context = self._context_tokens(batch.history)
         candidates = self.post_tokens(batch.candidates)
-        for block in self.blocks[:-1]:
+        *first, last = self.layers
+        for block in first:
             context, candidates = block(context, candidates, placement)
-        state = self.norm(self.blocks[-1].forward_candidates(context, candidates, placement))
+        state = self.norm(last.forward_candidates(context, candidates, placement))
         return self._fuse(state, batch.context_NC, batch.position_N)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, first to last."""
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Floating-point operations of ranking one request (a multiply-add is two)."""

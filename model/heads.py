@@ -125,15 +125,16 @@ class SeparateBodies(nn.ModuleList):
     """A body of the same kind for each group, sharing nothing."""
 
     def __init__(self, width: int, groups: int, config: HeadConfig) -> None:
-        super().__init__(_body(width, config) for _ in range(groups))
-        self.width = int(self[0].width)
+        bodies = [_body(width, config) for _ in range(groups)]
+        super().__init__(bodies)
+        self.width = bodies[0].width
 
     def forward(self, x_RJ: Tensor) -> list[Tensor]:
         """`[R, J]` to one `[R, W]` for each group."""
         return [body(x_RJ) for body in self]
 
 
-def _body(width: int, config: HeadConfig) -> nn.Module:
+def _body(width: int, config: HeadConfig) -> Through | HiddenLayers | StackedDCN | ParallelDCN:
     if config.name == "linear":
         return Through(width)
     if config.name == "mlp":
