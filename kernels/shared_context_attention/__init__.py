@@ -32,9 +32,10 @@ def shared_context_attention(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Attention of packed context tokens and of candidates that share their request's context.
 
-    A context token sees the prefix of its own sequence that `info` grants it and its own impression's tokens up to
-    itself. A candidate sees the whole context of its request and itself, never another candidate. A request may
-    have no context (its candidates see themselves only) or no candidates. Differentiable in every tensor.
+    A context token sees the prefix of its own sequence that `info` grants it and its own
+    impression's tokens up to itself. A candidate sees the whole context of its request and itself,
+    never another candidate. A request may have no context (its candidates see themselves only) or
+    no candidates. Differentiable in every tensor.
 
     Args:
         context: `[M, heads, head_dim]`; with `q` None only the candidates are computed.
@@ -43,8 +44,8 @@ def shared_context_attention(
         softmax_scale: factor of the scores; None is `1 / sqrt(head_dim)`.
 
     Returns:
-        (out_context `[M, heads, head_dim]` | None, out_candidates `[N, heads, head_dim]` | None), in the
-        dtype of the inputs.
+        (out_context `[M, heads, head_dim]` | None, out_candidates `[N, heads, head_dim]` | None),
+        in the dtype of the inputs.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit together.
@@ -71,13 +72,13 @@ def _check(name: str, tokens: Tokens, count: int, *, like: Tensor) -> None:
             )
         if tensor.dtype != like.dtype or tensor.device != like.device:
             raise ValueError(
-                f"{name} has a tensor {tensor.dtype} on {tensor.device}, context.k is {like.dtype} on "
-                f"{like.device}; bring them to one dtype and device"
+                f"{name} has a tensor {tensor.dtype} on {tensor.device}, context.k is "
+                f"{like.dtype} on {like.device}; bring them to one dtype and device"
             )
 
 
 def _dense(tokens: Tokens) -> Tokens:
-    """The same tokens with each head's elements adjacent, which every kernel needs; copies only where not."""
+    """The same tokens with each head's elements adjacent, as kernels need; copied only if not."""
     if all(x.stride(-1) == 1 for x in tokens.present):
         return tokens
     q = None if tokens.q is None else tokens.q.contiguous()

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact split on PyTorch's CPU flash attention, forward and backward.
 
-Each tile is one call of the flash operator. The candidates' part merges the self key by log-sum-exp; its
-gradient is written out, because the operator's log-sum-exp carries none (see README, "Traps"). Knows nothing of
-devices without that operator.
+Each tile is one call of the flash operator. The candidates' part merges the self key by
+log-sum-exp; its gradient is written out, because the operator's log-sum-exp carries none (see
+README, "Traps"). Knows nothing of devices without that operator.
 
 With `lse` the log-sum-exp over the context, `s = softmax_scale * q . k_self`:
     merged = logaddexp(lse, s)      out = exp(lse - merged) * out_context + exp(s - merged) * v_self
-and the flash backward, given `out` and `merged`, yields exactly the context's share of the gradient: it needs of
-the forward only `P = exp(scores - merged)` and `delta = rowsum(grad * out)`.
+and the flash backward, given `out` and `merged`, yields exactly the context's share of the
+gradient: it needs of the forward only `P = exp(scores - merged)` and `delta = rowsum(grad * out)`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def available(q: Tensor) -> bool:
 
 
 class ContextAttention(torch.autograd.Function):
-    """Context tokens over the context of their own sequence: `apply(q, k, v, info, scale)`, all `[M, H, D]`."""
+    """Context tokens over their own sequence: `apply(q, k, v, info, scale)`, each `[M, H, D]`."""
 
     @staticmethod
     def forward(
@@ -62,7 +62,8 @@ class ContextAttention(torch.autograd.Function):
 class CandidateAttention(torch.autograd.Function):
     """Candidates over the context of their request and themselves.
 
-    `apply(q, k_self, v_self, k, v, info, scale)`: the first three `[N, H, D]`, `k` and `v` of the context `[M, H, D]`.
+    `apply(q, k_self, v_self, k, v, info, scale)`: the first three `[N, H, D]`, `k` and `v` of the
+    context `[M, H, D]`.
     """
 
     @staticmethod
@@ -102,7 +103,7 @@ class CandidateAttention(torch.autograd.Function):
 def flash_forward(
     qkv: Tensors, tiles: list[Tile], info: SeqlenInfo, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Output `[rows, H, D]` and log-sum-exp `[rows, H]` of all tiles; rows of no tile get 0 and -inf."""
+    """Output `[rows, H, D]` and log-sum-exp `[rows, H]`; rows of no tile get 0 and -inf."""
     q, k, v = qkv
     wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.empty(q.shape, dtype=q.dtype)
@@ -129,7 +130,7 @@ def flash_forward(
 def flash_backward(
     qkv: Tensors, merged: Tensors, tiles: list[Tile], info: SeqlenInfo, scale: float
 ) -> Tensors:
-    """Gradients of q, k and v from `merged`: (gradient of the output, output, log-sum-exp), all by row."""
+    """Gradients of q, k, v from `merged`: (output's gradient, output, log-sum-exp), all by row."""
     q, k, v = qkv
     grad, out, lse = merged
     wide = torch.promote_types(q.dtype, torch.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work of shared-context attention: the pairs that see each other, whatever an implementation computes."""
+"""Work of shared-context attention: the pairs that see each other, however they are computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ def context_pairs(info: SeqlenInfo) -> int:
 
 def candidate_pairs(info: SeqlenInfo) -> int:
     """How many (candidate, key) pairs are seen."""
-    cu, requests = info.offsets, info.candidate_offsets
-    return sum(
-        (requests[s + 1] - requests[s]) * (cu[s + 1] - cu[s] + 1) for s in range(len(cu) - 1)
-    )
+    batch = zip(info.requests, info.sequences, strict=True)
+    return sum((r.stop - r.start) * (s.stop - s.start + 1) for r, s in batch)
 
 
 def attention_flops(
@@ -25,8 +23,9 @@ def attention_flops(
 ) -> int:
     """Floating-point operations of one layer's attention, a multiply-add counted as two.
 
-    Two matmuls a pair forward (scores, values); the backward has five, with the scores computed again, but
-    by convention counts as four: recomputation is an implementation's choice. Softmax is not counted.
+    Two matmuls a pair forward (scores, values); the backward has five, with the scores computed
+    again, but by convention counts as four: recomputation is an implementation's choice. Softmax
+    is not counted.
 
     Args:
         info: the packed batch.

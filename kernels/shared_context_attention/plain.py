@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact split in public PyTorch operators only: any device, any dtype, differentiable by itself.
+"""The exact split in public PyTorch operators only: any device, differentiable by itself.
 
-The fallback where no flash operator with a log-sum-exp is at hand, and the oracle of the hand-written gradient.
-Scores of one request, `[heads, candidates, context + 1]`, are kept for the backward.
+The fallback where no flash operator with a log-sum-exp is at hand, and the oracle of the
+hand-written gradient. Scores of one request, `[heads, candidates, context + 1]`, are kept for the
+backward.
 """
 
 from __future__ import annotations
@@ -40,16 +41,13 @@ def candidate_attention(
     q = candidates.q
     assert q is not None
     wide = torch.promote_types(q.dtype, torch.float32)
-    context = zip(info.offsets, info.offsets[1:], strict=False)
-    requests = zip(info.candidate_offsets, info.candidate_offsets[1:], strict=False)
     outs = []
-    for keys, rows in zip((slice(*x) for x in context), (slice(*x) for x in requests), strict=True):
+    for keys, rows in zip(info.sequences, info.requests, strict=True):
         q_HRD = q[rows].transpose(0, 1)
         scores = torch.bmm(q_HRD, k[keys].permute(1, 2, 0)).to(wide) * scale
         own = (q[rows].to(wide) * candidates.k[rows]).sum(-1).transpose(0, 1) * scale
         weights = torch.cat([scores, own[..., None]], dim=-1).softmax(-1).to(q.dtype)
         over_context = torch.bmm(weights[..., :-1], v[keys].transpose(0, 1))
-        outs.append(
-            over_context.transpose(0, 1) + weights[..., -1].t()[..., None] * candidates.v[rows]
-        )
+        over_self = weights[..., -1].transpose(0, 1).unsqueeze(-1) * candidates.v[rows]
+        outs.append(over_context.transpose(0, 1) + over_self)
     return torch.cat(outs) if outs else torch.zeros_like(q)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The portable version: the exact split, by CPU flash attention where there is one, else by public operators.
+"""The portable version: the exact split, by CPU flash attention or else by public operators.
 
-Memory beyond inputs and outputs: one log-sum-exp a row and head, masks of at most `seqlens.MASK_BYTES` a batch,
-and one tile's mask, `TILE_ROWS x length`. Nothing is padded and no score matrix is kept.
+Memory beyond inputs and outputs: one log-sum-exp a row and head, masks of at most
+`seqlens.MASK_BYTES` a batch, and one tile's mask, `TILE_ROWS x length`. Nothing is padded and no
+score matrix is kept.
 """
 
 from __future__ import annotations

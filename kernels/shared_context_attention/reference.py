@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The specification of shared-context attention: a dense mask and a softmax, in plain PyTorch, of any dtype.
+"""The specification of shared-context attention: a dense mask and a softmax, in plain PyTorch.
 
-One sequence at a time, quadratic in memory, differentiable by itself. Tests run it in float64. It shares no
-code with the fast versions except the packed structs.
+Any dtype, one sequence at a time, quadratic in memory, differentiable by itself. Tests run it in
+float64. It shares no code with the fast versions except the packed structs.
 """
 
 from __future__ import annotations
@@ -17,29 +17,27 @@ def reference(
     context: Tokens, candidates: Tokens | None, info: SeqlenInfo, *, softmax_scale: float
 ) -> tuple[Tensor | None, Tensor | None]:
     """Outputs `[M, heads, head_dim]` and `[N, heads, head_dim]`; None where there is no query."""
-    cu, cu_candidates = info.offsets, info.candidate_offsets
     out_context: list[Tensor] = []
     out_candidates: list[Tensor] = []
-    for s in range(len(cu) - 1):
-        rows, wanted = slice(cu[s], cu[s + 1]), slice(cu_candidates[s], cu_candidates[s + 1])
+    for s, (rows, wanted) in enumerate(zip(info.sequences, info.requests, strict=True)):
         k, v = context.k[rows], context.v[rows]
         if context.q is not None:
-            mask = context_mask(info, s)
-            out_context.append(attend(context.q[rows], k, v, mask, softmax_scale))
+            seen = context_mask(info, s)
+            out_context.append(attend(context.q[rows], k, v, seen, softmax_scale))
         if candidates is not None and candidates.q is not None:
-            k = torch.cat([k, candidates.k[wanted]])
-            v = torch.cat([v, candidates.v[wanted]])
-            mask = candidate_mask(cu[s + 1] - cu[s], wanted.stop - wanted.start, k.device)
-            out_candidates.append(attend(candidates.q[wanted], k, v, mask, softmax_scale))
-    return _packed(out_context, context.q), _packed(out_candidates, candidates and candidates.q)
+            seen = candidate_mask(len(k), wanted.stop - wanted.start, k.device)
+            k, v = torch.cat([k, candidates.k[wanted]]), torch.cat([v, candidates.v[wanted]])
+            out_candidates.append(attend(candidates.q[wanted], k, v, seen, softmax_scale))
+    q_candidates = None if candidates is None else candidates.q
+    return _packed(out_context, context.q), _packed(out_candidates, q_candidates)
 
 
 def context_mask(info: SeqlenInfo, sequence: int) -> Tensor:
     """bool `[L, L]`: which keys (columns) each context token (row) of a sequence sees."""
-    start, stop = info.offsets[sequence], info.offsets[sequence + 1]
-    i = torch.arange(stop - start, device=info.cu_seqlens.device)
+    tokens = info.sequences[sequence]
+    i = torch.arange(tokens.stop - tokens.start, device=info.cu_seqlens.device)
     own = i // info.group * info.group
-    prefix = own if info.prefix is None else info.prefix[start:stop]
+    prefix = own if info.prefix is None else info.prefix[tokens]
     column = i[None, :]
     return (column < prefix[:, None]) | ((column >= own[:, None]) & (column <= i[:, None]))
 
@@ -51,7 +49,7 @@ def candidate_mask(length: int, count: int, device: torch.device) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, softmax_scale: float) -> Tensor:
-    """Softmax attention of `q [R, heads, head_dim]` over `k, v [C, heads, head_dim]` under `mask [R, C]`."""
+    """Softmax attention of `q [R, H, D]` over `k, v [C, H, D]` under `mask [R, C]`: `[R, H, D]`."""
     scores = torch.einsum("rhd,chd->hrc", q, k) * softmax_scale
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
     return torch.einsum("hrc,chd->rhd", weights, v)

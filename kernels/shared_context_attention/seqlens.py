@@ -4,31 +4,33 @@
 Knows lengths, prefixes and their checks, and cuts them into tiles that one kernel call can compute.
 Knows nothing of queries' values, softmax or gradients.
 
-Shape suffixes: M context tokens of all sequences, packed; N candidates, packed; S sequences; R rows and C
-columns of one tile.
+Shape suffixes: M context tokens of all sequences, packed; N candidates, packed; S sequences; R
+rows and C columns of one tile.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 TILE_ROWS = 192
-"""Rows of a masked tile: small enough to skip the keys above the diagonal, large enough for the matmul."""
+"""Rows of a masked tile: few enough to skip keys above the diagonal, enough for the matmul."""
 
 MASK_BYTES = 64 * 2**20
-"""Masks kept per `SeqlenInfo` for the next layer and the backward; beyond it they are built again."""
+"""A batch whose masks fit keeps them for all layers and the backward; else each use builds them."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Queries, keys and values of packed tokens, each `[tokens, heads, head_dim]` of one floating dtype.
+    """Queries, keys and values of packed tokens, each `[tokens, heads, head_dim]` of one dtype.
 
     Attributes:
-        q: None where only keys and values are there (a cached history, or a last layer that needs no context output).
+        q: None where only keys and values are there (a cached history, or a last layer that needs
+            no context output).
     """
 
     q: Tensor | None
@@ -43,12 +45,13 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of one sequence that one kernel call computes: packed query rows against packed keys.
+    """A rectangle that one kernel call computes: rows of one sequence or request, and keys.
 
     Attributes:
         rows: query rows `[start, stop)` of M or N.
         keys: keys `[start, stop)` of M.
-        masked: "none" (every row sees every key), "causal" (rows and keys start together), or "prefix".
+        masked: "none" (every row sees every key), "causal" (rows and keys start together), or
+            "prefix".
     """
 
     rows: slice
@@ -60,9 +63,9 @@ class Tile:
 class SeqlenInfo:
     """Who sees whom in a packed batch; build it once a batch and pass it to every layer.
 
-    Token i of a sequence (counted from the sequence's start) sees tokens `[0, prefix[i])` of its own sequence and
-    `[group * (i // group), i]`, its own impression's tokens up to itself. A candidate sees all context tokens of
-    its request, and itself.
+    Token i of a sequence (counted from the sequence's start) sees tokens `[0, prefix[i])` of its
+    own sequence and `[group * (i // group), i]`, its own impression's tokens up to itself. A
+    candidate sees all context tokens of its request, and itself.
 
     Attributes:
         cu_seqlens: int32 `[S + 1]`, offsets of the sequences in M.
@@ -88,8 +91,8 @@ class SeqlenInfo:
             _check_offsets("cu_candidates", self.cu_candidates)
             if self.cu_candidates.shape != self.cu_seqlens.shape:
                 raise ValueError(
-                    f"cu_candidates has {len(self.cu_candidates)} offsets, cu_seqlens {len(self.cu_seqlens)}; "
-                    "give each sequence its candidates, none is an empty range"
+                    f"cu_candidates has {len(self.cu_candidates)} offsets, "
+                    f"cu_seqlens {len(self.cu_seqlens)}; no candidates is an empty range"
                 )
         if self.group < 1:
             raise ValueError(f"group is {self.group}, want at least 1 token an impression")
@@ -97,75 +100,68 @@ class SeqlenInfo:
             self._check_prefix(self.prefix)
 
     @cached_property
-    def offsets(self) -> list[int]:
-        """`cu_seqlens` on the host."""
-        return [int(x) for x in self.cu_seqlens.tolist()]
+    def sequences(self) -> list[slice]:
+        """The tokens of each sequence in M."""
+        return _slices(self.cu_seqlens)
 
     @cached_property
-    def candidate_offsets(self) -> list[int]:
-        """`cu_candidates` on the host, zeros without candidates."""
+    def requests(self) -> list[slice]:
+        """The candidates of each request in N, all empty without candidates."""
         if self.cu_candidates is None:
-            return [0] * len(self.offsets)
-        return [int(x) for x in self.cu_candidates.tolist()]
+            return [slice(0, 0)] * len(self.sequences)
+        return _slices(self.cu_candidates)
 
     @property
     def num_tokens(self) -> int:
         """M."""
-        return self.offsets[-1]
+        return self.sequences[-1].stop if self.sequences else 0
 
     @property
     def num_candidates(self) -> int:
         """N."""
-        return self.candidate_offsets[-1]
+        return self.requests[-1].stop if self.requests else 0
 
     @cached_property
     def position_M(self) -> Tensor:
-        """int64 `[M]`, the token's index in its own sequence."""
-        return torch.arange(self.num_tokens, device=self.cu_seqlens.device) - self.start_M
-
-    @cached_property
-    def start_M(self) -> Tensor:
-        """int64 `[M]`, where the token's sequence starts in M."""
-        starts = self.cu_seqlens[:-1].long()
-        return starts.repeat_interleave(self.cu_seqlens.diff().long(), output_size=self.num_tokens)
+        """int32 `[M]`, the token's index in its own sequence."""
+        starts, lengths = self.cu_seqlens[:-1], self.cu_seqlens.diff()
+        start_M = starts.repeat_interleave(lengths, output_size=self.num_tokens)
+        return torch.arange(self.num_tokens, device=starts.device, dtype=torch.int32) - start_M
 
     @cached_property
     def own_M(self) -> Tensor:
-        """int64 `[M]`, index in its sequence of the first token of the token's own impression."""
+        """int32 `[M]`, index in its sequence of the first token of the token's own impression."""
         return self.position_M // self.group * self.group
 
     @cached_property
     def prefix_M(self) -> Tensor:
-        """int64 `[M]`, the prefix, or what plain causal attention makes of it."""
-        return self.own_M if self.prefix is None else self.prefix.long()
+        """int32 `[M]`, the prefix, or what plain causal attention makes of it."""
+        return self.own_M if self.prefix is None else self.prefix
 
     @cached_property
     def context_tiles(self) -> list[Tile]:
         """The tiles of context against context; each sequence has tiles of its own."""
-        is_causal = self._causal_sequences()
         tiles: list[Tile] = []
-        for s, (start, stop) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
-            if is_causal[s] and start < stop:
-                tiles.append(Tile(slice(start, stop), slice(start, stop), "causal"))
+        for tokens, causal in zip(self.sequences, self._causal_sequences(), strict=True):
+            if causal and tokens.start < tokens.stop:
+                tiles.append(Tile(tokens, tokens, "causal"))
                 continue
-            for row in range(start, stop, TILE_ROWS):
-                end = min(row + TILE_ROWS, stop)
-                tiles.append(Tile(slice(row, end), slice(start, end), "prefix"))
+            for start in range(tokens.start, tokens.stop, TILE_ROWS):
+                stop = min(start + TILE_ROWS, tokens.stop)
+                tiles.append(Tile(slice(start, stop), slice(tokens.start, stop), "prefix"))
         return tiles
 
     @cached_property
     def candidate_tiles(self) -> list[Tile]:
-        """The tiles of candidates against the context of their request; requests without either have none."""
-        context = zip(self.offsets, self.offsets[1:], strict=False)
-        candidates = zip(self.candidate_offsets, self.candidate_offsets[1:], strict=False)
+        """The tiles of candidates against their request's context; none where either is empty."""
         return [
-            Tile(slice(*rows), slice(*keys))
-            for keys, rows in zip(context, candidates, strict=True)
-            if keys[0] < keys[1] and rows[0] < rows[1]
+            Tile(rows, keys)
+            for rows, keys in zip(self.requests, self.sequences, strict=True)
+            if rows.start < rows.stop and keys.start < keys.stop
         ]
 
     def mask(self, tile: Tile, dtype: torch.dtype) -> Tensor | None:
-        """The additive mask `[1, 1, R, C]` of a tile, 0 where seen and -inf elsewhere; None unless "prefix"."""
+        """The additive mask `[1, 1, R, C]` of a "prefix" tile, 0 where seen, else -inf; or None."""
         if tile.masked != "prefix":
             return None
         key = (tile.rows.start, dtype)
@@ -179,7 +175,8 @@ class SeqlenInfo:
 
     def seen(self, tile: Tile) -> Tensor:
         """bool `[R, C]`, which keys each row of a context tile sees."""
-        column_C = torch.arange(tile.keys.stop - tile.keys.start, device=self.prefix_M.device)
+        width, device = tile.keys.stop - tile.keys.start, self.prefix_M.device
+        column_C = torch.arange(width, device=device, dtype=torch.int32)
         seen_RC = column_C < self.prefix_M[tile.rows, None]
         first = (tile.rows.start - tile.keys.start) // self.group * self.group
         near = column_C[first:]
@@ -198,7 +195,7 @@ class SeqlenInfo:
     def _causal_sequences(self) -> list[bool]:
         """Which sequences are plain causal, by a prefix sum over the tokens that see less."""
         if self.prefix is None:
-            return [True] * (len(self.offsets) - 1)
+            return [True] * len(self.sequences)
         less = torch.zeros(self.num_tokens + 1, dtype=torch.int64, device=self.prefix.device)
         less[1:] = (self.prefix_M != self.own_M).cumsum(0)
         at = less[self.cu_seqlens.long()]
@@ -207,8 +204,8 @@ class SeqlenInfo:
     def _check_prefix(self, prefix: Tensor) -> None:
         if prefix.dtype != torch.int32 or prefix.shape != (self.num_tokens,):
             raise ValueError(
-                f"prefix is {prefix.dtype} {list(prefix.shape)}, want torch.int32 [{self.num_tokens}], "
-                "one a context token"
+                f"prefix is {prefix.dtype} {list(prefix.shape)}, "
+                f"want torch.int32 [{self.num_tokens}], one a context token"
             )
         wrong = ((prefix < 0) | (prefix > self.own_M)).nonzero()
         if len(wrong):
@@ -219,6 +216,11 @@ class SeqlenInfo:
             )
 
 
+def _slices(offsets: Tensor) -> list[slice]:
+    """The ranges between offsets, on the host."""
+    return [slice(*pair) for pair in pairwise(offsets.tolist())]
+
+
 def _check_offsets(name: str, offsets: Tensor) -> None:
     if offsets.dtype != torch.int32 or offsets.ndim != 1 or len(offsets) < 1:
         raise ValueError(
@@ -226,5 +228,5 @@ def _check_offsets(name: str, offsets: Tensor) -> None:
         )
     if int(offsets[0]) != 0 or bool((offsets.diff() < 0).any()):
         raise ValueError(
-            f"{name} is {offsets.tolist()[:8]}.., want offsets that start at 0 and grow"
+            f"{name} starts {offsets[:8].tolist()}, want offsets that start at 0 and never fall"
         )
