@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoded requests to the model's batch: a pure function that serving, the parity step and the tests share.
+
+It decides what of a history was known at the request's time; it does no I/O and holds no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from feature_repo.spec import Freshness, Spec
+from model.batch import Impressions, RankBatch
+from serving.history import History, history_as_of
+from serving.wire import RankRequest, to_numpy
+
+SERVING_POSITION = 5
+"""The feed position serving assumes for every candidate (paper, section on position bias)."""
+
+
+def build_rank_batch(
+    spec: Spec, freshness: Freshness, requests: Sequence[RankRequest]
+) -> RankBatch:
+    """The packed batch of `requests`, on the CPU; one request's columns become tensors without a copy.
+
+    Each history is cut to what had arrived before `spec.cutoff(time_ms, freshness)`.
+    """
+    histories = [known_history(spec, freshness, r) for r in requests]
+    batches = [h.batch for h in histories]
+    history = Impressions(
+        features={f.name: _column(batches, f.name) for f in spec.with_role("sequence")},
+        actions={f.name: _column(batches, f.name) for f in spec.with_role("action")},
+        known_M=_join([h.known(spec, freshness) for h in histories]),
+        cu_seqlens=_offsets([b.num_rows for b in batches]),
+    )
+    context_NC = _join([r.context_NC for r in requests])
+    return RankBatch(
+        history=history,
+        candidates={
+            f.name: _join([r.features[f.name] for r in requests])
+            for f in spec.with_role("sequence")
+        },
+        context_NC=context_NC,
+        cu_candidates=_offsets([r.num_candidates for r in requests]),
+        position_N=torch.full((len(context_NC),), SERVING_POSITION, dtype=torch.int64),
+    )
+
+
+def known_history(spec: Spec, freshness: Freshness, request: RankRequest) -> History:
+    """The prefix of the request's history that serving may know at its time."""
+    cutoff = int(spec.cutoff(np.array(request.time_ms), freshness))
+    return history_as_of(request.history.batch, request.history.count, cutoff)
+
+
+def _column(batches: Sequence[pa.RecordBatch], name: str) -> Tensor:
+    return _join([to_numpy(b.column(name)) for b in batches])
+
+
+def _join(parts: Sequence[npt.NDArray[Any]]) -> Tensor:
+    """One tensor over the parts' memory, which may be read-only; only joining several copies."""
+    tensors = [torch.from_dlpack(p) for p in parts]
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _offsets(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Served requests, written down as Arrow IPC files by a thread of its own; a full queue drops and counts.
+
+The parity step replays them. This module never blocks the caller and never fails a request; a file appears whole or
+not at all.
+
+Shape suffixes: N candidates, K tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from feature_repo.spec import Spec
+from serving import metrics
+from serving.feed_request import Ranked
+
+SCHEMA = pa.schema(
+    {
+        "member_id": pa.int64(),
+        "time_ms": pa.int64(),
+        "logged_ms": pa.int64(),
+        "request": pa.map_(pa.string(), pa.int32()),
+        "post_ids": pa.list_(pa.int64()),
+        "history": pa.binary(),
+        "candidates": pa.binary(),
+        "probabilities": pa.list_(pa.float32()),
+        "flags": pa.list_(pa.string()),
+        "model_version": pa.string(),
+        "spec_hash": pa.string(),
+    }
+)
+"""One row a request. `history` and `candidates` are the bytes the predictor got (`serving.wire`), `probabilities` is
+`[N, K]` row by row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """How requests are logged.
+
+    Attributes:
+        rate: the share of requests that is logged.
+        queue: most requests waiting to be written; more are dropped.
+        rows: requests in one file.
+        seconds: a request waits no longer than this for its file.
+    """
+
+    rate: float = 1.0
+    queue: int = 256
+    rows: int = 64
+    seconds: float = 5.0
+
+
+class RequestLog:
+    """Writes `folder/day=YYYY-MM-DD/<time>-<pid>-<n>.arrow`, by the local day of each request."""
+
+    def __init__(self, folder: Path, spec: Spec, config: LogConfig | None = None) -> None:
+        self.folder, self.spec, self.config = folder, spec, config or LogConfig()
+        self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(self.config.queue)
+        self._random, self._files = random.Random(), 0
+        self._thread = threading.Thread(target=self._write_all, name="request-log", daemon=True)
+        self._thread.start()
+
+    def add(self, ranked: Ranked, history: bytes, candidates: bytes) -> None:
+        """Queues a request, unless it is not sampled or the queue is full."""
+        if self._random.random() >= self.config.rate:
+            return
+        asked = ranked.asked
+        row = {
+            "member_id": asked.member_id,
+            "time_ms": asked.time_ms,
+            "logged_ms": time.time_ns() // 1_000_000,
+            "request": list(asked.request.items()),
+            "post_ids": asked.post_ids,
+            "history": history,
+            "candidates": candidates,
+            "probabilities": ranked.probabilities_NK.reshape(-1),
+            "flags": ranked.flags,
+            "model_version": ranked.model_version,
+            "spec_hash": self.spec.hash,
+        }
+        try:
+            self._queue.put_nowait(row)
+        except queue.Full:
+            metrics.LOGGED.labels("dropped").inc()
+
+    def close(self) -> None:
+        """Writes what is queued and ends the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _write_all(self) -> None:
+        rows: list[dict[str, Any]] = []
+        due, open_ = time.monotonic() + self.config.seconds, True
+        while open_:
+            try:
+                row = self._queue.get(timeout=max(due - time.monotonic(), 0.01))
+                open_ = row is not None
+                rows += [row] if row else []
+            except queue.Empty:
+                pass
+            if not open_ or len(rows) >= self.config.rows or time.monotonic() >= due:
+                self._write(rows)
+                rows, due = [], time.monotonic() + self.config.seconds
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        days = defaultdict(list)
+        for row in rows:
+            days[self.spec.day_name(int(self.spec.day(row["time_ms"])))].append(row)
+        for day, batch in days.items():
+            try:
+                self._write_file(self.folder / f"day={day}", batch)
+                metrics.LOGGED.labels("written").inc(len(batch))
+            except (OSError, pa.ArrowException) as error:
+                metrics.LOGGED.labels("failed").inc(len(batch))
+                logging.getLogger(__name__).error("request log: %s", error)
+
+    def _write_file(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        self._files += 1
+        name = f"{time.time_ns() // 1_000_000}-{os.getpid()}-{self._files}.arrow"
+        temporary = folder / f".{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The requests logged in one day's folder, oldest first; ValueError names a file that cannot be read."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.arrow")):
+        try:
+            rows += pa.ipc.open_file(pa.memory_map(str(path))).read_all().to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} is no request log: {error}; remove it") from error
+    return sorted(rows, key=lambda r: (r["logged_ms"], r["member_id"]))

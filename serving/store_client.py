@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed values from Feast's online store, some through a bounded cache with a stated freshness.
+
+It reads a rendered Feast repository and knows views and keys; it does not know what a value means. Every call
+blocks: the transformer makes them in one thread of its own, which is also what makes the cache safe without a lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from feature_repo.spec import Spec
+from serving import metrics
+from serving.errors import Unavailable
+
+Key = tuple[int, ...]
+HISTORY = "history"
+"""The history view, its value's field, and the metric's label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A value of the online store: its bytes (None: there is none) and when it was true, in ms since the epoch."""
+
+    value: bytes | None
+    time_ms: int
+
+
+NOTHING = Stored(None, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """The cache's limits.
+
+    Attributes:
+        seconds: how old a cached value may be; 0 switches the cache off.
+        entries: most values kept; the least recently used goes first.
+    """
+
+    seconds: float = 60.0
+    entries: int = 200_000
+
+
+class Cache:
+    """Least recently used values by (view, key), each for `seconds`; absence is remembered too."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        self.config = config
+        self._values: OrderedDict[tuple[str, Key], tuple[float, Stored]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, view: str, key: Key, now: float) -> Stored | None:
+        """The value if it is fresh at `now` (`time.monotonic`)."""
+        entry = self._values.get((view, key))
+        if entry is None or now >= entry[0]:
+            return None
+        self._values.move_to_end((view, key))
+        return entry[1]
+
+    def put(self, view: str, key: Key, stored: Stored, now: float) -> None:
+        """Keeps a value, and drops the least recently used beyond the limit."""
+        if self.config.seconds <= 0:
+            return
+        self._values[(view, key)] = (now + self.config.seconds, stored)
+        self._values.move_to_end((view, key))
+        while len(self._values) > self.config.entries:
+            self._values.popitem(last=False)
+
+
+class StoreClient:
+    """Online reads of a rendered Feast repository.
+
+    Args:
+        feast_dir: the folder with `feature_store.yaml`.
+        spec: names the views and their keys.
+        cache: the limits of the cache.
+
+    Raises:
+        ValueError: no such repository, or one without the spec's views.
+    """
+
+    def __init__(self, feast_dir: Path, spec: Spec, cache: CacheConfig | None = None) -> None:
+        if not (feast_dir / "feature_store.yaml").is_file():
+            raise ValueError(f"{feast_dir} is no Feast repository; run the features step first")
+        # Importing Feast takes seconds, so only a process that reads from it pays.
+        from feast import FeatureStore
+        from feast.infra.provider import get_provider
+
+        store = FeatureStore(repo_path=str(feast_dir))
+        self._config, self._provider = store.config, get_provider(store.config)
+        self._keys = {view.name: view.keys for view in spec.views} | {HISTORY: ("member_id",)}
+        self._views = {name: _view(store, name, feast_dir) for name in self._keys}
+        self._cache = Cache(cache or CacheConfig())
+
+    def max_age_ms(self, view: str) -> int | None:
+        """How old a value may be before it degrades to its default: the view's TTL; None without one.
+
+        Feast enforces a TTL in historical reads only; the caller applies this one online.
+        """
+        ttl: timedelta | None = self._views[view].ttl
+        return int(ttl.total_seconds() * 1000) if ttl else None
+
+    def read(self, view: str, keys: Sequence[Key]) -> list[Stored]:
+        """The value of each key, straight from the store; Unavailable if it does not answer."""
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        names = list(self._keys[view])
+        field = HISTORY if view == HISTORY else "packed"
+        entities = [
+            EntityKey(join_keys=names, entity_values=[Value(int64_val=v) for v in key])
+            for key in keys
+        ]
+        try:
+            rows = self._provider.online_read(self._config, self._views[view], entities, [field])
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+            raise Unavailable(f"the online store does not answer for {view}: {reason}") from error
+        return [_stored(row, field) for row in rows]
+
+    def read_cached(self, view: str, keys: Sequence[Key]) -> list[Stored]:
+        """The value of each key, at most `CacheConfig.seconds` old."""
+        now = time.monotonic()
+        found = {key: self._cache.get(view, key, now) for key in keys}
+        missed = [key for key, stored in found.items() if stored is None]
+        if missed:
+            for key, stored in zip(missed, self.read(view, missed), strict=True):
+                found[key] = stored
+                self._cache.put(view, key, stored, now)
+        metrics.CACHE_READS.labels(view, "hit").inc(len(found) - len(missed))
+        metrics.CACHE_READS.labels(view, "miss").inc(len(missed))
+        return [found[key] or NOTHING for key in keys]
+
+
+def _view(store: Any, name: str, feast_dir: Path) -> Any:
+    from feast.errors import FeatureViewNotFoundException
+
+    try:
+        return store.get_feature_view(name)
+    except FeatureViewNotFoundException as error:
+        raise ValueError(
+            f"{feast_dir} has no feature view {name!r}; apply the Feast repository with this spec"
+        ) from error
+
+
+def _stored(row: tuple[datetime | None, dict[str, Any] | None], field: str) -> Stored:
+    when, values = row
+    if when is None or not values or field not in values:
+        return NOTHING
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return Stored(values[field].bytes_val or None, int(when.timestamp() * 1000))

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The final score: a weighted sum of calibrated probabilities, weights from the spec or the request.
+
+Shape suffixes: N candidates, K tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.spec import Spec
+
+
+def weights_of(spec: Spec, asked: Mapping[str, float] | None) -> npt.NDArray[np.float64]:
+    """Weights `[K]`: the spec's utilities, each replaced by the one that was asked for.
+
+    Raises:
+        ValueError: a task the spec does not have, or a weight that is not a finite number.
+    """
+    asked = asked or {}
+    for name, value in asked.items():
+        if name not in spec.task_names:
+            raise ValueError(f"weights: {name!r} is no task; have {', '.join(spec.task_names)}")
+        if not math.isfinite(value):
+            raise ValueError(f"weights: {name} is {value}, want a finite number")
+    return np.array([asked.get(t.name, t.utility) for t in spec.tasks], np.float64)
+
+
+def scores_of(
+    probabilities_NK: npt.NDArray[np.float32], weights_K: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The final score of each candidate, `[N]`.
+
+    Summed task by task: a matrix product may round a row differently by the number of rows, and a candidate's score
+    must not depend on how many others were sent.
+    """
+    total = np.zeros(len(probabilities_NK))
+    for column, weight in zip(probabilities_NK.T, weights_K, strict=True):
+        total += column.astype(np.float64) * weight
+    return total
+
+
+def order_of(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Indices from the best score to the worst; equal scores stay in the order they were sent."""
+    return np.argsort(-scores, kind="stable")

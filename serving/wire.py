@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes from the transformer to the predictor: Arrow bytes, derived from the feature spec.
+
+Candidates travel as one Arrow IPC stream of one record batch (the spec's sequence features and the context matrix),
+the history as the value the store holds. This module knows bytes and arrays; it knows neither KServe nor the model.
+
+Shape suffixes: N candidates, C context columns, E embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from feature_repo.spec import Spec, arrow_field
+from serving.history import History
+
+CONTEXT = "context"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRequest:
+    """One request, decoded.
+
+    Attributes:
+        history: the member's history value.
+        features: sequence features of the candidates by name, `[N]` or `[N, E]`.
+        context_NC: float32, NaN where missing.
+        time_ms: when the feed was asked for.
+    """
+
+    history: History
+    features: dict[str, npt.NDArray[Any]]
+    context_NC: npt.NDArray[np.float32]
+    time_ms: int
+
+    @property
+    def num_candidates(self) -> int:
+        """N."""
+        return len(self.context_NC)
+
+
+def candidate_schema(spec: Spec) -> pa.Schema:
+    """The columns of the candidates' record batch."""
+    fields = [arrow_field(f) for f in spec.with_role("sequence")]
+    context = pa.list_(pa.float32(), spec.context_width)
+    return pa.schema([*fields, pa.field(CONTEXT, context, nullable=False)])
+
+
+def encode_candidates(
+    spec: Spec, features: Mapping[str, npt.NDArray[Any]], context_NC: npt.NDArray[np.float32]
+) -> bytes:
+    """The candidates as an Arrow IPC stream; ValueError if a column is missing or has the wrong length."""
+    schema = candidate_schema(spec)
+    columns = {**features, CONTEXT: context_NC}
+    missing = [name for name in schema.names if name not in columns]
+    if missing:
+        raise ValueError(
+            f"candidates: column {missing[0]!r} is missing; the spec {spec.name} wants it"
+        )
+    arrays = [_to_arrow(columns[field.name], field.type) for field in schema]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return bytes(sink.getvalue())
+
+
+def decode_candidates(
+    spec: Spec, data: bytes, max_candidates: int
+) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """Features by name and the context matrix `[N, C]`, as views of `data`.
+
+    Raises:
+        ValueError: bytes that are no such stream, columns or widths that are not the spec's, nulls, no candidate or
+            more than `max_candidates`.
+    """
+    try:
+        reader = pa.ipc.open_stream(pa.py_buffer(data))
+        batch = reader.read_next_batch()
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, StopIteration) as error:
+        raise ValueError(f"candidates are not an Arrow IPC stream of one batch: {error}") from error
+    return columns_of(spec, batch, max_candidates)
+
+
+def columns_of(
+    spec: Spec, batch: pa.RecordBatch, max_candidates: int
+) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """A candidates' record batch as arrays; ValueError as in `decode_candidates`."""
+    check_count(batch.num_rows, max_candidates)
+    check_schema(candidate_schema(spec), batch)
+    arrays = {name: to_numpy(batch.column(name)) for name in batch.schema.names}
+    context_NC = arrays.pop(CONTEXT)
+    return arrays, context_NC
+
+
+def check_count(count: int, max_candidates: int) -> None:
+    """ValueError unless `1 <= count <= max_candidates`."""
+    if count == 0:
+        raise ValueError("the request has no candidates; send at least one")
+    if count > max_candidates:
+        raise ValueError(
+            f"the request has {count} candidates, this server takes {max_candidates}; split the request"
+        )
+
+
+def check_schema(schema: pa.Schema, batch: pa.RecordBatch) -> None:
+    """ValueError unless the batch has exactly the columns and types of `schema`, in any order, without nulls."""
+    names = batch.schema.names
+    for field in schema:
+        if names.count(field.name) != 1:
+            raise ValueError(f"candidates: column {field.name!r} is missing or there twice")
+        column = batch.column(field.name)
+        if column.type != field.type:
+            raise ValueError(
+                f"candidates: column {field.name!r} is {column.type}, the spec wants {field.type}"
+            )
+        if column.null_count or (
+            pa.types.is_fixed_size_list(field.type) and column.flatten().null_count
+        ):
+            raise ValueError(
+                f"candidates: column {field.name!r} has nulls; send the declared default"
+            )
+    extra = sorted(set(names) - set(schema.names))
+    if extra:
+        raise ValueError(f"candidates: column {extra[0]!r} is not in the spec")
+
+
+def check_spec_hash(spec: Spec, got: str | None) -> None:
+    """ValueError unless the sender's spec is the model's."""
+    if got is not None and got != spec.hash:
+        raise ValueError(
+            f"the request was made with spec {got}, the model with {spec.name} ({spec.hash}); "
+            "deploy the transformer and the model from the same spec"
+        )
+
+
+def _to_arrow(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """A column of type `kind` over the same memory where the dtype agrees already."""
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(np.ascontiguousarray(values), type=kind)
+    flat = np.ascontiguousarray(values, kind.value_type.to_pandas_dtype()).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+
+
+def to_numpy(column: pa.Array) -> npt.NDArray[Any]:
+    """The column's memory as `[N]` or `[N, E]`, without a copy."""
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+    return column.to_numpy(zero_copy_only=True)
