@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a Parquet file has the columns a spec asks for; one sentence says what is wrong.
+
+This module knows nothing of the values in the columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def check_schema(path: Path, schema: pa.Schema) -> list[str]:
+    """Checks a file's columns against a schema and returns the columns it has beside them.
+
+    Raises:
+        ValueError: the file is missing or is no Parquet, or a column is missing or of another type;
+            names the file, the column, what was got and what was expected.
+    """
+    found = read_schema(path)
+    for field in schema:
+        if field.name not in found.names:
+            raise ValueError(
+                f"{path} has no column {field.name!r}; want {field.type}, have "
+                f"{', '.join(found.names) or 'none'}"
+            )
+        got = found.field(field.name).type
+        if not same_type(got, field.type):
+            raise ValueError(
+                f"{path}: column {field.name!r} is {got}, want {field.type}; cast it before ingest"
+            )
+    return [name for name in found.names if name not in schema.names]
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The schema of a Parquet file; ValueError where there is none."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; run the source (import or simulate) first")
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a Parquet file ({reason}); write it again") from error
+
+
+def same_type(got: pa.DataType, want: pa.DataType) -> bool:
+    """Equal types; the name that a writer gave the items of a list does not matter."""
+    if pa.types.is_fixed_size_list(want):
+        return (
+            pa.types.is_fixed_size_list(got)
+            and got.list_size == want.list_size
+            and got.value_type == want.value_type
+        )
+    return bool(got == want)
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """The schema's columns of a file that `check_schema` accepts, in its order; nulls stay."""
+    check_schema(path, schema)
+    nullable = pa.schema([field.with_nullable(True) for field in schema])
+    try:
+        return pq.read_table(path, columns=schema.names).select(schema.names).cast(nullable)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read ({reason}); write it again") from error

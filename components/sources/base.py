@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source of impressions is: something that writes a log into `raw/`, and says what it wrote.
+
+A source replaces what `raw/` held. It leaves duplicates and bad rows in: refusing them, and counting
+them, is ingest's work.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.layout import Layout
+from feature_repo.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCounts:
+    """What a source wrote.
+
+    Attributes:
+        impressions: rows over all raw days, duplicates and bad rows included.
+        days: the arrival days written, in order.
+        notes: what else the source counted, by name (rows clamped, columns ignored, ...).
+    """
+
+    impressions: int
+    posts: int
+    members: int
+    days: tuple[str, ...]
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One way to bring a log.
+
+    Attributes:
+        spec_name: the only spec this source can write, None where any will do.
+        matches: whether a folder looks like this source's; looks at file names only.
+        load: `(data_dir, layout, spec)`, writes `raw/`; ValueError says what is wrong with the data.
+    """
+
+    name: str
+    spec_name: str | None
+    matches: Callable[[Path], bool]
+    load: Callable[[Path, Layout, Spec], SourceCounts]
+
+
+def clear_raw(layout: Layout) -> None:
+    """Removes what an earlier source wrote, so that two logs never mix."""
+    for folder in layout.root.glob("raw/day=*"):
+        shutil.rmtree(folder)
+    layout.raw_posts.unlink(missing_ok=True)
+    layout.raw_members.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Your own log: Parquet files that already have a spec's columns, split by the day they arrived.
+
+Wants `impressions*.parquet` (`spec.event_schema`), `posts.parquet` (`spec.post_schema`) and
+`members.parquet` (`spec.member_schema`) in one folder; columns beside those are left behind and
+counted. One batch of rows is in memory at a time. The values are ingest's to check.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from components.console import progress
+from components.layout import Layout, atomic_path
+from components.schema import check_schema
+from components.sources.base import SourceCounts, clear_raw
+from feature_repo.spec import DAY_MS, Spec
+
+BATCH_ROWS = 1 << 17
+MAX_DAYS = 3660
+"""More arrival days than this in one log are a mistake in its times, not a log."""
+
+
+def is_parquet(data_dir: Path) -> bool:
+    """Whether a folder has the three kinds of file."""
+    tables = all((data_dir / f"{name}.parquet").is_file() for name in ("posts", "members"))
+    return tables and any(data_dir.glob("impressions*.parquet"))
+
+
+def import_parquet(data_dir: Path | str, layout: Layout, spec: Spec) -> SourceCounts:
+    """Writes your own Parquet into `raw/`.
+
+    Rows without an arrival time a day can be made of go to the log's first day, where ingest
+    puts them into quarantine.
+
+    Raises:
+        ValueError: a file is missing, a column is missing or of another type, or there is no row.
+    """
+    folder = Path(data_dir)
+    files = sorted(folder.glob("impressions*.parquet"))
+    if not files:
+        raise ValueError(
+            f"{folder} has no impressions*.parquet; want them, posts and members there"
+        )
+    extra = [name for file in files for name in check_schema(file, spec.event_schema)]
+    posts, members = folder / "posts.parquet", folder / "members.parquet"
+    extra += check_schema(posts, spec.post_schema) + check_schema(members, spec.member_schema)
+    days = _days(files, spec)
+    clear_raw(layout)
+    return SourceCounts(
+        impressions=_split(files, layout, spec, days),
+        posts=_copy(posts, layout.raw_posts, spec.post_schema),
+        members=_copy(members, layout.raw_members, spec.member_schema),
+        days=tuple(layout.raw_days()),
+        notes={"ignored_columns": len(extra)},
+    )
+
+
+def _days(files: list[Path], spec: Spec) -> list[int]:
+    """The arrival days of the log, in order."""
+    days: set[int] = set()
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=["arrival_time"]):
+            day = _day(batch, spec)
+            days.update(np.unique(day[day > 0]).tolist())
+    if not days:
+        raise ValueError(
+            f"{files[0].parent}: no impression has an arrival_time; want ms since 1970"
+        )
+    if len(days) > MAX_DAYS:
+        raise ValueError(
+            f"{files[0].parent}: arrival_time covers {len(days)} days, at most {MAX_DAYS} are taken; "
+            "want milliseconds since 1970"
+        )
+    return sorted(days)
+
+
+def _day(batch: pa.RecordBatch, spec: Spec) -> np.ndarray:  # type: ignore[type-arg]
+    """Local days of arrival, 0 where the time is none."""
+    time = pc.fill_null(batch.column("arrival_time"), 0).to_numpy(zero_copy_only=False)
+    sane = (time > 0) & (time < 100_000 * DAY_MS)
+    return np.where(sane, spec.day(np.where(sane, time, 0)), 0)
+
+
+def _split(files: list[Path], layout: Layout, spec: Spec, days: list[int]) -> int:
+    schema, rows = pa.schema([f.with_nullable(True) for f in spec.event_schema]), 0
+    with ExitStack() as stack, progress("import", len(files)) as advance:
+        writers = {}
+        for day in days:
+            path = stack.enter_context(atomic_path(layout.raw_day(spec.day_name(day))))
+            writers[day] = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
+        for file in files:
+            for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=schema.names):
+                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+                day = _day(batch, spec)
+                day = np.where(day > 0, day, days[0])
+                for arrived in np.unique(day):
+                    writers[int(arrived)].write_table(table.filter(pa.array(day == arrived)))
+                rows += table.num_rows
+            advance()
+    return rows
+
+
+def _copy(source: Path, target: Path, schema: pa.Schema) -> int:
+    nullable = pa.schema([f.with_nullable(True) for f in schema])
+    rows = 0
+    with atomic_path(target) as path, pq.ParquetWriter(path, nullable, compression="zstd") as out:
+        for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS, columns=schema.names):
+            out.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(nullable))
+            rows += batch.num_rows
+    return rows
