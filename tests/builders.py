@@ -11,7 +11,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from feature_repo.spec import Binary, Categorical, Embedding, Feature, HashedId, Spec
+from feature_repo.spec import (
+    Binary,
+    Categorical,
+    Embedding,
+    Feature,
+    HashedId,
+    Kind,
+    Numeric,
+    Spec,
+    Task,
+    View,
+)
 from model.batch import Impressions, RankBatch, TrainBatch
 
 Pattern = Literal["causal", "day"]
@@ -153,3 +164,53 @@ def select_request(batch: RankBatch, request: int, candidates: Sequence[int]) ->
         cu_candidates=offsets_of([len(candidates)]),
         position_N=batch.position_N[rows],
     )
+
+
+def make_tiny_spec() -> Spec:
+    """A spec with one feature of every kind and two that share a table: for laws that need many
+    runs.
+    """
+    vector, ids = Embedding(dim=3), HashedId(table="actor", buckets=64, dim=4)
+    profile = tuple(
+        Feature(name=name, role="context", kind=kind, source="profile")
+        for name, kind in (
+            ("activity", Numeric(transform="log1p")),
+            ("rate", Numeric()),
+            ("industry", Categorical(cardinality=3, dim=2)),
+            ("taste", vector),
+        )
+    )
+    posts = tuple(
+        Feature(name=name, role="sequence", kind=kind, source="post")
+        for name, kind in (
+            ("post_id", HashedId(table="post", buckets=128, dim=4)),
+            ("actor_id", ids),
+            ("root_actor_id", ids),
+            ("media", Categorical(cardinality=4, dim=2)),
+            ("length_s", Numeric(transform="log1p", bins=4, dim=2)),
+            ("content", vector),
+        )
+    )
+    tasks: tuple[Task, ...] = (
+        Task(name="click", group="passive", prior=0.3, utility=1.0),
+        Task(name="like", group="active", prior=0.05, utility=2.0),
+        Task(name="skip", group="passive", prior=0.5, utility=-1.0),
+    )
+    kinds: dict[str, Kind] = {t.name: Binary() for t in tasks}
+    kinds["dwell_ms"] = Numeric(transform="log1p")
+    actions = tuple(
+        Feature(name=name, role="action", kind=kind, source="action")
+        for name, kind in kinds.items()
+    )
+    return Spec(
+        name="tiny",
+        features=(*posts, *actions, *profile),
+        views=(
+            View(name="content", keys=("post_id",), kind="content", features=posts[1:]),
+            View(name="profile", keys=("member_id",), kind="profile", features=profile),
+        ),
+        tasks=tasks,
+    )
+
+
+TINY = make_tiny_spec()
