@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From shards to what a ranker takes: the spec's columns, labels, and the weight of each target.
+
+The loader beneath knows no feature and the ranker above knows no shard; this is where the spec
+joins them. It does not train and it does not evaluate.
+
+Shape suffixes: M impressions, S sequences, R targets, A auxiliary rows, K tasks, P feed positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from components.config import TrainConfig
+from feature_repo.spec import DAY_MS, Freshness, Spec
+from kernels.loader import AUXILIARY, TARGET, Loader, LoaderConfig, Packed, ShardFormat
+from model.batch import Impressions, TrainBatch
+
+Floats = npt.NDArray[np.float32]
+PROPENSITY_POSITIONS = 60
+PROPENSITY_STRENGTH = 100.0
+PROPENSITY_FLOOR = 0.1
+
+
+def shard_format(spec: Spec, freshness: Freshness | None = None) -> ShardFormat:
+    """What training and evaluation read from a shard built with `spec`.
+
+    With `freshness`, shards that were built for another freshness are refused.
+    """
+    metadata = {"spec_hash": spec.hash}
+    if freshness is not None:
+        metadata["freshness"] = freshness
+    names = ["event_time", "session_id", "position"]
+    names += [f.name for f in (*spec.with_role("sequence"), *spec.with_role("action"))]
+    columns = {name: spec.history_schema.field(name).type for name in names}
+    return ShardFormat(columns=columns, context_width=spec.context_width, metadata=metadata)
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder in name order; ValueError if there is none."""
+    paths = sorted(Path(folder).glob("*.arrow"))
+    if not paths:
+        raise ValueError(f"there are no shards in {folder}; build the sequences first")
+    return paths
+
+
+def open_loader(
+    folder: Path, spec: Spec, config: LoaderConfig, freshness: Freshness | None = None
+) -> Loader:
+    """A loader over a folder of shards.
+
+    Raises:
+        ValueError: no shards, a broken one, or one of another spec or freshness.
+    """
+    return Loader(shard_paths(folder), shard_format(spec, freshness), config)
+
+
+def window_limit(spec: Spec) -> int:
+    """The most impressions a training sequence keeps: a full window and one T of new ones."""
+    return 2 * spec.max_impressions + spec.block
+
+
+def evaluation_batches(
+    folder: Path, spec: Spec, sequences: int = 64
+) -> Iterator[tuple[TrainBatch, Packed]]:
+    """Every sequence of a folder in stored order, unshuffled, with weights of one.
+
+    The pack beside each batch has what a segment needs: `keys["member_id"]`, columns, `loss`.
+    """
+    config = LoaderConfig(batch=sequences, shuffle=False)
+    for packed in open_loader(folder, spec, config).epoch():
+        yield to_train_batch(packed, spec), packed
+
+
+def to_train_batch(packed: Packed, spec: Spec, weight_R: Floats | None = None) -> TrainBatch:
+    """The ranker's batch of a pack, sharing its memory; `weight_R` is one everywhere by default."""
+    loss_M = packed.columns["loss"]
+    target_R, auxiliary_A = np.flatnonzero(loss_M == TARGET), np.flatnonzero(loss_M == AUXILIARY)
+    if weight_R is None:
+        weight_R = np.ones(len(target_R), np.float32)
+    return TrainBatch(
+        impressions=Impressions(
+            features=_tensors(packed, spec, "sequence"),
+            actions=_tensors(packed, spec, "action"),
+            known_M=torch.from_numpy(packed.columns["known"]),
+            cu_seqlens=torch.from_numpy(packed.cu_seqlens),
+        ),
+        target_R=torch.from_numpy(target_R),
+        context_RC=torch.from_numpy(packed.context_RC),
+        labels_RK=torch.from_numpy(labels(packed, spec, target_R)),
+        weight_R=torch.from_numpy(weight_R),
+        position_R=torch.from_numpy(packed.columns["position"][target_R].astype(np.int64)),
+        auxiliary_A=torch.from_numpy(auxiliary_A),
+        auxiliary_labels_AK=torch.from_numpy(labels(packed, spec, auxiliary_A)),
+    )
+
+
+def _tensors(packed: Packed, spec: Spec, role: Any) -> dict[str, torch.Tensor]:
+    return {f.name: torch.from_numpy(packed.columns[f.name]) for f in spec.with_role(role)}
+
+
+def labels(packed: Packed, spec: Spec, rows: npt.NDArray[np.int64]) -> Floats:
+    """float32 `[len(rows), K]`: 1 happened, 0 did not, NaN was not observed."""
+    values = np.stack([packed.columns[n][rows] for n in spec.task_names], 1).astype(np.float32)
+    values[values < 0] = np.nan
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighting:
+    """The loss weight of a target: newer, more recent and less prominently shown counts more.
+
+    Attributes:
+        as_of_ms: age is counted back from here.
+        propensity: click rate of each feed position relative to position 0; empty is no correction.
+        scale: what makes the weights average one over the shards they were estimated on.
+    """
+
+    as_of_ms: int
+    age_half_life_days: float
+    position_half_life: int | None
+    propensity: tuple[float, ...] = ()
+    scale: float = 1.0
+
+    def weigh(self, packed: Packed) -> Floats:
+        """float32 `[R]`, the weight of each target of the pack."""
+        target_R = np.flatnonzero(packed.columns["loss"] == TARGET)
+        length_M = np.repeat(packed.lengths_S, packed.lengths_S)
+        last_M = np.repeat(packed.cu_seqlens[1:].astype(np.int64) - 1, packed.lengths_S)
+        half_life_R = self.position_half_life or length_M[target_R]
+        back_R = (last_M[target_R] - target_R) / half_life_R
+        age_R = np.maximum(self.as_of_ms - packed.columns["event_time"][target_R], 0) / DAY_MS
+        weight_R = 0.5 ** (back_R + age_R / self.age_half_life_days)
+        weight_R = weight_R / self._propensity(packed.columns["position"][target_R])
+        return (self.scale * weight_R).astype(np.float32)
+
+    def _propensity(self, position_R: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
+        if not self.propensity:
+            return np.ones(len(position_R))
+        table = np.array([*self.propensity, 1.0])
+        last = len(self.propensity) - 1
+        return table[np.where(position_R < 0, last + 1, np.minimum(position_R, last))]
+
+
+def estimate_weighting(
+    packs: list[Packed], spec: Spec, config: TrainConfig, as_of_ms: int
+) -> Weighting:
+    """The weighting of a training set, from packs that stand for it."""
+    plain = Weighting(
+        as_of_ms=as_of_ms,
+        age_half_life_days=config.age_half_life_days,
+        position_half_life=config.position_half_life,
+        propensity=propensity(packs, click_task(spec)) if config.propensity else (),
+    )
+    weights = np.concatenate([np.zeros(0, np.float32), *(plain.weigh(pack) for pack in packs)])
+    mean = float(weights.mean(dtype=np.float64)) if len(weights) else 1.0
+    return Weighting(**{**vars(plain), "scale": 1.0 / mean})
+
+
+def click_task(spec: Spec) -> str:
+    """The action whose rate by feed position stands for being looked at: click, or the first."""
+    return "click" if "click" in spec.task_names else spec.task_names[0]
+
+
+def propensity(packs: list[Packed], action: str) -> tuple[float, ...]:
+    """The rate of `action` by feed position relative to position 0, in `[0.1, 1]`, `[P]`.
+
+    Rates are smoothed towards the overall rate; deeper positions share the last entry. Empty where
+    nothing is known of positions.
+    """
+    shown, hits = np.zeros(PROPENSITY_POSITIONS), np.zeros(PROPENSITY_POSITIONS)
+    for pack in packs:
+        position_M, action_M = pack.columns["position"], pack.columns[action]
+        seen = (position_M >= 0) & (action_M >= 0)
+        place = np.minimum(position_M[seen], PROPENSITY_POSITIONS - 1)
+        shown += np.bincount(place, minlength=PROPENSITY_POSITIONS)
+        hits += np.bincount(place, weights=action_M[seen], minlength=PROPENSITY_POSITIONS)
+    if hits.sum() == 0:
+        return ()
+    overall = hits.sum() / shown.sum()
+    rate = (hits + PROPENSITY_STRENGTH * overall) / (shown + PROPENSITY_STRENGTH)
+    return tuple(float(p) for p in np.clip(rate / rate[0], PROPENSITY_FLOOR, 1.0))

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train step: from a day's shards to a ranker's weights, cold or warm.
+
+Decides what a run starts from and what it is made of; `components.trainer` does the steps. A run
+that is called again with the same inputs returns what it made. Many processes: `torchrun
+--standalone --nproc-per-node 2 -m components.train --root DIR --day DAY --config NAME`; they share
+a file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+
+from components.checkpoints import clear_checkpoints
+from components.config import DailyConfig, TrainConfig, load_config
+from components.data import estimate_weighting, open_loader, window_limit
+from components.distributed import Group, process_group
+from components.layout import Layout
+from components.trainer import Trainer
+from feature_repo.spec import Freshness, Spec
+from kernels.loader import Loader, LoaderConfig, Packed, read_shard
+from model import DCNv2Config, FeedSRConfig, build_ranker
+from model.checkpoint import load_model, save_model
+from model.ranker import Ranker
+
+RankerName = Literal["feed_sr", "dcnv2"]
+SAMPLE_IMPRESSIONS = 2_000_000
+"""Statistics and weights are estimated on so many impressions of evenly spaced shards."""
+
+
+def train(
+    layout: Layout, day: str, config: DailyConfig, ranker: RankerName, start: Path | None = None
+) -> dict[str, Any]:
+    """Trains one ranker of a day's run on `layout.sequences("train", day)`.
+
+    Args:
+        start: folder of the weights to start from (warm, `config.warm`); None is a cold start.
+
+    Returns:
+        The training record, which is also in `layout.model(day, ranker)`.
+
+    Raises:
+        ValueError: see `fit`.
+    """
+    ranker_config = config.feed_sr if ranker == "feed_sr" else config.dcnv2
+    return fit(
+        layout.sequences("train", day),
+        layout.model(day, ranker),
+        ranker_config,
+        config.spec,
+        config.cold if start is None else config.warm,
+        config.freshness,
+        start,
+    )
+
+
+def fit(
+    shards_dir: Path,
+    out_dir: Path,
+    ranker_config: FeedSRConfig | DCNv2Config,
+    spec: Spec,
+    train_config: TrainConfig,
+    freshness: Freshness,
+    start: Path | None = None,
+) -> dict[str, Any]:
+    """Trains a ranker on a folder of shards and writes it to `out_dir`.
+
+    Checkpoints go to `checkpoints/<name>` beside `out_dir` and are removed at the end; a run that
+    was killed resumes from the newest. A finished run with the same inputs returns at once.
+
+    Returns:
+        The training record: inputs, counts, the curve.
+
+    Raises:
+        ValueError: broken or empty shards, a start that does not fit, a loss that is not finite, or
+            a checkpoint that cannot be written; one sentence.
+    """
+    checkpoints = out_dir.parent / "checkpoints" / out_dir.name
+    with process_group() as group:
+        loader = _open(shards_dir, spec, train_config, freshness, group)
+        inputs = describe_inputs(loader, ranker_config, spec, train_config, freshness, start)
+        finished = finished_record(out_dir, inputs)
+        if finished is not None:
+            return finished
+        packs = sample(loader)
+        model = starting_model(ranker_config, spec, train_config.seed, start, packs)
+        as_of_ms = max(int(s.metadata.get("as_of_ms", 0)) for s in loader.shards)
+        trainer = Trainer(
+            model=model.to(group.device),
+            spec=spec,
+            config=train_config,
+            loader=loader,
+            weighting=estimate_weighting(packs, spec, train_config, as_of_ms),
+            group=group,
+            inputs=fingerprint(inputs),
+            checkpoints=checkpoints,
+        )
+        del packs
+        trainer.run()
+        record = make_record(trainer, inputs, freshness)
+        if group.leads:
+            save_model(out_dir, model, record)
+            clear_checkpoints(checkpoints)
+        group.barrier()
+    return record
+
+
+def _open(
+    shards_dir: Path, spec: Spec, config: TrainConfig, freshness: Freshness, group: Group
+) -> Loader:
+    loader_config = LoaderConfig(
+        batch=config.global_batch,
+        seed=config.seed,
+        session_shuffle=config.session_shuffle,
+        sort_by_length=True,
+        limit=window_limit(spec),
+        rank=group.rank,
+        world=group.world,
+        prefetch=0,
+    )
+    loader = open_loader(shards_dir, spec, loader_config, freshness)
+    if not any(shard.targets for shard in loader.shards):
+        raise ValueError(
+            f"the shards in {shards_dir} hold no impression to train on; choose days with "
+            "impressions newer than the model to start from"
+        )
+    return loader
+
+
+def sample(loader: Loader, impressions: int = SAMPLE_IMPRESSIONS) -> list[Packed]:
+    """Whole shards, evenly spaced, that together hold about so many impressions."""
+    total = sum(shard.impressions for shard in loader.shards)
+    every = max(total // impressions, 1)
+    return [read_shard(shard.path, loader.form) for shard in loader.shards[::every]]
+
+
+def starting_model(
+    ranker_config: FeedSRConfig | DCNv2Config,
+    spec: Spec,
+    seed: int,
+    start: Path | None,
+    packs: list[Packed],
+) -> Ranker:
+    """A new ranker with the sample's statistics, or the one at `start`.
+
+    Raises:
+        ValueError: `start` cannot be loaded, or is of another spec or configuration.
+    """
+    if start is None:
+        model = build_ranker(ranker_config, spec, seed)
+        context_RC = np.concatenate([pack.context_RC for pack in packs])
+        features = [*spec.with_role("sequence"), *spec.with_role("action")]
+        columns = {f.name: np.concatenate([p.columns[f.name] for p in packs]) for f in features}
+        model.fit_statistics(
+            torch.from_numpy(context_RC), {n: torch.from_numpy(a) for n, a in columns.items()}
+        )
+        return model
+    model, _ = load_model(start, spec)
+    if model.config != ranker_config:
+        raise ValueError(
+            f"the model in {start} has another configuration than the run; start cold, or train "
+            "with the configuration it has"
+        )
+    return model
+
+
+def describe_inputs(
+    loader: Loader,
+    ranker_config: FeedSRConfig | DCNv2Config,
+    spec: Spec,
+    train_config: TrainConfig,
+    freshness: Freshness,
+    start: Path | None,
+) -> dict[str, Any]:
+    """Everything a run's weights are a function of, as JSON values."""
+    listing = "".join(
+        f"{s.path.name} {s.path.stat().st_size} {s.impressions} {sorted(s.metadata.items())}\n"
+        for s in loader.shards
+    )
+    weights = start and hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
+    return {
+        "shards": hashlib.sha256(listing.encode()).hexdigest(),
+        "ranker": ranker_config.model_dump(mode="json"),
+        "spec": spec.hash,
+        "train": train_config.model_dump(mode="json", exclude={"checkpoint_steps"}),
+        "freshness": freshness,
+        "start": weights,
+    }
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+    """16 hex digits over a run's inputs."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished_record(out_dir: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a whole model in `out_dir` that these very inputs made, or None."""
+    if not (out_dir / "config.json").is_file():
+        return None
+    try:
+        record = load_model(out_dir)[1]
+    except ValueError:
+        return None
+    return record if record.get("inputs") == inputs else None
+
+
+def make_record(trainer: Trainer, inputs: dict[str, Any], freshness: Freshness) -> dict[str, Any]:
+    """What a model remembers of its training; the same for the same inputs, so without times."""
+    shards = trainer.loader.shards
+    return {
+        "freshness": freshness,
+        "inputs": inputs,
+        "steps": trainer.total,
+        "sequences": trainer.loader.sequences,
+        "impressions": sum(s.impressions for s in shards),
+        "targets": sum(s.targets for s in shards),
+        "auxiliary": sum(s.auxiliary for s in shards),
+        "as_of_ms": trainer.weighting.as_of_ms,
+        "propensity": list(trainer.weighting.propensity),
+        "curve": trainer.curve.points,
+    }
+
+
+def main(
+    root: Annotated[Path, typer.Option(help="the run's root")],
+    day: Annotated[str, typer.Option(help="as-of day, YYYY-MM-DD")],
+    config: Annotated[str, typer.Option(help="a shipped configuration or a JSON file")],
+    ranker: Annotated[str, typer.Option(help="feed_sr or dcnv2")] = "feed_sr",
+    start: Annotated[Path | None, typer.Option(help="weights to start from")] = None,
+) -> None:
+    """Trains one ranker of a day's run; also under torchrun."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if ranker not in ("feed_sr", "dcnv2"):
+            raise ValueError(f"there is no ranker {ranker!r}; want feed_sr or dcnv2")
+        train(Layout.at(root), day, load_config(config), ranker, start)  # type: ignore[arg-type]
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loader: Arrow IPC shards of sequences in, packed NumPy columns out. See README.md."""
+
+from kernels.loader.reference import AUXILIARY, TARGET, Packed
+from kernels.loader.shards import ShardFormat, ShardInfo, inspect_shard, read_shard
+from kernels.loader.stream import Loader, LoaderConfig, prefetched
+
+__all__ = [
+    "AUXILIARY",
+    "TARGET",
+    "Loader",
+    "LoaderConfig",
+    "Packed",
+    "ShardFormat",
+    "ShardInfo",
+    "inspect_shard",
+    "prefetched",
+    "read_shard",
+]

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading one shard: an Arrow IPC file is checked once, here, and becomes flat NumPy columns.
+
+Nothing past this module checks a shard again. It knows the form of a shard (list columns of equal
+lengths, `known`, `loss`, `context`), and takes the columns to read as a description; it knows no
+feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kernels.loader.reference import AUXILIARY, TARGET, Packed, offsets
+
+REBUILD = "build the sequences again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFormat:
+    """What to read from a shard.
+
+    Attributes:
+        columns: element type of each list column to read, one element an impression; `known` and
+            `loss` are always read.
+        context_width: C, floats in `context` for each impression with `loss == 1`.
+        keys: int64 columns with one value a sequence.
+        metadata: schema metadata that a shard must carry, for example the hash of the spec it was
+            built with.
+    """
+
+    columns: Mapping[str, pa.DataType]
+    context_width: int
+    keys: tuple[str, ...] = ("member_id", "start")
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def elements(self) -> dict[str, pa.DataType]:
+        """Every list column with one element an impression, and its element type."""
+        return {**self.columns, "known": pa.int32(), "loss": pa.int8()}
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What is known of a shard before it is read: counted on its `loss` column alone."""
+
+    path: Path
+    sequences: int
+    impressions: int
+    targets: int
+    auxiliary: int
+    metadata: dict[str, str]
+
+
+def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
+    """Checks the schema and counts; decodes nothing but the `loss` column.
+
+    Raises:
+        ValueError: the file is missing, unreadable, or of another schema; one sentence that names
+            it.
+    """
+    schema = _open(path).schema
+    _check_schema(path, schema, form)
+    table = _read(path, [schema.get_field_index("loss")])
+    loss = _flat(path, "loss", table.column(0))[1]
+    return ShardInfo(
+        path=path,
+        sequences=table.num_rows,
+        impressions=len(loss),
+        targets=int(np.count_nonzero(loss == TARGET)),
+        auxiliary=int(np.count_nonzero(loss == AUXILIARY)),
+        metadata=_metadata(schema),
+    )
+
+
+def read_shard(path: Path, form: ShardFormat, first: int = 0) -> Packed:
+    """A whole shard as flat columns; `first` is the number of its first sequence over all shards.
+
+    Raises:
+        ValueError: the file is truncated or corrupted, a column is missing or of another type, or
+            columns disagree; one sentence that names the file.
+    """
+    schema = _open(path).schema
+    _check_schema(path, schema, form)
+    names = [*form.keys, *form.elements, "context"]
+    table = _read(path, sorted(schema.get_field_index(n) for n in names))
+    starts, loss = _flat(path, "loss", table.column("loss"))
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name in form.elements:
+        own, columns[name] = _flat(path, name, table.column(name))
+        if not np.array_equal(own, starts):
+            raise _broken(path, f"columns 'loss' and {name!r} differ in length")
+    context_starts, context = _flat(path, "context", table.column("context"))
+    _check_values(path, columns["known"], loss, starts)
+    cu_targets = offsets(loss == TARGET)[starts]
+    if not np.array_equal(context_starts, cu_targets * form.context_width):
+        raise _broken(path, f"'context' wants {form.context_width} values for each target")
+    return Packed(
+        columns=columns,
+        cu_seqlens=starts.astype(np.int32),
+        context_RC=context.reshape(-1, form.context_width),
+        sequence_S=np.arange(first, first + table.num_rows, dtype=np.int64),
+        keys={name: table.column(name).to_numpy() for name in form.keys},
+    )
+
+
+def _broken(path: Path, what: str) -> ValueError:
+    return ValueError(f"shard {path}: {what}; {REBUILD}")
+
+
+def _metadata(schema: pa.Schema) -> dict[str, str]:
+    return {k.decode(): v.decode(errors="replace") for k, v in (schema.metadata or {}).items()}
+
+
+def _open(path: Path, fields: list[int] | None = None) -> pa.RecordBatchFileReader:
+    options = pa.ipc.IpcReadOptions(included_fields=fields)
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)), options=options)
+    except FileNotFoundError as error:
+        raise ValueError(f"shard {path} does not exist; {REBUILD}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, f"is not a whole Arrow IPC file ({_brief(error)})") from error
+
+
+def _read(path: Path, fields: list[int]) -> pa.Table:
+    try:
+        table = _open(path, fields).read_all()
+        table.validate(full=True)
+        return table.combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, f"is truncated or corrupted ({_brief(error)})") from error
+
+
+def _brief(error: BaseException) -> str:
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+
+
+def _check_schema(path: Path, schema: pa.Schema, form: ShardFormat) -> None:
+    wanted = {**{k: pa.int64() for k in form.keys}}
+    lists = {**form.elements, "context": pa.float32()}
+    for name in [*wanted, *lists]:
+        if schema.get_field_index(name) < 0:
+            raise _broken(path, f"column {name!r} is missing")
+    for name, kind in wanted.items():
+        if schema.field(name).type != kind:
+            raise _broken(path, f"column {name!r} is {schema.field(name).type}, want {kind}")
+    for name, kind in lists.items():
+        have = schema.field(name).type
+        if not pa.types.is_list(have) or not _same(have.value_type, kind):
+            raise _broken(path, f"column {name!r} is {have}, want a list of {kind}")
+    have_metadata = _metadata(schema)
+    for key, value in form.metadata.items():
+        if have_metadata.get(key) != value:
+            raise _broken(path, f"has {key} {have_metadata.get(key)!r}, want {value!r}")
+
+
+def _same(have: pa.DataType, want: pa.DataType) -> bool:
+    """Equal types; the names of child fields do not count."""
+    if pa.types.is_fixed_size_list(want):
+        return bool(
+            pa.types.is_fixed_size_list(have)
+            and have.list_size == want.list_size
+            and have.value_type == want.value_type
+        )
+    return bool(have == want)
+
+
+def _flat(
+    path: Path, name: str, column: pa.ChunkedArray
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Offsets `[S + 1]` from zero and the values `[M]` or `[M, E]` of a list column."""
+    if column.num_chunks == 0:
+        width = column.type.value_type.list_size if _is_vector(column.type.value_type) else None
+        inner = column.type.value_type.value_type if width else column.type.value_type
+        shape = (0, width) if width else (0,)
+        return np.zeros(1, np.int64), np.zeros(shape, inner.to_pandas_dtype())
+    array = column.chunk(0)
+    starts = array.offsets.to_numpy().astype(np.int64)
+    values = array.values.slice(starts[0], starts[-1] - starts[0])
+    if array.null_count or values.null_count:
+        raise _broken(path, f"column {name!r} has a null")
+    if not _is_vector(values.type):
+        return starts - starts[0], values.to_numpy(zero_copy_only=False)
+    inner = values.flatten()
+    if inner.null_count:
+        raise _broken(path, f"column {name!r} has a null")
+    return starts - starts[0], inner.to_numpy().reshape(-1, values.type.list_size)
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind))
+
+
+def _check_values(
+    path: Path, known: npt.NDArray[Any], loss: npt.NDArray[Any], starts: npt.NDArray[np.int64]
+) -> None:
+    place = np.arange(len(known)) - np.repeat(starts[:-1], np.diff(starts))
+    if len(known) and (known.min() < 0 or bool((known > place).any())):
+        raise _broken(path, "'known' is below zero or above an impression's own place")
+    if len(loss) and (loss.min() < 0 or loss.max() > AUXILIARY):
+        raise _broken(path, "'loss' holds a value other than 0, 1 and 2")
