@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that the commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from components.config import DailyConfig
+    from components.layout import Layout
+
+Root = Annotated[
+    Path, typer.Option("--root", envvar="FEEDSR_ROOT", help="folder of the run's files")
+]
+Day = Annotated[str, typer.Option("--day", help="as-of day, YYYY-MM-DD; default: the log's last")]
+ConfigName = Annotated[
+    str,
+    typer.Option(
+        "--config",
+        envvar="FEEDSR_CONFIG",
+        help="demo, kuairand or a JSON file; default: what the root was made with",
+    ),
+]
+DEFAULT_ROOT = Path("runs/demo")
+
+
+def opened(root: Path, config: str) -> tuple[Layout, str, DailyConfig]:
+    """The layout, the configuration's name and the configuration of a command.
+
+    Without a name it is the one that the root was made with, else the demo's.
+    """
+    from components.config import load_config
+    from components.layout import Layout
+
+    layout = Layout.at(root)
+    kept = layout.root / "config.json"
+    name = config or (json.loads(kept.read_text())["config"] if kept.is_file() else "demo")
+    return layout, name, load_config(name)
+
+
+def remember(layout: Layout, config: str) -> None:
+    """Keeps the configuration's name with the root, so that later commands need not say it."""
+    from components.layout import write_json
+
+    name = str(Path(config).resolve()) if Path(config).is_file() else config
+    write_json(layout.root / "config.json", {"config": name})
+
+
+def chosen_day(layout: Layout, day: str) -> str:
+    """The day that was asked for, or the log's last; ValueError if there is no log."""
+    days = layout.raw_days()
+    if not day and not days:
+        raise ValueError(f"there is no log under {layout.root}; run feedsr simulate or import")
+    return day or days[-1]
