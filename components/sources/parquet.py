@@ -98,10 +98,10 @@ def _split(files: list[Path], layout: Layout, spec: Spec, days: list[int]) -> in
         for file in files:
             for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=schema.names):
                 table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-                day = _day(batch, spec)
-                day = np.where(day > 0, day, days[0])
-                for arrived in np.unique(day):
-                    writers[int(arrived)].write_table(table.filter(pa.array(day == arrived)))
+                found = _day(batch, spec)
+                arrived = np.where(found > 0, found, days[0])
+                for day in np.unique(arrived).tolist():
+                    writers[day].write_table(table.filter(pa.array(arrived == day)))
                 rows += table.num_rows
             advance()
     return rows

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ingest: a raw day becomes checked impressions, and every row that does not is accounted for.
+
+Rows are checked, duplicates removed (also of what earlier days brought), sessions named and late
+events counted; bad rows go to quarantine with the reason. Days are ingested in order; a day that is
+run again leaves the same bytes. This module knows nothing of features or of where the log came from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from components.checks import (
+    MAX_LATE_DAYS,
+    Mask,
+    impression_reasons,
+    member_reasons,
+    post_reasons,
+    values,
+)
+from components.layout import Layout, write_json, write_parquet
+from components.schema import check_schema, read_table
+from components.sessions import NO_SESSION, gap_sessions, request_sessions, untimed_sessions
+from feature_repo.spec import Spec
+
+if TYPE_CHECKING:
+    from components.config import DailyConfig
+
+DIFFERS = "differs from an earlier row of the same impression"
+DECLARED = "differs from an earlier declaration of the same post"
+KEY = ("member_id", "post_id", "event_time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCounts:
+    """What became of the rows of the posts or the members table; `replaced` by a later row."""
+
+    read: int
+    kept: int
+    duplicates: int
+    replaced: int
+    quarantined: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestCounts:
+    """What became of a raw day's rows: read = kept + duplicates + all quarantined.
+
+    Attributes:
+        quarantined: rows by reason.
+        late: kept rows served on an earlier local day than they arrived.
+        untimed: kept rows whose order is known and time is not.
+        unknown_posts: kept rows whose post has no content.
+        unknown_members: kept rows whose member has no profile.
+        sessions: distinct sessions among the kept rows.
+        ignored_columns: columns of the raw files that the spec does not name.
+    """
+
+    day: str
+    read: int
+    kept: int
+    duplicates: int
+    quarantined: dict[str, int]
+    late: int
+    untimed: int
+    unknown_posts: int
+    unknown_members: int
+    sessions: int
+    ignored_columns: list[str]
+    posts: TableCounts
+    members: TableCounts
+
+
+def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
+    """Checks what arrived on a day and writes it in history order, with session ids.
+
+    Reads `raw/`, and the impressions of the seven days before. Writes impressions, quarantine and
+    counts of the day, and the posts and members tables (with a quarantine each).
+
+    Raises:
+        ValueError: a file is missing or unreadable, a column is missing or of another type.
+    """
+    spec = config.spec
+    number = spec.day_number(day)
+    path = layout.raw_day(day)
+    ignored = check_schema(path, spec.event_schema)
+    raw = read_table(path, spec.event_schema)
+    ignored += check_schema(layout.raw_posts, spec.post_schema)
+    ignored += check_schema(layout.raw_members, spec.member_schema)
+    posts, post_counts = _posts(layout, spec)
+    members, member_counts = _members(layout, spec)
+    reasons = impression_reasons(raw, spec, number)
+    earlier = _earlier(layout, spec, number, raw.filter(reasons == ""))
+    duplicate, differs = _repeats(raw, reasons == "", earlier)
+    reasons = np.where(differs, DIFFERS, reasons)
+    kept = _in_order(_with_sessions(raw.filter((reasons == "") & ~duplicate), earlier, spec))
+    write_parquet(layout.quarantine_day(day), _refused(raw, reasons))
+    write_parquet(layout.impressions_day(day), kept)
+    event_day = spec.day(values(kept["event_time"]))
+    counts = IngestCounts(
+        day=day,
+        read=raw.num_rows,
+        kept=kept.num_rows,
+        duplicates=int(duplicate.sum()),
+        quarantined=_tally(reasons),
+        late=int((values(kept["timed"]) & (event_day < number)).sum()),
+        untimed=int((~values(kept["timed"])).sum()),
+        unknown_posts=_absent(kept["post_id"], posts["post_id"]),
+        unknown_members=_absent(kept["member_id"], members["member_id"]),
+        sessions=len(np.unique(values(kept["session_id"]))),
+        ignored_columns=sorted(ignored),
+        posts=post_counts,
+        members=member_counts,
+    )
+    assert counts.read == counts.kept + counts.duplicates + sum(counts.quarantined.values())
+    write_json(layout.ingest_counts(day), asdict(counts))
+    return counts
+
+
+def _posts(layout: Layout, spec: Spec) -> tuple[pa.Table, TableCounts]:
+    """The first declaration of each post: content is immutable, another one is refused."""
+    raw = read_table(layout.raw_posts, spec.post_schema)
+    reasons = post_reasons(raw, spec)
+    first = _first_of(raw, reasons == "", ("post_id",))
+    again = (reasons == "") & (first != np.arange(raw.num_rows))
+    same = again & _same(raw, first)
+    reasons = np.where(again & ~same, DECLARED, reasons)
+    kept = raw.filter((reasons == "") & ~again).sort_by("post_id").cast(spec.post_schema)
+    write_parquet(layout.root / "quarantine" / "posts.parquet", _refused(raw, reasons))
+    write_parquet(layout.posts, kept)
+    return kept, _table_counts(raw, kept, same, np.zeros_like(same), reasons)
+
+
+def _members(layout: Layout, spec: Spec) -> tuple[pa.Table, TableCounts]:
+    """The last row of each member: a profile may change."""
+    raw = read_table(layout.raw_members, spec.member_schema)
+    reasons = member_reasons(raw, spec)
+    backwards = raw.take(np.arange(raw.num_rows)[::-1])
+    last = raw.num_rows - 1 - _first_of(backwards, reasons[::-1] == "", ("member_id",))[::-1]
+    again = (reasons == "") & (last != np.arange(raw.num_rows))
+    same = again & _same(raw, last)
+    kept = raw.filter((reasons == "") & ~again).sort_by("member_id").cast(spec.member_schema)
+    write_parquet(layout.root / "quarantine" / "members.parquet", _refused(raw, reasons))
+    write_parquet(layout.members, kept)
+    return kept, _table_counts(raw, kept, same, again & ~same, reasons)
+
+
+def _table_counts(
+    raw: pa.Table, kept: pa.Table, same: Mask, replaced: Mask, reasons: npt.NDArray[np.str_]
+) -> TableCounts:
+    counts = TableCounts(
+        read=raw.num_rows,
+        kept=kept.num_rows,
+        duplicates=int(same.sum()),
+        replaced=int(replaced.sum()),
+        quarantined=_tally(reasons),
+    )
+    assert counts.read == counts.kept + counts.duplicates + counts.replaced + sum(
+        counts.quarantined.values()
+    )
+    return counts
+
+
+def _earlier(layout: Layout, spec: Spec, day: int, good: pa.Table) -> pa.Table:
+    """Earlier days' impressions that today's may repeat or continue: none where none can be."""
+    schema = spec.event_schema.append(pa.field("session_id", pa.int64(), nullable=False))
+    event = values(good["event_time"])
+    gapped = _gapped(good)
+    since = [event[event < spec.day_start(day)], event[gapped] - spec.session_gap_ms]
+    names = [spec.day_name(d) for d in range(day - MAX_LATE_DAYS, day)]
+    files = [p for p in map(layout.impressions_day, names) if p.is_file()]
+    if not files or not any(len(part) for part in since):
+        return schema.empty_table()
+    start = min(int(part.min()) for part in since if len(part))
+    for file in files:
+        check_schema(file, schema)
+    data = ds.dataset([str(file) for file in files], schema=schema)
+    return data.to_table(filter=ds.field("event_time") >= start)
+
+
+def _repeats(raw: pa.Table, good: Mask, earlier: pa.Table) -> tuple[Mask, Mask]:
+    """Which good rows repeat an impression: exactly (but for when it arrived), or with a difference.
+
+    The first to arrive stands; an earlier day's row before any of today's.
+    """
+    known = earlier.num_rows
+    both = pa.concat_tables([earlier.select(raw.column_names).cast(raw.schema), raw])
+    first = _first_of(both, np.append(np.ones(known, np.bool_), good), KEY, known)
+    again = good & (first[known:] != known + np.arange(raw.num_rows))
+    same = np.zeros(raw.num_rows, np.bool_)
+    same[again] = _same(both.drop_columns("arrival_time"), first)[known:][again]
+    return again & same, again & ~same
+
+
+def _first_of(
+    table: pa.Table, good: Mask, key: tuple[str, ...], known: int = 0
+) -> npt.NDArray[np.int64]:
+    """For each row the first good row with its key `[N]`; for a bad row the row itself.
+
+    The `known` leading rows come first, then the order of arrival where it is a column, then rows.
+    """
+    first = np.arange(table.num_rows)
+    rows = np.flatnonzero(good)
+    keys = [values(table[name])[rows] for name in reversed(key)]
+    if "arrival_time" in table.column_names:
+        keys = [values(table["arrival_time"])[rows], rows >= known, *keys]
+    order = np.lexsort([rows, *keys])
+    starts = np.ones(len(order), np.bool_)
+    changed = [np.diff(k[order]) != 0 for k in keys[-len(key) :]]
+    starts[1:] = np.logical_or.reduce(changed) if len(order) else starts[1:]
+    head = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    first[rows[order]] = rows[order][head]
+    return first
+
+
+def _same(table: pa.Table, other: npt.NDArray[np.int64]) -> Mask:
+    """Whether each row holds the same bits as the row `other[i]`, nulls included."""
+    moved = np.flatnonzero(other != np.arange(table.num_rows))
+    same = np.ones(table.num_rows, np.bool_)
+    if not len(moved):
+        return same
+    left, right = table.take(moved), table.take(other[moved])
+    equal = np.ones(len(moved), np.bool_)
+    for name in table.column_names:
+        equal &= np.asarray(left[name].is_null()) == np.asarray(right[name].is_null())
+        a, b = (np.ascontiguousarray(values(side[name])) for side in (left, right))
+        bits = (a.view(np.uint8) == b.view(np.uint8)).reshape(len(moved), -1)
+        equal &= bits.all(1)
+    same[moved] = equal
+    return same
+
+
+def _gapped(table: pa.Table) -> Mask:
+    """Rows whose session is known by a pause only."""
+    return np.asarray(table["request_id"].is_null()) & values(table["timed"])
+
+
+def _with_sessions(good: pa.Table, earlier: pa.Table, spec: Spec) -> pa.Table:
+    """The rows with `session_id`, as the spec's schema."""
+    member, event = values(good["member_id"]), values(good["event_time"])
+    session = request_sessions(member, values(good["request_id"]))
+    untimed, gapped = ~values(good["timed"]), _gapped(good)
+    post = values(good["post_id"])
+    session[untimed] = untimed_sessions(member[untimed], event[untimed], post[untimed])
+    before = earlier.filter(_gapped(earlier))
+    session[gapped] = gap_sessions(
+        np.append(values(before["member_id"]), member[gapped]),
+        np.append(values(before["event_time"]), event[gapped]),
+        np.append(values(before["session_id"]), np.full(int(gapped.sum()), NO_SESSION)),
+        spec.session_gap_ms,
+    )[before.num_rows :]
+    field = pa.field("session_id", pa.int64(), nullable=False)
+    return good.cast(spec.event_schema).append_column(field, pa.array(session))
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    names = ("post_id", "member_id", "event_time", "arrival_time")
+    return table.take(np.lexsort([values(table[name]) for name in names])).combine_chunks()
+
+
+def _refused(raw: pa.Table, reasons: npt.NDArray[np.str_]) -> pa.Table:
+    """The quarantined rows as they came, with `reason`."""
+    bad = reasons != ""
+    return raw.filter(bad).append_column("reason", pa.array(reasons[bad].tolist(), pa.string()))
+
+
+def _tally(reasons: npt.NDArray[np.str_]) -> dict[str, int]:
+    return dict(sorted(Counter(reasons[reasons != ""].tolist()).items()))
+
+
+def _absent(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> int:
+    return int((~np.isin(values(ids), values(known))).sum())
