@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The context features of targets, as serving would have known them.
+
+Two providers of one matrix: Feast's point-in-time join over the daily rows (training), and counting
+over the log at any freshness (backtests). For freshness "day" they are equal. Neither reads
+anything that became known after its target was served.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from components.counters import count_as_of
+from components.events import Array, column, records
+from feature_repo.spec import Freshness, Spec, View
+from serving.assemble import context_matrix
+
+JOIN_ROWS = 100_000
+"""Targets in one point-in-time join; bounds the memory of the join."""
+
+
+class Context(Protocol):
+    """Gives the context features of targets."""
+
+    def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:
+        """Raw context features, float32 `[R, C]`, NaN where missing.
+
+        Args:
+            targets: R impressions with their content (`components.events.with_content`).
+        """
+
+
+class PointInTimeContext:
+    """Context from Feast: the latest rows at or before each target's time.
+
+    Args:
+        store: the run's `feast.FeatureStore`, applied.
+        spec: names views and features.
+    """
+
+    def __init__(self, store: Any, spec: Spec) -> None:
+        self.store = store
+        self.spec = spec
+        self.views = [v for v in spec.views if v.kind != "content"]
+
+    def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:
+        """See `Context.matrix`."""
+        parts = [
+            self._part(targets.slice(first, JOIN_ROWS))
+            for first in range(0, targets.num_rows, JOIN_ROWS)
+        ]
+        empty = np.empty((0, self.spec.context_width), np.float32)
+        return np.concatenate([empty, *parts])
+
+    def _part(self, targets: pa.Table) -> npt.NDArray[np.float32]:
+        time_ms = column(targets, "event_time")
+        joined = self._join(targets, time_ms)
+        views = {}
+        for view in self.views:
+            values = joined[f"{view.name}__packed"].to_pylist()
+            views[view.name], _ = view.unpack(values)
+        return context_matrix(self.spec, views, records(targets, self.spec.content), time_ms)
+
+    def _join(self, targets: pa.Table, time_ms: Array) -> pa.Table:
+        """The packed values of every view, in the order of the targets."""
+        import pandas as pd
+
+        keys = sorted({key for view in self.views for key in view.keys})
+        entities = pd.DataFrame({key: column(targets, key) for key in keys})
+        entities["event_timestamp"] = pd.to_datetime(time_ms, unit="ms", utc=True)
+        entities["row"] = np.arange(len(entities))
+        job = self.store.get_historical_features(
+            entity_df=entities,
+            features=[f"{view.name}:packed" for view in self.views],
+            full_feature_names=True,
+        )
+        return job.to_arrow().sort_by("row")
+
+
+class AsOfContext:
+    """Context counted over the log as of each target's cutoff.
+
+    Args:
+        events: all impressions with their content; only what arrived before a cutoff is used.
+        members: `spec.member_schema`.
+        spec: names views and features.
+        freshness: how late serving is.
+    """
+
+    def __init__(
+        self, events: pa.Table, members: pa.Table, spec: Spec, freshness: Freshness
+    ) -> None:
+        self.events = events
+        self.members = members.sort_by("member_id")
+        self.spec = spec
+        self.freshness: Freshness = freshness
+
+    def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:
+        """See `Context.matrix`."""
+        time_ms = column(targets, "event_time")
+        cutoff_ms = self.spec.cutoff(time_ms, self.freshness)
+        views = {}
+        for view in self.spec.views:
+            if view.kind == "counters":
+                keys = targets.select(list(view.keys))
+                views[view.name] = count_as_of(self.events, view, keys, cutoff_ms, self.spec)
+            elif view.kind == "profile":
+                views[view.name] = self._profiles(view, column(targets, "member_id"))
+        return context_matrix(self.spec, views, records(targets, self.spec.content), time_ms)
+
+    def _profiles(self, view: View, ids: npt.NDArray[np.int64]) -> Array:
+        known = column(self.members, "member_id")
+        table = np.concatenate([records(self.members, view), view.default])
+        place = np.searchsorted(known, ids)
+        inside = place < len(known)
+        found = inside & (np.append(known, 0)[place] == ids)
+        return table[np.where(found, place, len(known))]

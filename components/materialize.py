@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feast's online store as of the end of a day, and pushes of fresh histories between two days.
+
+All through Feast's own API. The store never goes backwards: a day that is older than what was
+materialized changes nothing, and a history that was pushed since stays. It computes no features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from components.config import DailyConfig
+from components.console import progress
+from components.events import column
+from components.features import day_end
+from components.histories import VIEW as HISTORY
+from components.layout import Layout
+from components.store import apply_store, open_store, reachable
+from feature_repo.spec import Spec
+from serving.history import decode_history
+
+READ_CHUNK = 2_000
+"""Members whose online histories are read at once."""
+
+
+def materialize(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
+    """Applies the repository and brings every view's online rows to the end of `day`.
+
+    Running a day twice, or again after a crash, leaves the same store.
+
+    Returns:
+        rows brought online by view; 0 where the store was already past the day.
+
+    Raises:
+        ValueError: the day's features were not built.
+        ConnectionError: the online store cannot be reached.
+    """
+    spec = config.spec
+    views = [*(v.name for v in spec.views), HISTORY]
+    for name in views:
+        if not layout.feature_day(name, day).is_file():
+            raise ValueError(f"view {name} has no rows of {day}; run features and histories first")
+    store = open_store(layout, config)
+    apply_store(layout, spec, store)
+    written = {}
+    with reachable(store), progress("materialize", len(views)) as advance:
+        for name in views:
+            written[name] = _materialize_view(layout, store, name, day, spec)
+            advance()
+    return written
+
+
+def push_history(store: Any, values: Mapping[int, bytes], time_ms: int, spec: Spec) -> int:
+    """Pushes fresh history values online; returns how many were newer than what was there.
+
+    Args:
+        store: the run's `feast.FeatureStore`.
+        values: history values by member.
+        time_ms: as of when they were built.
+        spec: decodes them; a value holds what its log held, so more impressions is newer.
+
+    Raises:
+        ValueError: a value that cannot be decoded; nothing is pushed then.
+        ConnectionError: the online store cannot be reached.
+    """
+    counts = {member: decode_history(value, spec).count for member, value in values.items()}
+    with reachable(store):
+        before = online_histories(store, list(values))
+        fresh = [m for m in values if counts[m] > decode_history(before.get(m), spec).count]
+        if fresh:
+            _push(store, {m: values[m] for m in fresh}, time_ms)
+    return len(fresh)
+
+
+def online_histories(store: Any, members: Sequence[int]) -> dict[int, bytes]:
+    """The online history values of those of the members that have one."""
+    found: dict[int, bytes] = {}
+    for first in range(0, len(members), READ_CHUNK):
+        part = list(members[first : first + READ_CHUNK])
+        answer = store.get_online_features(
+            features=[f"{HISTORY}:{HISTORY}"], entity_rows=[{"member_id": m} for m in part]
+        ).to_dict()
+        pairs = zip(answer["member_id"], answer[HISTORY], strict=True)
+        found |= {int(member): value for member, value in pairs if value}
+    return found
+
+
+def _materialize_view(layout: Layout, store: Any, name: str, day: str, spec: Spec) -> int:
+    """One view, from the end of what is online already; a day that is online is written again."""
+    end = _utc(day_end(spec, day))
+    done = store.get_feature_view(name).most_recent_end_time
+    if done is not None and done > end:
+        return 0
+    since = None if done is None else min(done, end - timedelta(days=1))
+    new = _new_rows(layout, name, since, day, spec)
+    if not new.num_rows:
+        # An interval without rows is still recorded: the next day starts from here.
+        store.materialize(end - timedelta(milliseconds=1), end, feature_views=[name])
+        return 0
+    start = pc.min(new["event_timestamp"]).as_py()
+    kept = _newer_online(store, new, spec) if name == HISTORY else {}
+    # An incremental run begins at `done` itself and writes that day's rows again: harmless, but it
+    # would put back the histories of members who were pushed since.
+    if done is not None and start > done and name != HISTORY:
+        store.materialize_incremental(end, feature_views=[name])
+    else:
+        store.materialize(start, end, feature_views=[name])
+    for time_ms, values in kept.items():
+        _push(store, values, time_ms)
+    return int(new.num_rows)
+
+
+def _new_rows(layout: Layout, name: str, since: datetime | None, day: str, spec: Spec) -> pa.Table:
+    """Keys and event times of the rows in the files of the days that end after `since`."""
+    files = [
+        str(p)
+        for p in sorted(layout.feature_dir(name).glob("day=*.parquet"))
+        if p.stem[4:] <= day and (since is None or _utc(day_end(spec, p.stem[4:])) > since)
+    ]
+    names = [n for n in pq.read_schema(files[0]).names if n not in ("packed", HISTORY)]
+    return ds.dataset(files).to_table(columns=names)
+
+
+def _newer_online(store: Any, new: pa.Table, spec: Spec) -> dict[int, dict[int, bytes]]:
+    """Online histories that hold something newer than the rows about to be written, by their time.
+
+    SQLite would let the older value of a day overwrite them.
+    """
+    end = int(pc.max(new["event_timestamp"]).cast(pa.int64()).as_py()) // 1000
+    kept: dict[int, dict[int, bytes]] = {}
+    for member, value in online_histories(store, column(new, "member_id").tolist()).items():
+        arrival = decode_history(value, spec).batch.column("arrival_time")
+        if len(arrival) and arrival[-1].as_py() >= end:
+            kept.setdefault(int(arrival[-1].as_py()) + 1, {})[member] = value
+    return kept
+
+
+def _push(store: Any, values: Mapping[int, bytes], time_ms: int) -> None:
+    import pandas as pd
+    from feast.data_source import PushMode
+
+    from feature_repo.sources import HISTORY_PUSH
+
+    when = pd.Timestamp(time_ms, unit="ms", tz="UTC")
+    rows = pd.DataFrame(
+        {
+            "member_id": pd.Series(list(values), dtype="int64"),
+            "event_timestamp": when,
+            "created_timestamp": when,
+            HISTORY: pd.Series(list(values.values()), dtype="object"),
+        }
+    )
+    store.push(HISTORY_PUSH, rows, to=PushMode.ONLINE)
+
+
+def _utc(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)

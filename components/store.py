@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's Feast repository: renders it, applies it, opens it.
+
+Feast is imported when a function needs it: it costs seconds and hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from components.config import DailyConfig
+from components.layout import Layout, atomic_path
+from feature_repo.spec import Spec
+
+STORES = Path(__file__).parent.parent / "feature_repo" / "stores"
+DEFAULT_REDIS = "127.0.0.1:6379"
+
+DEFINITIONS = Template(
+    '''# SPDX-License-Identifier: Apache-2.0
+"""What `feast apply` registers for the run around this folder. Written by the daily loop."""
+
+from pathlib import Path
+
+from feature_repo.services import repository
+from feature_repo.specs import spec_by_name
+
+globals().update(repository(spec_by_name("$spec"), Path(__file__).resolve().parent.parent))
+'''
+)
+
+
+def render_store(layout: Layout, config: DailyConfig) -> Path:
+    """Writes `feast/feature_store.yaml` and `feast/definitions.py` of a run; returns the folder.
+
+    The Redis address is `FEEDSR_REDIS` (host:port), by default 127.0.0.1:6379.
+
+    Raises:
+        ValueError: the store has no declaration under feature_repo/stores.
+    """
+    declared = STORES / f"{config.online_store}.yaml"
+    if not declared.is_file():
+        raise ValueError(f"there is no {declared}; declare the online store there")
+    text = Template(declared.read_text()).substitute(
+        FEEDSR_ROOT=str(layout.root), FEEDSR_REDIS=os.environ.get("FEEDSR_REDIS", DEFAULT_REDIS)
+    )
+    _write_text(layout.feast / "feature_store.yaml", text)
+    definitions = DEFINITIONS.substitute(spec=config.spec_name)
+    _write_text(layout.feast / "definitions.py", definitions)
+    return layout.feast
+
+
+def open_store(layout: Layout, config: DailyConfig) -> Any:
+    """The run's `feast.FeatureStore`, rendered first.
+
+    Raises:
+        ValueError: the repository cannot be read.
+    """
+    folder = render_store(layout, config)
+    from feast import FeatureStore
+
+    return FeatureStore(repo_path=str(folder))
+
+
+def apply_store(layout: Layout, spec: Spec, store: Any) -> None:
+    """`feast apply` for a run: registers what is declared, and makes the online tables.
+
+    Raises:
+        ConnectionError: the online store cannot be reached.
+    """
+    from feature_repo.services import repository
+
+    with reachable(store):
+        store.apply(list(repository(spec, layout.root).values()))
+
+
+@contextmanager
+def reachable(store: Any) -> Iterator[None]:
+    """Turns the online store's own connection errors into a ConnectionError of one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_connection_error(error):
+            raise
+        online = store.config.online_store
+        where = getattr(online, "connection_string", None) or getattr(online, "path", "")
+        text = str(error).split("\n")[0][:160]
+        raise ConnectionError(
+            f"the online store ({online.type} at {where}) cannot be reached: {text}; "
+            "start it, or choose another with online_store"
+        ) from error
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    import sqlite3
+
+    import redis.exceptions
+
+    return isinstance(
+        error,
+        ConnectionError
+        | TimeoutError
+        | redis.exceptions.ConnectionError
+        | redis.exceptions.TimeoutError
+        | sqlite3.OperationalError,
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text() == text:
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The feature service, and everything `feast apply` registers. Declarations only.
+
+`feast apply` reads this file alone (see .feastignore): the environment says which run it is about,
+`FEEDSR_ROOT` its root and `FEEDSR_SPEC` the spec's name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from feast import FeatureService
+
+from feature_repo.entities import entities
+from feature_repo.sources import push_source
+from feature_repo.spec import Spec
+from feature_repo.specs import spec_by_name
+from feature_repo.views import feature_views
+
+SERVICE = "feed_sr"
+
+
+def repository(spec: Spec, root: Path) -> dict[str, Any]:
+    """Every Feast object of a run by name: entities, views, the push source and the service."""
+    views = feature_views(spec, root)
+    named: dict[str, Any] = {e.name: e for e in entities(spec).values()}
+    named |= {view.name: view for view in views}
+    service = FeatureService(name=SERVICE, features=list(views), tags={"spec_hash": spec.hash})
+    source = push_source(root)
+    return {**named, SERVICE: service, source.name: source}
+
+
+def repository_of_environment() -> dict[str, Any]:
+    """The repository that `FEEDSR_ROOT` and `FEEDSR_SPEC` name; nothing where no root is set."""
+    root = os.environ.get("FEEDSR_ROOT")
+    if not root:
+        return {}
+    return repository(spec_by_name(os.environ.get("FEEDSR_SPEC", "simulator")), Path(root))
+
+
+globals().update({f"_{name}": value for name, value in repository_of_environment().items()})

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feast feature views: one packed value per entity row for each view of the spec, and the history.
+
+A value is one `Bytes` field because the cost of an online read follows the number of values.
+Declarations only.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from feast import FeatureView, Field
+from feast.types import Bytes, Int64
+
+from feature_repo.entities import entities
+from feature_repo.sources import file_source, push_source
+from feature_repo.spec import Spec
+
+PACKED = "packed"
+HISTORY = "history"
+"""The history's view and its field."""
+
+UNLIMITED = timedelta(0)
+"""No TTL: a row holds until the next one; a row is written only where something changed."""
+
+
+def feature_views(spec: Spec, root: Path) -> list[FeatureView]:
+    """The spec's views and the history, reading the run at `root`."""
+    by_key = entities(spec)
+    views = [
+        FeatureView(
+            name=view.name,
+            entities=[by_key[key] for key in view.keys],
+            schema=[Field(name=k, dtype=Int64) for k in view.keys]
+            + [Field(name=PACKED, dtype=Bytes)],
+            source=file_source(view.name, root),
+            ttl=UNLIMITED,
+            tags={"spec": spec.name, "spec_hash": spec.hash, "kind": view.kind},
+        )
+        for view in spec.views
+    ]
+    return [*views, history_view(spec, root)]
+
+
+def history_view(spec: Spec, root: Path) -> FeatureView:
+    """A member's window of impressions as one Arrow IPC value (serving/history.py)."""
+    return FeatureView(
+        name=HISTORY,
+        entities=[entities(spec)["member_id"]],
+        schema=[Field(name="member_id", dtype=Int64), Field(name=HISTORY, dtype=Bytes)],
+        source=push_source(root),
+        ttl=UNLIMITED,
+        tags={"spec": spec.name, "spec_hash": spec.hash, "kind": "history"},
+    )
