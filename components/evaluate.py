@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Next-day evaluation: the day's candidate, the baseline and the model in production, on one day.
+
+Every ranker scores the same shards in one pass, with features and histories as fresh as the shards
+were built and at the feed position that serving assumes, because that is how it would have ranked.
+Whether the numbers are good enough is the gate's to say; nothing here knows a threshold.
+
+Shape suffixes: R targets of a batch; K tasks; C context columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from components import registry
+from components.config import DailyConfig
+from components.console import progress
+from components.data import evaluation_batches, open_loader, shard_paths
+from components.drift import drift
+from components.gate import BASELINE, CANDIDATE, PRODUCTION
+from components.layout import Layout, write_json
+from components.plan import plan
+from components.scorecard import Rows, Scorecard, plain
+from feature_repo.spec import Spec
+from kernels.loader import LoaderConfig, Packed, ShardFormat, read_shard
+from model.batch import TrainBatch
+from model.checkpoint import load_model
+
+SERVING_POSITION = 5
+"""The feed position that serving assumes of every candidate (the source's section on serving)."""
+HISTORY_LENGTHS = ((0, 9), (10, 49), (50, 199), (200, None))
+"""Segments of members, by how many of their impressions were known when they were served."""
+SAMPLE = 50_000
+"""Rows of context taken from training and from the day to compare their distributions."""
+SAMPLE_SHARDS = 16
+
+Bools = npt.NDArray[np.bool_]
+Rankers = Mapping[str, nn.Module]
+
+
+def evaluate(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
+    """Scores the day with every ranker and writes `runs/<day>/metrics.json`.
+
+    Returns:
+        What was written: day, model (the candidate's fingerprint), production (a version or None)
+        and production_note, spec_hash, freshness, position, rankers (by name what
+        `Scorecard.result` holds) and drift (see `components.drift`).
+
+    Raises:
+        ValueError: a model or the shards are missing or do not fit the spec, or there is nothing to
+            score.
+    """
+    spec = config.spec
+    rankers, production, note = _rankers(layout, day, config)
+    folder = layout.sequences("eval", day)
+    metrics = {
+        "day": day,
+        "model": registry.model_hash(layout.model(day, CANDIDATE)),
+        "production": production,
+        "production_note": note,
+        "spec_hash": spec.hash,
+        "freshness": config.freshness,
+        "position": SERVING_POSITION,
+        "rankers": evaluate_rankers(rankers, folder, spec),
+        "drift": plain(_drift(layout, day, spec)),
+    }
+    write_json(layout.run(day) / "metrics.json", metrics)
+    return metrics
+
+
+def evaluate_ranker(ranker: nn.Module, folder: Path, spec: Spec) -> dict[str, Any]:
+    """The scorecard of one ranker over a folder of shards; see `evaluate_rankers`."""
+    return evaluate_rankers({"ranker": ranker}, folder, spec)["ranker"]
+
+
+def evaluate_rankers(rankers: Rankers, folder: Path, spec: Spec) -> dict[str, Any]:
+    """Scores every target of the shards with each ranker, a batch at a time.
+
+    Returns:
+        By ranker: tasks ({TASK: {auc, log_loss, ece, n, positives}}), segments (the same by
+        segment), within_member, calibration and scores, as JSON values; see `components.scorecard`.
+
+    Raises:
+        ValueError: there are no shards, they do not fit the spec, or they hold no target.
+    """
+    cards = {name: Scorecard(spec.task_names) for name in rankers}
+    total, scored = open_loader(folder, spec, LoaderConfig(batch=1)).sequences, 0
+    with progress("evaluate, members", total) as advance:
+        for batch, packed in evaluation_batches(folder, spec):
+            rows = _rows(batch, packed, spec)
+            scored += len(rows.sequence_R)
+            for name, ranker in rankers.items():
+                cards[name].update(_logits(ranker, batch), rows)
+            advance(packed.num_sequences)
+    if not scored:
+        raise ValueError(f"the shards in {folder} hold nothing to score: that day has no log")
+    return {name: card.result() for name, card in cards.items()}
+
+
+def segments(batch: TrainBatch, spec: Spec) -> dict[str, Bools]:
+    """Which targets belong to which segment, boolean `[R]` by name."""
+    known_R = batch.impressions.known_M[batch.target_R].numpy()
+    found = {}
+    for low, high in HISTORY_LENGTHS:
+        name = f"history {low} or more" if high is None else f"history {low} to {high}"
+        found[name] = (known_R >= low) & (high is None or known_R <= high)
+    context_RC = batch.context_RC.numpy()
+    for feature in spec.with_role("context"):
+        column_R = context_RC[:, spec.context_slices[feature.name].start]
+        if feature.source == "age":
+            found["posts of the last day"] = column_R < 24
+        if feature.source == "post_popularity" and _counts_impressions(feature):
+            found["posts never shown before"] = ~(column_R > 0)
+    return found
+
+
+def _counts_impressions(feature: Any) -> bool:
+    counter = feature.counter
+    return counter.of == "impression" and not counter.rate and counter.days is None
+
+
+def _rows(batch: TrainBatch, packed: Packed, spec: Spec) -> Rows:
+    sequence_M = np.repeat(np.arange(packed.num_sequences), packed.lengths_S)
+    return Rows(
+        labels_RK=batch.labels_RK.numpy(),
+        sequence_R=sequence_M[batch.target_R.numpy()],
+        segments=segments(batch, spec),
+    )
+
+
+@torch.inference_mode()
+def _logits(ranker: nn.Module, batch: TrainBatch) -> npt.NDArray[np.float32]:
+    """The ranker's logits `[R, K]` at the position that serving assumes."""
+    ranker.eval()
+    device = next(ranker.parameters()).device
+    position_R = torch.full_like(batch.position_R, SERVING_POSITION)
+    served = dataclasses.replace(batch, position_R=position_R)
+    return ranker(served.to(device)).logits_RK.float().cpu().numpy()
+
+
+def _rankers(layout: Layout, day: str, config: DailyConfig) -> tuple[Rankers, str | None, str]:
+    """The rankers to compare, the version in production when the day was planned, and a note."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folders = {name: layout.model(day, name) for name in (CANDIDATE, BASELINE)}
+    production = plan(layout, day, config).production
+    note = "" if production else "no model was in production"
+    if production:
+        record = registry.version_record(layout, production)
+        if record["spec_hash"] == config.spec.hash:
+            folders[PRODUCTION] = registry.version_folder(layout, production)
+        else:
+            note = f"{production} was trained with another feature spec and cannot score this one"
+    loaded = {name: load_model(path, config.spec)[0].to(device) for name, path in folders.items()}
+    return loaded, production, note
+
+
+def _drift(layout: Layout, day: str, spec: Spec) -> dict[str, Any]:
+    train, later = (_sample(layout.sequences(s, day), spec) for s in ("train", "eval"))
+    return drift(train, later, spec)
+
+
+def _sample(folder: Path, spec: Spec) -> npt.NDArray[np.float32]:
+    """About `SAMPLE` rows of context `[rows, C]`, evenly from shards spread over the folder."""
+    paths = shard_paths(folder)
+    chosen = paths[:: -(-len(paths) // SAMPLE_SHARDS)]
+    form = ShardFormat(columns={}, context_width=spec.context_width)
+    parts = []
+    for path in chosen:
+        context_RC = read_shard(path, form).context_RC
+        step = max(len(context_RC) * len(chosen) // SAMPLE, 1)
+        parts.append(context_RC[::step])
+    return np.concatenate(parts)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of one ranker's scores: per task, per segment, within members, and their shape.
+
+A scorecard is fed batch by batch and keeps counts only, so its memory does not grow with the log.
+It knows labels and logits; it knows no model, no shards and no thresholds.
+
+Shape suffixes: R rows (impressions with a score); K tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from kernels.streaming_metrics import StreamingMetrics
+
+Floats = npt.NDArray[np.floating[Any]]
+LOGIT_EDGES = np.linspace(-12.0, 6.0, 37)
+"""The buckets of the score distribution, in log-odds, so that rare tasks are readable too."""
+CALIBRATION_BINS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What is known of each scored impression.
+
+    Attributes:
+        labels_RK: float32, NaN where the action was not observed.
+        sequence_R: int64, equal for impressions of the same member's sequence.
+        segments: which rows belong to a segment, boolean `[R]` by name.
+    """
+
+    labels_RK: npt.NDArray[np.float32]
+    sequence_R: npt.NDArray[np.int64]
+    segments: dict[str, npt.NDArray[np.bool_]]
+
+
+class Scorecard:
+    """Metrics of one ranker, accumulated over batches."""
+
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        self.tasks = tasks
+        self.all = StreamingMetrics(len(tasks))
+        self.segments: dict[str, StreamingMetrics] = {}
+        self.within = WithinMember(len(tasks))
+        self.scores = np.zeros((2, len(tasks), len(LOGIT_EDGES) - 1), np.int64)
+
+    def update(self, logits_RK: npt.NDArray[np.float32], rows: Rows) -> None:
+        """Adds the logits of a batch; every row of a sequence must be in the same batch."""
+        self.all.update(logits_RK, rows.labels_RK)
+        for name, mask_R in rows.segments.items():
+            metrics = self.segments.setdefault(name, StreamingMetrics(len(self.tasks)))
+            if mask_R.any():
+                metrics.update(logits_RK[mask_R], rows.labels_RK[mask_R])
+        self.within.update(logits_RK, rows.labels_RK, rows.sequence_R)
+        for k in range(len(self.tasks)):
+            for label in (0, 1):
+                of = logits_RK[rows.labels_RK[:, k] == label, k]
+                inside = np.clip(of, LOGIT_EDGES[0], LOGIT_EDGES[-1])
+                self.scores[label, k] += np.histogram(inside, LOGIT_EDGES)[0]
+
+    def result(self) -> dict[str, Any]:
+        """Plain values for JSON, by task; what is undefined (an AUC of one class) is None."""
+        predicted, observed, count = self.all.calibration(CALIBRATION_BINS)
+        return plain(
+            {
+                "tasks": by_task(self.tasks, self.all),
+                "segments": {n: by_task(self.tasks, m) for n, m in self.segments.items()},
+                "within_member": dict(zip(self.tasks, self.within.result(), strict=True)),
+                "calibration": {
+                    t: {"predicted": predicted[k], "observed": observed[k], "count": count[k]}
+                    for k, t in enumerate(self.tasks)
+                },
+                "scores": {
+                    t: {
+                        "edges": LOGIT_EDGES,
+                        "count": self.scores[:, k].sum(0),
+                        "positives": self.scores[1, k],
+                    }
+                    for k, t in enumerate(self.tasks)
+                },
+            }
+        )
+
+
+def by_task(tasks: tuple[str, ...], metrics: StreamingMetrics) -> dict[str, dict[str, Any]]:
+    """AUC, log loss, expected calibration error and counts of each task."""
+    columns = {
+        "auc": metrics.auc(),
+        "log_loss": metrics.log_loss(),
+        "ece": metrics.ece(CALIBRATION_BINS),
+        "n": metrics.n,
+        "positives": metrics.positives,
+    }
+    return {t: {name: c[k] for name, c in columns.items()} for k, t in enumerate(tasks)}
+
+
+class WithinMember:
+    """AUC inside each member's sequence, averaged with the impressions as weights (GAUC).
+
+    Only sequences with both classes count. It is to be claimed for freshness "day" alone: with
+    fresher features, later rows of a sequence have seen its earlier labels.
+    """
+
+    def __init__(self, num_tasks: int) -> None:
+        self.weighted = np.zeros(num_tasks)
+        self.impressions = np.zeros(num_tasks, np.int64)
+        self.members = np.zeros(num_tasks, np.int64)
+
+    def update(
+        self, logits_RK: Floats, labels_RK: Floats, sequence_R: npt.NDArray[np.int64]
+    ) -> None:
+        """Adds a batch of whole sequences."""
+        for k in range(logits_RK.shape[1]):
+            seen = np.isfinite(labels_RK[:, k])
+            auc, size = grouped_auc(logits_RK[seen, k], labels_RK[seen, k], sequence_R[seen])
+            self.weighted[k] += (auc * size).sum()
+            self.impressions[k] += size.sum()
+            self.members[k] += len(size)
+
+    def result(self) -> list[dict[str, Any]]:
+        """One entry a task: auc (NaN where no sequence has both classes), members, impressions."""
+        auc = self.weighted / np.where(self.impressions, self.impressions, np.nan)
+        return [
+            {"auc": a, "members": m, "impressions": n}
+            for a, m, n in zip(auc, self.members, self.impressions, strict=True)
+        ]
+
+
+def grouped_auc(
+    scores: Floats, labels: Floats, groups: npt.NDArray[np.int64]
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """The AUC (ties count half) and the size of each group that has both labels."""
+    if not len(scores):
+        return np.zeros(0), np.zeros(0, np.int64)
+    order = np.lexsort((scores, groups))
+    scores, positive, groups = scores[order], labels[order] == 1, groups[order]
+    new_group = np.concatenate([[True], groups[1:] != groups[:-1]])
+    new_tie = new_group | np.concatenate([[True], scores[1:] != scores[:-1]])
+    group, tie = np.cumsum(new_group) - 1, np.cumsum(new_tie) - 1
+    place = np.arange(len(scores)) - np.flatnonzero(new_group)[group]
+    rank = (np.bincount(tie, place) / np.bincount(tie))[tie]
+    size, hits = np.bincount(group), np.bincount(group, positive)
+    both = (hits > 0) & (hits < size)
+    wins = np.bincount(group, rank * positive) - hits * (hits - 1) / 2
+    return wins[both] / (hits * (size - hits))[both], size[both]
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON's own types; what is not a finite number is None."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
