@@ -96,14 +96,16 @@ def make_impressions(
 
 
 def make_train_batch(
-    spec: Spec, seed: int, lengths: Sequence[int], pattern: Pattern = "causal"
+    spec: Spec,
+    seed: int,
+    lengths: Sequence[int],
+    pattern: Pattern = "causal",
+    target_share: float = 0.75,
 ) -> TrainBatch:
-    """Random sequences where every impression is a target but about a quarter, which are
-    auxiliary.
-    """
+    """Random sequences; an impression is a target with the given chance, or else auxiliary."""
     generator = torch.Generator().manual_seed(seed)
     impressions = make_impressions(spec, lengths, generator, pattern)
-    is_target = torch.rand(sum(lengths), generator=generator) < 0.75
+    is_target = torch.rand(sum(lengths), generator=generator) < target_share
     target, auxiliary = is_target.nonzero()[:, 0], (~is_target).nonzero()[:, 0]
     labels = torch.stack([impressions.actions[t].float() for t in spec.task_names], -1)
     labels = torch.where(labels < 0, torch.nan, labels)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encoders are total, share tables by name, hash well, and fit statistics around missing values."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_repo.spec import Categorical, Embedding, Feature, HashedId, Numeric
+from model import FeedSRConfig, build_ranker
+from model.encoders import (
+    CategoricalEncoder,
+    DenseEncoder,
+    FeatureEncoder,
+    NumericBank,
+    hash_ids,
+    known_codes,
+)
+from model.ranker import ContextEncoder
+from tests.builders import TINY, make_columns, make_train_batch
+
+
+def numeric(name: str, **kind: object) -> Feature:
+    return Feature(name=name, role="sequence", kind=Numeric(**kind), source="post")  # type: ignore[arg-type]
+
+
+def splitmix_bucket(value: int, buckets: int) -> int:
+    """The same hash in Python's integers, from the paper's text."""
+    mask = 2**64 - 1
+    x = value & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    x ^= x >> 31
+    return 0 if value == 0 else 1 + (x >> 1) % (buckets - 1)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1), st.integers(2, 2**20))
+def test_hash_is_splitmix_in_range(ids: list[int], buckets: int) -> None:
+    got = hash_ids(torch.tensor(ids), buckets)
+    assert got.tolist() == [splitmix_bucket(i, buckets) for i in ids]
+
+
+def test_hash_spreads_running_numbers_evenly() -> None:
+    counts = torch.bincount(hash_ids(torch.arange(1, 100_001), 101), minlength=101)
+    assert counts[0] == 0
+    expected = 1000.0
+    chi_square = float(((counts[1:] - expected) ** 2 / expected).sum())
+    assert chi_square < 149  # 99 degrees of freedom, p = 0.001
+
+
+def test_codes_outside_and_missing_share_the_unknown_row() -> None:
+    assert known_codes(torch.tensor([0, 3, 4, -1, 99], dtype=torch.int32), 4).tolist() == [
+        0, 3, 4, 4, 4,
+    ]  # fmt: skip
+    assert known_codes(torch.tensor([1.0, torch.nan, 7.0]), 4).tolist() == [1, 4, 4]
+    encoder = CategoricalEncoder(Categorical(cardinality=4, dim=3))
+    known, unknown = encoder(torch.tensor([1, -1]))
+    assert not torch.equal(known, unknown)
+
+
+def test_features_that_name_a_table_share_it() -> None:
+    encoder = FeatureEncoder(TINY.with_role("sequence")).eval()
+    assert sorted(encoder.tables) == ["actor", "post"]
+    columns = make_columns(TINY.with_role("sequence"), 5, torch.Generator().manual_seed(0))
+    columns["root_actor_id"] = columns["actor_id"]
+    encoded = encoder(columns)
+    assert encoded.shape == (5, encoder.width)
+    assert torch.equal(encoded[:, 4:8], encoded[:, 8:12])
+
+
+def test_dropout_falls_on_ids_only_and_in_training_only() -> None:
+    encoder = FeatureEncoder(TINY.with_role("sequence"), embedding_dropout=0.5)
+    columns = make_columns(TINY.with_role("sequence"), 50, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    first, second = encoder(columns), encoder(columns)
+    assert torch.equal(first[:, 12:], second[:, 12:])
+    share = (first[:, :12] == 0).float().mean()
+    assert 0.4 < share < 0.6
+    assert torch.equal(encoder.eval()(columns), encoder(columns))
+
+
+def test_statistics_leave_missing_values_out() -> None:
+    bank = NumericBank([numeric("a"), numeric("b", transform="log1p"), numeric("c")])
+    value = torch.arange(1.0, 1601.0)
+    raw = torch.stack([value, value.exp().clamp_max(1e30), torch.full_like(value, torch.nan)])
+    raw[0, ::7], raw[0, ::11] = torch.nan, torch.inf
+    bank.fit(raw)
+    kept = raw[0][raw[0].isfinite()]
+    assert torch.isclose(bank.mean_F[0], kept.mean())
+    assert torch.isclose(bank.std_F[0], kept.std(correction=0))
+    assert torch.allclose(bank.boundaries_FB[0], torch.quantile(kept, torch.arange(1, 16) / 16))
+    assert bank.mean_F[2] == 0
+    assert bank.std_F[2] == 1
+    assert bank(raw).isfinite().all()
+
+
+def test_bins_hold_equal_shares_and_missing_has_its_own() -> None:
+    bank = NumericBank([numeric("a", bins=4, dim=2)])
+    raw = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)).exp()
+    bank.fit(raw)
+    embedding = bank(raw)[:, 1:]
+    shares = [int((embedding == row).all(-1).sum()) for row in bank.table.weight]
+    assert shares == [1000, 1000, 1000, 1000, 0]
+    missing = bank(torch.tensor([[torch.nan]]))[0]
+    assert missing[0] == 0
+    assert torch.equal(missing[1:], bank.table.weight[4])
+
+
+def test_one_extreme_value_is_clipped() -> None:
+    bank = NumericBank([numeric("a")])
+    assert bank(torch.tensor([[1e30, -1e30]]))[:, 0].tolist() == [5.0, -5.0]
+
+
+@pytest.mark.parametrize("absent", [0.0, torch.nan])
+def test_a_missing_vector_has_its_own_encoding(absent: float) -> None:
+    encoder = DenseEncoder(Embedding(dim=3))
+    vectors = torch.tensor([[absent] * 3, [0.1, 0.0, 0.0]]).half()
+    missing, known = encoder(vectors)
+    weight, bias = encoder.linear.weight, encoder.linear.bias
+    torch.testing.assert_close(missing, weight[:, 3] + bias)
+    torch.testing.assert_close(known, vectors[1, 0].float() * weight[:, 0] + bias)
+
+
+def test_fit_statistics_reaches_every_bank() -> None:
+    ranker = build_ranker(FeedSRConfig(width=8, layers=1, heads=1), TINY)
+    batch = make_train_batch(TINY, 0, [200])
+    features = {**batch.impressions.features, **batch.impressions.actions}
+    ranker.fit_statistics(batch.context_RC, features)
+    banks = [m for m in ranker.modules() if isinstance(m, NumericBank)]
+    assert sorted(n for b in banks for n in b.names) == [
+        "activity", "dwell_ms", "length_s", "rate",
+    ]  # fmt: skip
+    assert all((bank.mean_F != 0).all() for bank in banks)
+
+
+def test_fit_statistics_wants_every_numeric_feature() -> None:
+    ranker = build_ranker(FeedSRConfig(width=8, layers=1, heads=1), TINY)
+    batch = make_train_batch(TINY, 0, [20])
+    with pytest.raises(ValueError, match="'dwell_ms'"):
+        ranker.fit_statistics(batch.context_RC, batch.impressions.features)
+
+
+def test_a_hashed_id_in_the_context_is_refused() -> None:
+    wrong = Feature(
+        name="city_id", role="context", kind=HashedId(table="c", buckets=9, dim=2), source="profile"
+    )
+    spec = dataclasses.replace(TINY, features=(*TINY.features, wrong))
+    with pytest.raises(ValueError, match="'city_id' is a hashed id"):
+        ContextEncoder(spec)
