@@ -20,7 +20,7 @@ from torch import Tensor
 TILE_ROWS = 192
 """Rows of a masked tile: few enough to skip keys above the diagonal, enough for the matmul."""
 
-MASK_BYTES = 64 * 2**20
+MASK_BYTES = 256 * 2**20
 """A batch whose masks fit keeps them for all layers and the backward; else each use builds them."""
 
 
@@ -167,23 +167,21 @@ class SeqlenInfo:
         key = (tile.rows.start, dtype)
         if key in self._masks:
             return self._masks[key]
-        zero = torch.zeros((), dtype=dtype, device=self.prefix_M.device)
-        mask = zero.where(self.seen(tile), -torch.inf)[None, None]
+        mask = self._build_mask(tile, dtype)
         if self._keeps_masks:
             self._masks[key] = mask
         return mask
 
-    def seen(self, tile: Tile) -> Tensor:
-        """bool `[R, C]`, which keys each row of a context tile sees."""
-        width, device = tile.keys.stop - tile.keys.start, self.prefix_M.device
-        column_C = torch.arange(width, device=device, dtype=torch.int32)
-        seen_RC = column_C < self.prefix_M[tile.rows, None]
-        first = (tile.rows.start - tile.keys.start) // self.group * self.group
-        near = column_C[first:]
-        seen_RC[:, first:] |= (near >= self.own_M[tile.rows, None]) & (
-            near <= self.position_M[tile.rows, None]
-        )
-        return seen_RC
+    def _build_mask(self, tile: Tile, dtype: torch.dtype) -> Tensor:
+        """`mask`, written only from the first key on that a row may not see."""
+        own_R, prefix_R = self.own_M[tile.rows, None], self.prefix_M[tile.rows, None]
+        rows, columns = (x.stop - x.start for x in (tile.rows, tile.keys))
+        first = int(prefix_R.min())
+        column = torch.arange(first, columns, device=own_R.device, dtype=torch.int32)
+        own = (column >= own_R) & (column <= self.position_M[tile.rows, None])
+        mask = torch.zeros(1, 1, rows, columns, device=own_R.device, dtype=dtype)
+        mask[..., first:].masked_fill_(~((column < prefix_R) | own), -torch.inf)
+        return mask
 
     @cached_property
     def _keeps_masks(self) -> bool:
