@@ -21,7 +21,7 @@ from serving import metrics
 from serving.assemble import context_matrix, sequence_features
 from serving.errors import Unavailable
 from serving.feed_request import FeedRequest
-from serving.store_client import HISTORY, NOTHING, Key, StoreClient, Stored
+from serving.store_client import HISTORY, Key, StoreClient, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,13 @@ class Fetcher:
     Args:
         spec: names views, keys and features.
         store: where values are read.
+        max_age_hours: a value whose view was last brought up to date longer ago than this degrades to its default;
+            Feast itself enforces no age online.
     """
 
-    def __init__(self, spec: Spec, store: StoreClient) -> None:
+    def __init__(self, spec: Spec, store: StoreClient, max_age_hours: float = 168.0) -> None:
         self.spec, self.store = spec, store
-        self._max_age_ms = {
-            n: store.max_age_ms(n) for n in [HISTORY, *(v.name for v in spec.views)]
-        }
+        self.max_age_ms = int(max_age_hours * 3_600_000)
 
     def fetch(self, asked: FeedRequest) -> Fetched:
         """All features of a request.
@@ -66,9 +66,9 @@ class Fetcher:
         flags: list[str] = []
         post_flags: list[list[str]] = [[] for _ in asked.post_ids]
         history = self._history(asked, flags)
-        posts, unknown = self._posts(asked, post_flags)
+        posts = self._posts(asked, post_flags)
         views = {
-            view.name: self._records(view, asked, (posts, unknown), flags, post_flags)
+            view.name: self._records(view, asked, posts, flags, post_flags)
             for view in self.spec.views
             if view.kind != "content"
         }
@@ -90,37 +90,29 @@ class Fetcher:
             flags.append(f"{reason}:{HISTORY}")
         return b"" if reason in ("missing", "stale") else stored.value or b""
 
-    def _posts(
-        self, asked: FeedRequest, post_flags: list[list[str]]
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Content records `[N]` and which posts are unknown."""
+    def _posts(self, asked: FeedRequest, post_flags: list[list[str]]) -> npt.NDArray[Any]:
+        """Content records `[N]`; an unknown post has the declared defaults, its actor too."""
         view = self.spec.content
         stored = self._read(view, [(p,) for p in asked.post_ids.tolist()])
         reasons = self._degraded(view.name, stored, asked.time_ms)
-        records, unknown = _unpack(view, stored, reasons)
-        for flags, missing in zip(post_flags, unknown, strict=True):
-            if missing:
-                flags.append("unknown_post")
-        return records, unknown
+        for flags, reason in zip(post_flags, reasons, strict=True):
+            if reason:
+                flags.append("unknown_post" if reason == "missing" else f"{reason}:{view.name}")
+        return _unpack(view, stored, reasons)
 
     def _records(
         self,
         view: View,
         asked: FeedRequest,
-        content: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]],
+        posts: npt.NDArray[Any],
         flags: list[str],
         post_flags: list[list[str]],
     ) -> npt.NDArray[Any]:
         """The view's records: `[1]` where its keys name the member alone, else `[N]`."""
-        posts, unknown = content
         keys = _keys(view, asked, posts)
-        # Nobody knows an unknown post's actor, so nothing may be looked up by it.
-        blind = unknown if "actor_id" in view.keys else np.zeros(len(keys), np.bool_)
-        wanted = [key for key, skip in zip(keys, blind, strict=True) if not skip]
-        found = iter(self._read(view, wanted))
-        stored = [NOTHING if skip else next(found) for skip in blind]
+        stored = self._read(view, keys)
         reasons = self._degraded(view.name, stored, asked.time_ms)
-        records, _ = _unpack(view, stored, reasons)
+        records = _unpack(view, stored, reasons)
         # A pair that never met has no row: that is its value, not a loss.
         if len(view.keys) == 1:
             targets = [flags] if view.keys == ("member_id",) else post_flags
@@ -132,8 +124,6 @@ class Fetcher:
     def _read(self, view: View, keys: Sequence[Key]) -> list[Stored]:
         """Members' own values are read, values shared by all members may come from the cache."""
         unique = list(dict.fromkeys(keys))
-        if not unique:
-            return []
         read = self.store.read if "member_id" in view.keys else self.store.read_cached
         by_key = dict(zip(unique, read(view.name, unique), strict=True))
         return [by_key[key] for key in keys]
@@ -144,19 +134,21 @@ class Fetcher:
         "ahead" is a value newer than the request's time: it is used, and flagged, because the online store keeps no
         older one.
         """
-        limit = self._max_age_ms[view]
-        reasons = [_reason(s, time_ms, limit) for s in stored]
+        oldest = time_ms - self.max_age_ms
+        if self.store.as_of_ms(view) >= oldest:
+            oldest = 0
+        reasons = [_reason(s, time_ms, oldest) for s in stored]
         for reason in filter(None, set(reasons)):
             metrics.DEFAULTS.labels(view, reason).inc(reasons.count(reason))
         return reasons
 
 
-def _reason(stored: Stored, time_ms: int, max_age_ms: int | None) -> str:
+def _reason(stored: Stored, time_ms: int, oldest_ms: int) -> str:
     if stored.value is None:
         return "missing"
     if stored.time_ms > time_ms:
         return "ahead"
-    return "stale" if max_age_ms is not None and time_ms - stored.time_ms > max_age_ms else ""
+    return "stale" if stored.time_ms < oldest_ms else ""
 
 
 def _keys(view: View, asked: FeedRequest, posts: npt.NDArray[Any]) -> list[Key]:
@@ -170,15 +162,13 @@ def _keys(view: View, asked: FeedRequest, posts: npt.NDArray[Any]) -> list[Key]:
     return list(zip(*(columns[name] for name in view.keys), strict=True))
 
 
-def _unpack(
-    view: View, stored: Sequence[Stored], reasons: Sequence[str]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Records with defaults where a value is missing or stale, and where that is."""
+def _unpack(view: View, stored: Sequence[Stored], reasons: Sequence[str]) -> npt.NDArray[Any]:
+    """Records with defaults where a value is missing or stale."""
     usable = [
         None if reason in ("missing", "stale") else s.value
         for s, reason in zip(stored, reasons, strict=True)
     ]
     try:
-        return view.unpack(usable)
+        return view.unpack(usable)[0]
     except ValueError as error:
         raise Unavailable(str(error)) from error

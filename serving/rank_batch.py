@@ -55,7 +55,9 @@ def build_rank_batch(
 def known_history(spec: Spec, freshness: Freshness, request: RankRequest) -> History:
     """The prefix of the request's history that serving may know at its time."""
     cutoff = int(spec.cutoff(np.array(request.time_ms), freshness))
-    return history_as_of(request.history.batch, request.history.count, cutoff)
+    whole = request.history
+    batch = history_as_of(whole.batch, whole.count, cutoff)
+    return History(batch, whole.start + batch.num_rows, whole.start, whole.member_id)
 
 
 def _column(batches: Sequence[pa.RecordBatch], name: str) -> Tensor:

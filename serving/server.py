@@ -16,13 +16,14 @@ from typing import Any
 
 from grpc import aio
 from kserve import Model, ModelServer, model_server
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.grpc.servicer import InferenceServicer
 
-from serving.errors import bad_input, register
+from serving.errors import Refused, bad_input, register
 
 
 class GuardedDataPlane(DataPlane):
@@ -110,9 +111,17 @@ def check_ports(host: str, *ports: int) -> None:
                 ) from error
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A refused request is the caller's news: KServe logs it with a traceback, we with one line."""
+    if record.exc_info and isinstance(record.exc_info[1], InvalidInput | Refused | ModelNotFound):
+        record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
+    return True
+
+
 def run(model: Model, arguments: argparse.Namespace) -> None:
     """Serves the loaded model until SIGTERM; in-flight requests are answered first."""
     server = BoundServer(arguments.host, arguments)
     for name in ("kserve", "kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("kserve").addFilter(_without_traceback)
     server.start([model])

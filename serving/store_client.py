@@ -7,11 +7,12 @@ blocks: the transformer makes them in one thread of its own, which is also what 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from serving import metrics
 from serving.errors import Unavailable
 
 Key = tuple[int, ...]
+REGISTRY_SECONDS = 60.0
 HISTORY = "history"
 """The history view, its value's field, and the metric's label."""
 
@@ -96,18 +98,22 @@ class StoreClient:
         from feast.infra.provider import get_provider
 
         store = FeatureStore(repo_path=str(feast_dir))
-        self._config, self._provider = store.config, get_provider(store.config)
+        self._store, self._provider = store, get_provider(store.config)
         self._keys = {view.name: view.keys for view in spec.views} | {HISTORY: ("member_id",)}
         self._views = {name: _view(store, name, feast_dir) for name in self._keys}
-        self._cache = Cache(cache or CacheConfig())
+        self._cache, self._refreshed = Cache(cache or CacheConfig()), time.monotonic()
 
-    def max_age_ms(self, view: str) -> int | None:
-        """How old a value may be before it degrades to its default: the view's TTL; None without one.
+    def as_of_ms(self, view: str) -> int:
+        """The end of the view's last materialization, in ms since the epoch; 0 before the first.
 
-        Feast enforces a TTL in historical reads only; the caller applies this one online.
+        A row is written only where something changed, so a value is as young as the later of its own time and this.
+        Feast's registry is asked again once in `REGISTRY_SECONDS`.
         """
-        ttl: timedelta | None = self._views[view].ttl
-        return int(ttl.total_seconds() * 1000) if ttl else None
+        if time.monotonic() - self._refreshed > REGISTRY_SECONDS:
+            self._refreshed = time.monotonic()
+            self._refresh()
+        ends = [end for _, end in self._views[view].materialization_intervals]
+        return max((_milliseconds(end) for end in ends), default=0)
 
     def read(self, view: str, keys: Sequence[Key]) -> list[Stored]:
         """The value of each key, straight from the store; Unavailable if it does not answer."""
@@ -121,7 +127,9 @@ class StoreClient:
             for key in keys
         ]
         try:
-            rows = self._provider.online_read(self._config, self._views[view], entities, [field])
+            rows = self._provider.online_read(
+                self._store.config, self._views[view], entities, [field]
+            )
         except Exception as error:
             reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
             raise Unavailable(f"the online store does not answer for {view}: {reason}") from error
@@ -140,6 +148,16 @@ class StoreClient:
         metrics.CACHE_READS.labels(view, "miss").inc(len(missed))
         return [found[key] or NOTHING for key in keys]
 
+    def _refresh(self) -> None:
+        try:
+            self._store.refresh_registry()
+            for view in self._store.list_feature_views(allow_cache=True):
+                if view.name in self._views:
+                    self._views[view.name] = view
+        except Exception as error:
+            # What was known a minute ago still serves; the store itself says whether it is there.
+            logging.getLogger(__name__).warning("the Feast registry cannot be read: %s", error)
+
 
 def _view(store: Any, name: str, feast_dir: Path) -> Any:
     from feast.errors import FeatureViewNotFoundException
@@ -156,5 +174,8 @@ def _stored(row: tuple[datetime | None, dict[str, Any] | None], field: str) -> S
     when, values = row
     if when is None or not values or field not in values:
         return NOTHING
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return Stored(values[field].bytes_val or None, int(when.timestamp() * 1000))
+    return Stored(values[field].bytes_val or None, _milliseconds(when))
+
+
+def _milliseconds(when: datetime) -> int:
+    return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)

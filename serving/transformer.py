@@ -40,6 +40,7 @@ class TransformerConfig:
         predictor_host: host:port of the predictor's gRPC.
         max_candidates: a request with more is refused with 400.
         timeout: most seconds the predictor may take.
+        max_age_hours: features last brought up to date longer ago than this degrade to their defaults.
         log_dir: where served requests are logged; None logs none.
     """
 
@@ -48,6 +49,7 @@ class TransformerConfig:
     predictor_host: str
     max_candidates: int = 512
     timeout: float = 10.0
+    max_age_hours: float = 168.0
     cache: CacheConfig = field(default_factory=CacheConfig)
     log: LogConfig = field(default_factory=LogConfig)
     log_dir: Path | None = None
@@ -85,7 +87,7 @@ class Transformer(Model):
     def load(self) -> bool:
         """Opens the store; ValueError says what is wrong with it. Ready only after this."""
         store = StoreClient(self.config.feast_dir, self.spec, self.config.cache)
-        self._fetcher = Fetcher(self.spec, store)
+        self._fetcher = Fetcher(self.spec, store, self.config.max_age_hours)
         if self.config.log_dir is not None:
             self._log = RequestLog(self.config.log_dir, self.spec, self.config.log)
         self.ready = True
@@ -213,6 +215,7 @@ def _config(arguments: argparse.Namespace) -> TransformerConfig:
         predictor_host=arguments.predictor_host,
         max_candidates=arguments.max_candidates,
         timeout=min(arguments.predictor_timeout, arguments.predictor_request_timeout_seconds),
+        max_age_hours=arguments.max_age_hours,
         cache=CacheConfig(seconds=arguments.cache_seconds, entries=arguments.cache_entries),
         log=LogConfig(rate=arguments.log_rate),
         log_dir=arguments.log_dir,
@@ -225,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spec_name", required=True, help="feature spec, as the model's")
     parser.add_argument("--max_candidates", type=int, default=512)
     parser.add_argument("--predictor_timeout", type=float, default=10.0, help="seconds")
+    parser.add_argument("--max_age_hours", type=float, default=TransformerConfig.max_age_hours)
     parser.add_argument("--cache_seconds", type=float, default=CacheConfig.seconds)
     parser.add_argument("--cache_entries", type=int, default=CacheConfig.entries)
     parser.add_argument("--log_dir", type=Path, help="folder of the request log; absent: none")
