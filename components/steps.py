@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from components.config import DailyConfig, load_config
 from components.console import emit, progress, progress_mode
 from components.layout import Layout
+from components.ledger import Ledger
 from components.plan import plan
 
 Values = dict[str, Any]
@@ -84,22 +86,26 @@ def sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def missing_days(days: Iterable[str], day: str, done: Callable[[str], bool]) -> list[str]:
-    """The days up to `day` whose output is missing, in order, and always `day` itself."""
-    return [d for d in sorted(days) if d == day or (d < day and not done(d))]
-
-
 def _function(name: str) -> Callable[..., Any]:
     """The step's function, from the module of its name."""
     return getattr(import_module(f"components.{name}"), name)
 
 
-def _each_day(name: str, layout: Layout, days: list[str], config: DailyConfig) -> None:
+def _cover(
+    name: str, layout: Layout, day: str, config: DailyConfig, inputs: dict[str, Path]
+) -> list[str]:
+    """Runs a step on every day up to `day` that it has not covered; returns the days."""
     step = _function(name)
-    with progress(f"{name}, days", len(days)) as advance:
-        for one in days:
-            step(layout, one, config)
+    ledger = Ledger(layout.root / "ledger" / f"{name}.json", config.spec.hash)
+    stale = ledger.stale(inputs, day)
+    with progress(f"{name}, days", len(stale)) as advance:
+
+        def one(which: str) -> None:
+            step(layout, which, config)
             advance()
+
+        ledger.cover(stale, inputs, one)
+    return stale
 
 
 def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
@@ -107,8 +113,8 @@ def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
     if day not in raw:
         have = f"have {raw[0]} to {raw[-1]}" if raw else "there is no log yet"
         raise ValueError(f"no log of {day} under {layout.root / 'raw'}: {have}")
-    days = missing_days(raw, day, lambda d: layout.ingest_counts(d).is_file())
-    _each_day("ingest", layout, days, config)
+    _refuse_other_log(layout, raw)
+    days = _cover("ingest", layout, day, config, {d: layout.raw_day(d) for d in raw})
     counts = [json.loads(layout.ingest_counts(d).read_text()) for d in days]
     total: Values = {"days": len(days)}
     for name in ("read", "kept", "duplicates", "quarantined", "late"):
@@ -117,28 +123,32 @@ def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
     return total
 
 
+def _refuse_other_log(layout: Layout, raw: list[str]) -> None:
+    """Two logs in one root would mix: every later step reads all ingested days."""
+    gone = sorted(set(layout.impression_days()) - set(raw))
+    if gone:
+        raise ValueError(
+            f"{layout.root} holds impressions of {gone[0]} that its log no longer has: "
+            "a log was replaced by another; use a new root"
+        )
+
+
 def _count(value: Any) -> int:
     """A count, or the sum of counts by reason."""
     return sum(value.values()) if isinstance(value, dict) else int(value)
 
 
+def _ingested(layout: Layout) -> dict[str, Path]:
+    return {d: layout.impressions_day(d) for d in layout.impression_days()}
+
+
 def _features(layout: Layout, day: str, config: DailyConfig) -> Values:
-    views = [v.name for v in config.spec.views]
-    days = missing_days(
-        layout.impression_days(),
-        day,
-        lambda d: all(layout.feature_day(v, d).is_file() for v in views),
-    )
-    _each_day("features", layout, days, config)
-    return {"days": len(days), "views": len(views)}
+    days = _cover("features", layout, day, config, _ingested(layout))
+    return {"days": len(days), "views": len(config.spec.views)}
 
 
 def _histories(layout: Layout, day: str, config: DailyConfig) -> Values:
-    days = missing_days(
-        layout.impression_days(), day, lambda d: layout.feature_day("history", d).is_file()
-    )
-    _each_day("histories", layout, days, config)
-    return {"days": len(days)}
+    return {"days": len(_cover("histories", layout, day, config, _ingested(layout)))}
 
 
 def _materialize(layout: Layout, day: str, config: DailyConfig) -> Values:

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The newcomer's way in: a log, two days of the loop, and one feed ranked by what they made.
+
+It calls what the commands call, in order, and keeps nothing of its own; a demo that was stopped goes
+on with the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from components import registry
+from components.config import DailyConfig, load_config
+from components.console import console
+from components.daily import DayResult, daily
+from components.layout import Layout, write_json
+
+RUNS = Path("runs")
+
+
+def demo(data: Path | None, days: int, root: Path | None) -> None:
+    """Runs the demo.
+
+    Args:
+        data: a folder of KuaiRand's files or your own Parquet; None simulates.
+        days: simulated days of log.
+        root: the run's root; by default runs/demo, or runs/demo-<source> for a log.
+
+    Raises:
+        ValueError: the data is no known log, or `root` holds another demo.
+        StepError: a step of the loop failed.
+    """
+    started, out = time.monotonic(), console()
+    config, layout = _open(data, days, root)
+    loaded = load_config(config)
+    last_two = _log(layout, data, days, config, out)[-2:]
+    out.print("[bold]Two days of the daily loop[/bold], through Kubeflow's local runner")
+    results = [daily(layout, day, config) for day in last_two]
+    _show_feed(layout, loaded, out)
+    _closing(results, layout, time.monotonic() - started)
+
+
+def _open(data: Path | None, days: int, root: Path | None) -> tuple[str, Layout]:
+    """The configuration's name and the root; refuses a root that holds another demo."""
+    config, name, what = "demo", "demo", f"{days} simulated days"
+    if data is not None:
+        from components.sources import detect_source
+
+        source = detect_source(data)
+        config = source.spec_name or "demo"
+        name, what = f"demo-{source.name}", str(data.resolve())
+    layout = Layout.at(root or RUNS / name)
+    note = layout.root / "config.json"
+    kept = json.loads(note.read_text()) if note.is_file() else None
+    if kept is not None and kept.get("log") != what:
+        raise ValueError(
+            f"{layout.root} holds a run on {kept.get('log', 'another log')}: remove it (make clean "
+            "removes the demo's) or choose another --root"
+        )
+    return config, layout
+
+
+def _log(layout: Layout, data: Path | None, days: int, config: str, out: Console) -> list[str]:
+    """Brings the log where that was not done, and returns its days."""
+    note = layout.root / "config.json"
+    if not note.is_file():
+        if data is None:
+            counts, what = _simulate(layout, days, out), f"{days} simulated days"
+        else:
+            counts, what = _import(layout, data, config, out), str(data.resolve())
+        out.print(f"  {counts}")
+        write_json(note, {"config": config, "log": what})
+    return layout.raw_days()
+
+
+def _simulate(layout: Layout, days: int, out: Console) -> str:
+    from components.sources import SimulatorConfig, simulate
+
+    out.print(f"[bold]A simulated feed[/bold] of {days} days, with known truth")
+    counts = simulate(layout, SimulatorConfig(days=days))
+    return f"{counts.impressions:,} impressions of {counts.members:,} members"
+
+
+def _import(layout: Layout, data: Path, config: str, out: Console) -> str:
+    from components.sources import detect_source
+
+    out.print(f"[bold]The log[/bold] in {data}")
+    counts = detect_source(data).load(data, layout, load_config(config).spec)
+    return f"{counts.impressions:,} impressions of {counts.members:,} members"
+
+
+def _show_feed(layout: Layout, config: DailyConfig, out: Console) -> None:
+    """Ranks one member's feed through the predictor; needs a model that the gate let through."""
+    if registry.current(layout) is None:
+        raise ValueError("the gate let no model through: there is nothing to serve; see the report")
+    from components import rank as ranking
+
+    out.print("[bold]One feed[/bold], through transformer and predictor on loopback")
+    ranking.render_table(ranking.rank(layout, config, None))
+
+
+def _closing(results: list[DayResult], layout: Layout, seconds: float) -> None:
+    out = Console(highlight=False)
+    for result in results:
+        out.print(f"{result.day}: the gate {result.verdict} the model, report {result.report}")
+    out.print(f"{registry.current(layout)} is in production; {seconds:.0f} s in all")
