@@ -3,15 +3,14 @@
 
 Rows are checked, duplicates removed (also of what earlier days brought), sessions named and late
 events counted; bad rows go to quarantine with the reason. Days are ingested in order; a day that is
-run again leaves the same bytes. This module knows nothing of features or of where the log came from.
+run again leaves the same bytes. This module knows nothing of features or of the log's source.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -88,41 +87,52 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
     Raises:
         ValueError: a file is missing or unreadable, a column is missing or of another type.
     """
-    spec = config.spec
-    number = spec.day_number(day)
-    path = layout.raw_day(day)
-    ignored = check_schema(path, spec.event_schema)
-    raw = read_table(path, spec.event_schema)
-    ignored += check_schema(layout.raw_posts, spec.post_schema)
-    ignored += check_schema(layout.raw_members, spec.member_schema)
+    spec, number = config.spec, config.spec.day_number(day)
+    ignored = _ignored_columns(layout, day, spec)
+    raw = read_table(layout.raw_day(day), spec.event_schema)
     posts, post_counts = _posts(layout, spec)
     members, member_counts = _members(layout, spec)
-    reasons = impression_reasons(raw, spec, number)
-    earlier = _earlier(layout, spec, number, raw.filter(reasons == ""))
-    duplicate, differs = _repeats(raw, reasons == "", earlier)
-    reasons = np.where(differs, DIFFERS, reasons)
-    kept = _in_order(_with_sessions(raw.filter((reasons == "") & ~duplicate), earlier, spec))
+    kept, duplicate, reasons = _sort_out(layout, spec, number, raw)
     write_parquet(layout.quarantine_day(day), _refused(raw, reasons))
     write_parquet(layout.impressions_day(day), kept)
-    event_day = spec.day(values(kept["event_time"]))
+    timed, event_day = values(kept["timed"]), spec.day(values(kept["event_time"]))
     counts = IngestCounts(
         day=day,
         read=raw.num_rows,
         kept=kept.num_rows,
         duplicates=int(duplicate.sum()),
         quarantined=_tally(reasons),
-        late=int((values(kept["timed"]) & (event_day < number)).sum()),
-        untimed=int((~values(kept["timed"])).sum()),
+        late=int((timed & (event_day < number)).sum()),
+        untimed=int((~timed).sum()),
         unknown_posts=_absent(kept["post_id"], posts["post_id"]),
         unknown_members=_absent(kept["member_id"], members["member_id"]),
         sessions=len(np.unique(values(kept["session_id"]))),
-        ignored_columns=sorted(ignored),
+        ignored_columns=ignored,
         posts=post_counts,
         members=member_counts,
     )
     assert counts.read == counts.kept + counts.duplicates + sum(counts.quarantined.values())
     write_json(layout.ingest_counts(day), asdict(counts))
     return counts
+
+
+def _ignored_columns(layout: Layout, day: str, spec: Spec) -> list[str]:
+    """Checks the three schemas and returns the columns the spec does not name."""
+    impressions = check_schema(layout.raw_day(day), spec.event_schema)
+    posts = check_schema(layout.raw_posts, spec.post_schema)
+    return sorted(impressions + posts + check_schema(layout.raw_members, spec.member_schema))
+
+
+def _sort_out(
+    layout: Layout, spec: Spec, day: int, raw: pa.Table
+) -> tuple[pa.Table, Mask, npt.NDArray[np.str_]]:
+    """The kept rows in history order, which rows are duplicates, and why the others are refused."""
+    reasons = impression_reasons(raw, spec, day)
+    earlier = _earlier(layout, spec, day, raw.filter(reasons == ""))
+    duplicate, differs = _repeats(raw, reasons == "", earlier)
+    reasons = np.where(differs, DIFFERS, reasons)
+    kept = _with_sessions(raw.filter((reasons == "") & ~duplicate), earlier, spec)
+    return _in_order(kept), duplicate, reasons
 
 
 def _posts(layout: Layout, spec: Spec) -> tuple[pa.Table, TableCounts]:
@@ -187,7 +197,7 @@ def _earlier(layout: Layout, spec: Spec, day: int, good: pa.Table) -> pa.Table:
 
 
 def _repeats(raw: pa.Table, good: Mask, earlier: pa.Table) -> tuple[Mask, Mask]:
-    """Which good rows repeat an impression: exactly (but for when it arrived), or with a difference.
+    """Which good rows repeat an impression: exactly (but for the arrival), or with a difference.
 
     The first to arrive stands; an earlier day's row before any of today's.
     """

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which session an impression belongs to, as a stable int64.
 
-Where a request id is logged, the request is the session: none of its feedback was known when it was
-served. Elsewhere a pause longer than the spec's gap starts a new one, and a session that was begun in
-an earlier day's file keeps its id. The order of untimed rows is all that is known of them, so each is
-a session of its own: shuffling inside a session must not touch it. This module knows nothing of files.
+Where a request id is logged, the request is the session: none of its feedback was known when it
+was served. Elsewhere a pause longer than the spec's gap starts a new one, and a session that was
+begun in an earlier day's file keeps its id. The order of untimed rows is all that is known of them,
+so each is a session of its own: shuffling inside a session must not touch it. This module knows
+nothing of files.
 """
 
 from __future__ import annotations

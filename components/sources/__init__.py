@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sources of impressions: KuaiRand, your own Parquet, the simulator. Each writes a log into `raw/`."""
+"""Sources of impressions: KuaiRand, your own Parquet, the simulator; each writes `raw/`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a source of impressions is: something that writes a log into `raw/`, and says what it wrote.
+"""What a source of impressions is: something that writes a log into `raw/` and says what it wrote.
 
-A source replaces what `raw/` held. It leaves duplicates and bad rows in: refusing them, and counting
-them, is ingest's work.
+A source replaces what `raw/` held. It leaves duplicates and bad rows in: refusing them, and
+counting them, is ingest's work.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Source:
     Attributes:
         spec_name: the only spec this source can write, None where any will do.
         matches: whether a folder looks like this source's; looks at file names only.
-        load: `(data_dir, layout, spec)`, writes `raw/`; ValueError says what is wrong with the data.
+        load: `(data_dir, layout, spec)`, writes `raw/`; ValueError says what is wrong.
     """
 
     name: str

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The visits, requests and impressions of a simulated day, and what members do with them.
 
-A member visits by their own activity; each visit has one mood and a few requests; each request shows
-posts from the topics the member likes, from favourite actors, and from everything new, in random
-order (so position bias is not confounded with relevance). This module knows nothing of files.
+A member visits by their own activity; each visit has one mood and a few requests; each request
+shows posts from the topics the member likes, from favourite actors, and from everything new, in
+random order, so that position bias is not confounded with relevance. This module knows nothing of
+files.
 
 Shape suffixes: M members, V visits, Q requests, S drawn slots of a request, N impressions.
 """
@@ -50,7 +51,7 @@ class Feed:
         self.visit_rate_M = self.world.activity_M * scale / a_visit
 
     def chunks(self, day: int) -> Iterator[Columns]:
-        """The impressions of a day `[N]`, some requests at a time, with their truth (`p_`, `b_`)."""
+        """The impressions `[N]` of a day, some requests at a time, with their truth."""
         rng = np.random.default_rng([self.config.seed, 3, day])
         requests = self._requests(rng, self._visits(rng, day))
         live = Posts.join(self.world.stock)
@@ -113,7 +114,7 @@ class Feed:
     def _draw(
         self, rng: np.random.Generator, member: Ints, samplers: tuple[SegmentSampler, ...]
     ) -> Ints:
-        """Live posts `[Q, S]`, half from liked topics, some from favourites, else from everything."""
+        """Live posts `[Q, S]`: half from liked topics, some from favourites, else from all."""
         world, shape = self.world, (len(member), self.config.request_size + SPARE_SLOTS)
         liking = np.exp(TOPIC_SHARPNESS * world.interest_ML[member] @ world.topics_KL.T)
         share = np.cumsum(liking / liking.sum(1, keepdims=True), axis=1)[:, :-1]
@@ -128,7 +129,7 @@ class Feed:
         return np.where(other, everything.draw(np.zeros(shape, np.int64), uniform), post)
 
     def _show(self, slots_QS: Ints, part: Columns, live: Posts) -> tuple[Ints, Ints, Ints]:
-        """The first `depth` slots that exist by now and are not repeated: request, position, post."""
+        """The first `depth` slots that exist by now, none twice: request, position, post."""
         order = np.argsort(slots_QS, axis=1, kind="stable")
         ranked = np.take_along_axis(slots_QS, order, axis=1)
         repeats = np.zeros_like(ranked, dtype=bool)
@@ -141,7 +142,7 @@ class Feed:
         return request, place[request, slot], slots_QS[request, slot]
 
     def relevance(self, member: Ints, post: Ints, live: Posts, time_ms: Ints) -> Floats:
-        """The logit `[N]` by which a member likes a live post at a time, without mood or surface."""
+        """The logit `[N]` by which a member likes a live post, without mood and surface."""
         c, world = self.config, self.world
         liking = np.einsum("nl,nl->n", world.interest_ML[member], live.latent_PL[post])
         actor, root = live.actor[post], live.root_actor[post]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a simulated member does with a post, and the probabilities behind it.
 
-A post at position p is examined with a known propensity; an examined one is clicked, dwelt on, liked,
-commented on and shared by its relevance. One that is not examined is scrolled past: a skip. This
-module knows nothing of members, posts or files.
+A post at position p is examined with a known propensity; an examined one is clicked, dwelt on,
+liked, commented on and shared by its relevance. One that is not examined is scrolled past: a skip.
+This module knows nothing of members, posts or files.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KuaiRand (Gao et al., CIKM 2022) as impressions: the published CSV files, or a partial Parquet copy.
+"""KuaiRand (Gao et al., CIKM 2022) as impressions: the published CSV files or a Parquet copy.
 
-The queries are in `kuairand_sql.py`. Duplicates stay in for ingest to remove. `hourmin` and `date` of
-the log disagree with `time_ms` in many rows, and are not read. The published statistics of videos and
-the randomly exposed log are not read either: the first average the whole period, so they would leak.
+The queries are in `kuairand_sql.py`. Duplicates stay in for ingest to remove. `hourmin` and `date`
+of the log disagree with `time_ms` in many rows, and are not read. Nor are the randomly exposed log
+and the published statistics of videos: those average the whole period, so they would leak.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from feature_repo.spec import Categorical, Spec
 from feature_repo.specs import KUAIRAND
 
 MIN_DAY_ROWS = 1000
-"""Untimed rows go before the first day with more rows than this: a lone early row is not the log."""
+"""Untimed rows go before the first day with more rows: lone early rows are not yet the log."""
 
 PARTIAL = ("impressions.parquet", "prehistory.parquet", "users.parquet", "items.parquet")
 
@@ -179,7 +179,8 @@ class _Import:
         """Fills a table from files of the same columns."""
         select = ", ".join(sql.read_column(name, kind) for name, kind in columns.items())
         for number, file in enumerate(files):
-            missing = [name for name in columns if name not in self._columns(file)]
+            found = self._columns(file)
+            missing = [name for name in columns if name not in found]
             if missing:
                 raise ValueError(
                     f"{file} has no column {missing[0]!r}; want KuaiRand's published columns"

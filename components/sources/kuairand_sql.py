@@ -84,7 +84,8 @@ def code(value: str, names: tuple[str, ...]) -> str:
 
 def in_range(value: str, cardinality: int) -> str:
     """A code in [0, cardinality), -1 for anything else."""
-    return f"CAST(CASE WHEN {value} >= 0 AND {value} < {cardinality} THEN {value} ELSE -1 END AS INTEGER)"
+    fits = f"{value} >= 0 AND {value} < {cardinality}"
+    return f"CAST(CASE WHEN {fits} THEN {value} ELSE -1 END AS INTEGER)"
 
 
 def _flag(value: str) -> str:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -75,13 +76,13 @@ def _days(files: list[Path], spec: Spec) -> list[int]:
         )
     if len(days) > MAX_DAYS:
         raise ValueError(
-            f"{files[0].parent}: arrival_time covers {len(days)} days, at most {MAX_DAYS} are taken; "
-            "want milliseconds since 1970"
+            f"{files[0].parent}: arrival_time covers {len(days)} days, want at most {MAX_DAYS}; "
+            "write it in milliseconds since 1970"
         )
     return sorted(days)
 
 
-def _day(batch: pa.RecordBatch, spec: Spec) -> np.ndarray:  # type: ignore[type-arg]
+def _day(batch: pa.RecordBatch, spec: Spec) -> npt.NDArray[np.int64]:
     """Local days of arrival, 0 where the time is none."""
     time = pc.fill_null(batch.column("arrival_time"), 0).to_numpy(zero_copy_only=False)
     sane = (time > 0) & (time < 100_000 * DAY_MS)

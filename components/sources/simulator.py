@@ -2,15 +2,19 @@
 """A seeded simulator of a feed with known truth, written into `raw/` as the simulator's spec says.
 
 One day is in memory at a time, without its truth (some 150 bytes an impression while it is sorted),
-and the wide arrays are drawn in chunks of requests. The log is as real logs are: some requests arrive
-days late, some rows come twice, some are nonsense. This module knows nothing of ingest or rankers.
+and the wide arrays are drawn in chunks of requests: ten million impressions over ten days take 0.6
+GB. The log is as real logs are: some requests arrive days late, some rows come twice, some are
+nonsense. This module knows nothing of ingest or rankers.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -64,13 +68,13 @@ def truth_day(layout: Layout, day: str) -> pa.Table:
     """The truth of the impressions simulated on a day, for tests and ablations; no step reads it.
 
     Columns: member_id, post_id, event_time, position, visit_id, mood, examination, the actions, and
-    per action `p_` (its probability, everything known) and `b_` (the same with the visit's mood at 0,
-    its median: the best that can be known before the visit).
+    per action `p_` (its probability, everything known) and `b_` (the same with the visit's mood at
+    0, its median: the best that can be known before the visit).
     """
     return pq.read_table(_truth_path(layout, day))
 
 
-def _truth_path(layout: Layout, day: str):  # type: ignore[no-untyped-def]
+def _truth_path(layout: Layout, day: str) -> Path:
     return layout.root / "truth" / f"day={day}.parquet"
 
 
@@ -156,11 +160,11 @@ def spoil(rows: Columns) -> Columns:
     return rows
 
 
-def _narrow(values):  # type: ignore[no-untyped-def]
+def _narrow(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return values.astype(np.float32) if values.dtype == np.float64 else values
 
 
-def _writer(stack: ExitStack, path, schema: pa.Schema) -> pq.ParquetWriter:  # type: ignore[no-untyped-def]
+def _writer(stack: ExitStack, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """A Parquet writer whose file appears under `path` when the stack closes without an error."""
     temporary = stack.enter_context(atomic_path(path))
     return stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
@@ -193,5 +197,5 @@ def _member_table(world: World) -> pa.Table:
     return pa.Table.from_arrays([_column(columns[f.name], f) for f in schema], schema=schema)
 
 
-def _column(values, field: pa.Field) -> pa.Array:  # type: ignore[no-untyped-def]
+def _column(values: npt.NDArray[Any] | pa.Array, field: pa.Field) -> pa.Array:
     return values if isinstance(values, pa.Array) else pa.array(values).cast(field.type, safe=False)

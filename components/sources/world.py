@@ -147,7 +147,7 @@ class World:
         return made
 
     def content(self, posts: Posts) -> Floats:
-        """Content embeddings `[P, 50]`, float32: the latent vector through a fixed map, and noise."""
+        """Content embeddings `[P, 50]`, float32: the latent vectors through a fixed map, noisy."""
         rng = np.random.default_rng([self.config.seed, 2, int(posts.post_id[0])])
         noise = rng.normal(0.0, 0.03, (len(posts.post_id), 50))
         return np.asarray(posts.latent_PL @ self.content_map + noise, np.float32)
