@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from components.counters import count_as_of
 from components.events import Array, column, records
+from components.store import quiet
 from feature_repo.spec import Freshness, Spec, View
 from serving.assemble import context_matrix
 
@@ -73,12 +74,13 @@ class PointInTimeContext:
         entities = pd.DataFrame({key: column(targets, key) for key in keys})
         entities["event_timestamp"] = pd.to_datetime(time_ms, unit="ms", utc=True)
         entities["row"] = np.arange(len(entities))
-        job = self.store.get_historical_features(
-            entity_df=entities,
-            features=[f"{view.name}:packed" for view in self.views],
-            full_feature_names=True,
-        )
-        return job.to_arrow().sort_by("row")
+        with quiet():
+            job = self.store.get_historical_features(
+                entity_df=entities,
+                features=[f"{view.name}:packed" for view in self.views],
+                full_feature_names=True,
+            )
+            return job.to_arrow().sort_by("row")
 
 
 class AsOfContext:

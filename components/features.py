@@ -30,8 +30,8 @@ from components.layout import Layout, write_parquet
 from feature_repo.spec import DAY_MS, Spec, View
 
 EPOCH = 0
-"""The event time of a post's or a member's first row: it holds from the beginning, because nothing
-is shown before it exists."""
+"""The event time of the first row of a member, and of a post whose creation time is unknown: it
+holds from the beginning."""
 
 
 def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
@@ -110,11 +110,11 @@ def _static(layout: Layout, view: View, day: str, spec: Spec) -> pa.Table:
     if view.kind == "content":
         table = table.filter(pa.array(column(table, "created_ms") < end))
     table = table.sort_by(key)
-    rows = feature_rows(
-        table.select([key]),
-        np.full(table.num_rows, EPOCH, np.int64),
-        packed_bytes(records(table, view)),
-    )
+    packed = records(table, view)
+    since = np.full(len(packed), EPOCH, np.int64)
+    if view.kind == "content":
+        since = np.maximum(packed["created_ms"], EPOCH)
+    rows = feature_rows(table.select([key]), since, packed_bytes(packed))
     return _only_changed(layout, view, day, rows, end)
 
 
@@ -126,17 +126,17 @@ def _only_changed(layout: Layout, view: View, day: str, rows: pa.Table, end: int
     if not earlier:
         return rows
     with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
         connection.register("rows", rows)
         files = ", ".join("'" + f.replace("'", "''") + "'" for f in earlier)
         answer = connection.execute(
             f"with last as (select {key}, arg_max(packed, event_timestamp) as packed "
             f"from read_parquet([{files}], hive_partitioning = false) group by {key}) "
-            f"select r.{key}, last.{key} is null as fresh, r.packed from rows r "
+            f"select r.{key}, last.{key} is null as fresh, r.packed, "
+            f"epoch_ms(r.event_timestamp) as since from rows r "
             f"left join last using ({key}) "
             f"where last.{key} is null or last.packed <> r.packed order by r.{key}"
         ).to_arrow_table()
-    event_ms = np.where(column(answer, "fresh"), EPOCH, end).astype(np.int64)
+    event_ms = np.where(column(answer, "fresh"), column(answer, "since"), end).astype(np.int64)
     return feature_rows(answer.select([key]), event_ms, answer["packed"].combine_chunks())
 
 

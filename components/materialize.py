@@ -22,7 +22,7 @@ from components.events import column
 from components.features import day_end
 from components.histories import VIEW as HISTORY
 from components.layout import Layout
-from components.store import apply_store, open_store, reachable
+from components.store import apply_store, open_store, quiet, reachable
 from feature_repo.spec import Spec
 from serving.history import decode_history
 
@@ -52,7 +52,8 @@ def materialize(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]
     written = {}
     with reachable(store), progress("materialize", len(views)) as advance:
         for name in views:
-            written[name] = _materialize_view(layout, store, name, day, spec)
+            with quiet():
+                written[name] = _materialize_view(layout, store, name, day, spec)
             advance()
     return written
 

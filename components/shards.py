@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -22,14 +23,14 @@ SHARD_ROWS = 4_096
 OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
+@dataclass
 class ShardCounts:
     """What was written: files, sequences, rows with context and loss, and auxiliary rows."""
 
-    def __init__(self) -> None:
-        self.shards = 0
-        self.sequences = 0
-        self.targets = 0
-        self.auxiliary = 0
+    shards: int = 0
+    sequences: int = 0
+    targets: int = 0
+    auxiliary: int = 0
 
 
 class ShardWriter:

@@ -7,8 +7,10 @@ Feast is imported when a function needs it: it costs seconds and hundreds of meg
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -61,6 +63,8 @@ def open_store(layout: Layout, config: DailyConfig) -> Any:
         ValueError: the repository cannot be read.
     """
     folder = render_store(layout, config)
+    # Feast draws bars of its own; a step has its own progress.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     from feast import FeatureStore
 
     return FeatureStore(repo_path=str(folder))
@@ -74,8 +78,16 @@ def apply_store(layout: Layout, spec: Spec, store: Any) -> None:
     """
     from feature_repo.services import repository
 
-    with reachable(store):
+    with reachable(store), quiet():
         store.apply(list(repository(spec, layout.root).values()))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Feast's prints, and the warnings of the libraries under it, off a step's output."""
+    with redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 @contextmanager
