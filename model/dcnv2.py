@@ -53,7 +53,7 @@ class DCNv2(Ranker):
 
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Floating-point operations of ranking one request; the history costs nothing."""
-        return accounting.linear_flops(self.head, num_candidates)
+        return accounting.linear_flops(self, num_candidates)
 
     def parameter_bytes(self) -> int:
         """Bytes of the weights and buffers."""

@@ -24,8 +24,8 @@ from model.ranker import ContextEncoder
 from tests.builders import TINY, make_columns, make_train_batch
 
 
-def numeric(name: str, **kind: object) -> Feature:
-    return Feature(name=name, role="sequence", kind=Numeric(**kind), source="post")  # type: ignore[arg-type]
+def numeric(name: str, kind: Numeric | None = None) -> Feature:
+    return Feature(name=name, role="sequence", kind=kind or Numeric(), source="post")
 
 
 def splitmix_bucket(value: int, buckets: int) -> int:
@@ -85,7 +85,7 @@ def test_dropout_falls_on_ids_only_and_in_training_only() -> None:
 
 
 def test_statistics_leave_missing_values_out() -> None:
-    bank = NumericBank([numeric("a"), numeric("b", transform="log1p"), numeric("c")])
+    bank = NumericBank([numeric("a"), numeric("b", Numeric(transform="log1p")), numeric("c")])
     value = torch.arange(1.0, 1601.0)
     raw = torch.stack([value, value.exp().clamp_max(1e30), torch.full_like(value, torch.nan)])
     raw[0, ::7], raw[0, ::11] = torch.nan, torch.inf
@@ -100,7 +100,7 @@ def test_statistics_leave_missing_values_out() -> None:
 
 
 def test_bins_hold_equal_shares_and_missing_has_its_own() -> None:
-    bank = NumericBank([numeric("a", bins=4, dim=2)])
+    bank = NumericBank([numeric("a", Numeric(bins=4, dim=2))])
     raw = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)).exp()
     bank.fit(raw)
     embedding = bank(raw)[:, 1:]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations survive JSON, refuse what they do not know, and cost no torch to read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from model import DCNv2Config, FeedSRConfig, HeadConfig
+from model.config import HEADS, AnyRankerConfig
+
+heads = st.builds(HeadConfig, name=st.sampled_from(HEADS), width=st.integers(1, 512))
+configs = st.one_of(
+    st.builds(
+        FeedSRConfig,
+        width=st.sampled_from([16, 64, 256]),
+        layers=st.integers(1, 12),
+        heads=st.sampled_from([1, 2, 4, 8]),
+        mlp=st.sampled_from(["gelu", "swiglu"]),
+        head=heads,
+    ),
+    st.builds(DCNv2Config, head=heads, embedding_dropout=st.floats(0, 0.9)),
+)
+
+
+@given(configs)
+def test_json_round_trip(config: FeedSRConfig | DCNv2Config) -> None:
+    adapter = TypeAdapter(AnyRankerConfig)
+    assert adapter.validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("wrong", [{"depth": 3}, {"layers": 0}, {"head": {"name": "gbdt"}}])
+def test_what_it_does_not_know_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        FeedSRConfig.model_validate(wrong)
+
+
+def test_reading_a_configuration_does_not_load_torch() -> None:
+    code = "import sys, model; model.FeedSRConfig(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
