@@ -45,8 +45,7 @@ def main() -> None:
 
 def _is_told(error: Exception) -> bool:
     """Whether an error's own sentence is enough; anything else is a fault of ours to trace."""
-    from components.daily import StepError
-    from components.steps import USER_ERRORS
+    from components.steps import USER_ERRORS, StepError
 
     return isinstance(error, (*USER_ERRORS, StepError))
 

@@ -32,7 +32,7 @@ EVENT_SECONDS = 0.2
 
 def console() -> Console:
     """The console for people: standard error, so that standard output stays a program's output."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def progress_mode() -> Mode:
@@ -52,8 +52,7 @@ def emit(kind: str, **fields: Any) -> None:
 
 
 def parse_event(line: str) -> dict[str, Any] | None:
-    """The event of an output line, or None if it is an ordinary line (also one that is cut short).
-    """
+    """The event of an output line, or None if it is an ordinary line (also one that is cut short)."""
     _, found, body = line.partition(EVENT)
     if not found:
         return None

@@ -12,6 +12,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,15 +25,12 @@ from rich.progress import Progress
 from components.config import load_config
 from components.console import bar_columns, console, parse_event
 from components.layout import Layout
+from components.steps import StepError
 
 if TYPE_CHECKING:
     from kfp.local import SubprocessRunner
 
 LABEL_WIDTH = 14
-
-
-class StepError(RuntimeError):
-    """A step of the loop failed; the text is one sentence and names the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +90,13 @@ def _run_pipeline(
 
     from components.pipeline import daily_pipeline
 
-    warnings.filterwarnings("ignore", message=".*custom or non-Python base image.*")
+    # The local runner warns of each thing that only a cluster needs: image, requests, GPU.
+    warnings.filterwarnings("ignore", module=r"kfp\.local")
+    artifacts = layout.run(day) / "kfp"
+    shutil.rmtree(artifacts, ignore_errors=True)
     local.init(
         runner=runner or local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(layout.run(day) / "kfp"),
+        pipeline_root=str(artifacts),
         raise_on_error=True,
     )
     with _environment(FEEDSR_PROGRESS="events"), contextlib.redirect_stdout(watch):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The newcomer's way in: a log, two days of the loop, and one feed ranked by what they made.
 
-It calls what the commands call, in order, and keeps nothing of its own; a demo that was stopped goes
-on with the same command.
+It calls what the commands call, in order, and keeps nothing of its own; a demo that was stopped
+goes on with the same command.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ IMAGE = os.environ.get("FEEDSR_PIPELINE_IMAGE", "feedsr-pipeline:0.1.0")
 VOLUME_CLAIM = os.environ.get("FEEDSR_VOLUME_CLAIM", "feedsr-root")
 MOUNT = "/feedsr"
 """Where the run's root is mounted in every pod."""
+SETTINGS, LOOP = "feedsr", "feedsr-loop"
+"""The config maps of the manifests: addresses, and the configuration file of the loop."""
 
 component = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
 
@@ -136,7 +138,7 @@ def report(  # type: ignore[no-untyped-def]
 
 
 def _place(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
-    """Mounts the root, drops root rights, and switches KFP's cache off.
+    """Mounts the root and the configuration, drops root rights, and switches KFP's cache off.
 
     The cache's key covers a step's inputs and not the package's code, and every step already keeps
     its own work on disk.
@@ -144,6 +146,8 @@ def _place(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
     task.set_caching_options(False)
     task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
     kubernetes.mount_pvc(task, pvc_name=VOLUME_CLAIM, mount_path=MOUNT)
+    kubernetes.use_config_map_as_volume(task, LOOP, mount_path="/etc/feedsr")
+    kubernetes.use_config_map_as_env(task, SETTINGS, {"FEEDSR_REDIS": "FEEDSR_REDIS"})
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
     return task
 

@@ -44,6 +44,10 @@ USER_ERRORS = (ValueError, OSError)
 """What a user can mend: told in one sentence (ConnectionError and a full disk are OSErrors)."""
 
 
+class StepError(RuntimeError):
+    """A step of the loop failed; the text is one sentence and says where the log is."""
+
+
 def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> Values:
     """Runs one step and tells whoever watches when it starts, ends or fails.
 
@@ -81,7 +85,7 @@ def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> V
 def sentence(error: BaseException) -> str:
     """An error as one line for people: its own sentence where it has one, else with its type."""
     text = " ".join(str(error).split())
-    if isinstance(error, USER_ERRORS) and text:
+    if isinstance(error, (*USER_ERRORS, StepError)) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
