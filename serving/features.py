@@ -34,6 +34,7 @@ class Fetched:
         context_NC: float32, NaN where missing.
         flags: what degraded for the whole request.
         post_flags: what degraded for each candidate.
+        as_of_ms: up to when each view was known to be complete, by view.
     """
 
     history: bytes
@@ -41,6 +42,7 @@ class Fetched:
     context_NC: npt.NDArray[np.float32]
     flags: list[str]
     post_flags: list[list[str]]
+    as_of_ms: dict[str, int]
 
 
 class Fetcher:
@@ -65,7 +67,7 @@ class Fetcher:
         """
         flags: list[str] = []
         post_flags: list[list[str]] = [[] for _ in asked.post_ids]
-        history = self._history(asked, flags)
+        history, as_of = self._history(asked, flags)
         posts = self._posts(asked, post_flags)
         views = {
             view.name: self._records(view, asked, posts, flags, post_flags)
@@ -81,14 +83,18 @@ class Fetcher:
             context_NC=context_matrix(self.spec, views, posts, asked.time_ms),
             flags=flags,
             post_flags=post_flags,
+            as_of_ms={v.name: self.store.as_of_ms(v.name) for v in self.spec.views}
+            | {HISTORY: as_of},
         )
 
-    def _history(self, asked: FeedRequest, flags: list[str]) -> bytes:
+    def _history(self, asked: FeedRequest, flags: list[str]) -> tuple[bytes, int]:
+        """The history value, and as of when it is complete: a pushed one is newer than its view."""
         [stored] = self.store.read(HISTORY, [(asked.member_id,)])
+        as_of = max(stored.time_ms, self.store.as_of_ms(HISTORY))
         [reason] = self._degraded(HISTORY, [stored], asked.time_ms)
         if reason:
             flags.append(f"{reason}:{HISTORY}")
-        return b"" if reason in ("missing", "stale") else stored.value or b""
+        return b"" if reason in ("missing", "stale") else stored.value or b"", as_of
 
     def _posts(self, asked: FeedRequest, post_flags: list[list[str]]) -> npt.NDArray[Any]:
         """Content records `[N]`; an unknown post has the declared defaults, its actor too."""

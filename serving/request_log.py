@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from feature_repo.spec import Spec
 from serving import metrics
+from serving.features import Fetched
 from serving.feed_request import Ranked
 
 SCHEMA = pa.schema(
@@ -32,6 +33,7 @@ SCHEMA = pa.schema(
         "time_ms": pa.int64(),
         "logged_ms": pa.int64(),
         "request": pa.map_(pa.string(), pa.int32()),
+        "as_of_ms": pa.map_(pa.string(), pa.int64()),
         "post_ids": pa.list_(pa.int64()),
         "history": pa.binary(),
         "candidates": pa.binary(),
@@ -41,7 +43,7 @@ SCHEMA = pa.schema(
         "spec_hash": pa.string(),
     }
 )
-"""One row a request. `history` and `candidates` are the bytes the predictor got (`serving.wire`), `probabilities` is
+"""One row a request. `as_of_ms` says up to when each view was complete; `history` and `candidates` are the bytes the predictor got (`serving.wire`), `probabilities` is
 `[N, K]` row by row."""
 
 
@@ -72,7 +74,7 @@ class RequestLog:
         self._thread = threading.Thread(target=self._write_all, name="request-log", daemon=True)
         self._thread.start()
 
-    def add(self, ranked: Ranked, history: bytes, candidates: bytes) -> None:
+    def add(self, ranked: Ranked, fetched: Fetched, candidates: bytes) -> None:
         """Queues a request, unless it is not sampled or the queue is full."""
         if self._random.random() >= self.config.rate:
             return
@@ -82,8 +84,9 @@ class RequestLog:
             "time_ms": asked.time_ms,
             "logged_ms": time.time_ns() // 1_000_000,
             "request": list(asked.request.items()),
+            "as_of_ms": list(fetched.as_of_ms.items()),
             "post_ids": asked.post_ids,
-            "history": history,
+            "history": fetched.history,
             "candidates": candidates,
             "probabilities": ranked.probabilities_NK.reshape(-1),
             "flags": ranked.flags,

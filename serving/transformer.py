@@ -188,7 +188,7 @@ class Transformer(Model):
             model_version=scores.model_version,
         )
         if self._log:
-            self._log.add(ranked, prepared.fetched.history, prepared.candidates)
+            self._log.add(ranked, prepared.fetched, prepared.candidates)
         return ranked
 
 

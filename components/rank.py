@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks one member's feed through the real servers, and serves until told to stop.
+
+It asks over V1 JSON like any caller would; scores and features are made by `serving` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.table import Table
+
+from components.config import DailyConfig
+from components.features import day_end
+from components.layout import Layout, write_json
+from serving.launch import HOST, NAME, Serving, launch
+
+CANDIDATES = 20
+"""How many of the newest posts are ranked where no candidates are named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """One member's ranked feed.
+
+    Attributes:
+        flags: what degraded for the whole request.
+        rows: best first: `post_id`, `score`, `probabilities` by task, `flags`.
+    """
+
+    member_id: int
+    time_ms: int
+    model_version: str
+    tasks: tuple[str, ...]
+    flags: list[str]
+    rows: list[dict[str, Any]]
+
+
+def rank(
+    layout: Layout,
+    config: DailyConfig,
+    member: int | None = None,
+    candidates: Sequence[int] | None = None,
+    time_ms: int | None = None,
+) -> Ranking:
+    """Ranks candidates for a member by the running servers of this root, or by ones started for the call.
+
+    Args:
+        layout: a run with an online store and a promoted model.
+        config: names the spec and the limits.
+        member: by default the one with the most impressions.
+        candidates: post ids; by default the newest posts that the member has not seen.
+        time_ms: when the feed is asked for; by default the end of the last day the store knows.
+
+    Raises:
+        ValueError: nothing to rank with, or the servers' own sentence.
+    """
+    time_ms = _last_end(layout, config) if time_ms is None else time_ms
+    member = _most_active(layout) if member is None else member
+    posts = list(candidates or newest_posts(layout, member, time_ms))
+    instance = {"member_id": member, "candidates": posts, "time_ms": time_ms}
+    with _transformer(layout, config) as url:
+        answer = ask(url, [instance])[0]
+    return Ranking(
+        member_id=answer["member_id"],
+        time_ms=time_ms,
+        model_version=answer["model_version"],
+        tasks=config.spec.task_names,
+        flags=answer["flags"],
+        rows=answer["ranked"],
+    )
+
+
+def serve(layout: Layout, config: DailyConfig, http_port: int = 8080, grpc_port: int = 0) -> None:
+    """Serves the model in production on loopback until Ctrl-C or SIGTERM.
+
+    Raises:
+        ValueError: no model or store, or a port is in use.
+    """
+    told = threading.Event()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: told.set())
+    with launch(serving_of(layout, config, http_port, grpc_port)) as pair:
+        url = pair.transformer.url
+        write_json(_address(layout), {"url": url, "pid": os.getpid()})
+        console = Console(stderr=True, highlight=False)
+        console.print(f"serving on {url}/v1/models/{NAME}:predict, gRPC on {pair.transformer.grpc}")
+        try:
+            while not told.wait(1.0):
+                for server in (pair.predictor, pair.transformer):
+                    if server.process.poll() is not None:
+                        raise ValueError(f"the {server.name} ended: {server.tail()}")
+        finally:
+            _address(layout).unlink(missing_ok=True)
+
+
+def serving_of(
+    layout: Layout, config: DailyConfig, http_port: int = 0, grpc_port: int = 0
+) -> Serving:
+    """What to launch for a root: its production model, its store and its request log."""
+    current = layout.registry / "current"
+    if not current.exists():
+        raise ValueError(f"{layout.root} has no model in production; run feedsr daily first")
+    return Serving(
+        model_dir=current,
+        feast_dir=layout.feast,
+        spec_name=config.spec_name,
+        log_dir=layout.root / "requests",
+        max_candidates=config.max_candidates,
+        http_port=http_port,
+        grpc_port=grpc_port,
+    )
+
+
+def ask(url: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The predictions of a V1 call; ValueError with the server's own sentence if it refuses."""
+    body = json.dumps({"instances": instances}).encode()
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{url}/v1/models/{NAME}:predict", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.loads(reply.read())["predictions"]
+    except urllib.error.HTTPError as error:
+        with error:
+            reason = json.loads(error.read() or b"{}").get("error", error.reason)
+        raise ValueError(f"the server at {url} answered {error.code}: {reason}") from error
+    except OSError as error:
+        raise ValueError(f"the server at {url} does not answer: {error}") from error
+
+
+def newest_posts(layout: Layout, member: int, time_ms: int, count: int = CANDIDATES) -> list[int]:
+    """The newest posts made before a time that the member has not been shown; ValueError if there is none."""
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            f"select post_id from {_parquet(layout.posts)} where created_ms < ? and post_id not in "
+            f"(select post_id from {_impressions(layout)} where member_id = ?) "
+            "order by created_ms desc, post_id limit ?",
+            [time_ms, member, count],
+        ).fetchall()
+    if not rows:
+        raise ValueError(f"member {member} has seen every post; name candidates to rank")
+    return [row[0] for row in rows]
+
+
+def render_table(ranking: Ranking, console: Console | None = None) -> None:
+    """Prints a ranking: candidate, probability per task, final score, flags."""
+    flags = f"; {', '.join(ranking.flags)}" if ranking.flags else ""
+    table = Table(
+        title=f"member {ranking.member_id}, ranked by {ranking.model_version}{flags}",
+        title_justify="left",
+    )
+    table.add_column("#", justify="right")
+    table.add_column("post", justify="right")
+    for task in ranking.tasks:
+        table.add_column(task, justify="right")
+    table.add_column("score", justify="right", style="bold")
+    table.add_column("flags")
+    for place, row in enumerate(ranking.rows, 1):
+        shares = [f"{row['probabilities'][task]:.3f}" for task in ranking.tasks]
+        cells = [str(place), str(row["post_id"]), *shares, f"{row['score']:.3f}"]
+        table.add_row(*cells, ", ".join(row["flags"]))
+    (console or Console(highlight=False)).print(table)
+
+
+@contextmanager
+def _transformer(layout: Layout, config: DailyConfig) -> Iterator[str]:
+    """The address of the servers that serve this root already, or of ones started for this block."""
+    running = _running(layout)
+    if running:
+        yield running
+        return
+    with launch(serving_of(layout, config)) as pair:
+        yield pair.transformer.url
+
+
+def _running(layout: Layout) -> str | None:
+    path = _address(layout)
+    if not path.is_file():
+        return None
+    url = str(json.loads(path.read_text())["url"])
+    if not url.startswith(f"http://{HOST}:"):
+        return None
+    try:
+        with urllib.request.urlopen(f"{url}/v2/models/{NAME}/ready", timeout=2):
+            return url
+    except OSError:
+        return None
+
+
+def _address(layout: Layout) -> Path:
+    return layout.root / "serving.json"
+
+
+def _last_end(layout: Layout, config: DailyConfig) -> int:
+    days = sorted(p.stem[4:] for p in layout.feature_dir("history").glob("day=*.parquet"))
+    if not days:
+        raise ValueError(f"{layout.root} has no features; run feedsr daily first")
+    return day_end(config.spec, days[-1])
+
+
+def _most_active(layout: Layout) -> int:
+    if not layout.impression_days():
+        raise ValueError(f"{layout.root} has no impressions; run feedsr daily first")
+    with duckdb.connect() as connection:
+        row = connection.execute(
+            f"select member_id from {_impressions(layout)} group by member_id "
+            "order by count(*) desc, member_id limit 1"
+        ).fetchone()
+    if row is None:
+        raise ValueError(f"{layout.root} has no impressions; name a member")
+    return int(row[0])
+
+
+def _impressions(layout: Layout) -> str:
+    return _parquet(layout.root / "impressions" / "day=*" / "part.parquet")
+
+
+def _parquet(path: Path) -> str:
+    quoted = str(path).replace("'", "''")
+    return f"read_parquet('{quoted}', hive_partitioning = false)"
