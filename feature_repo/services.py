@@ -14,7 +14,6 @@ from typing import Any
 from feast import FeatureService
 
 from feature_repo.entities import entities
-from feature_repo.sources import push_source
 from feature_repo.spec import Spec
 from feature_repo.specs import spec_by_name
 from feature_repo.views import feature_views
@@ -23,13 +22,12 @@ SERVICE = "feed_sr"
 
 
 def repository(spec: Spec, root: Path) -> dict[str, Any]:
-    """Every Feast object of a run by name: entities, views, the push source and the service."""
+    """Every Feast object of a run by name; the sources come with the views that read them."""
     views = feature_views(spec, root)
     named: dict[str, Any] = {e.name: e for e in entities(spec).values()}
     named |= {view.name: view for view in views}
     service = FeatureService(name=SERVICE, features=list(views), tags={"spec_hash": spec.hash})
-    source = push_source(root)
-    return {**named, SERVICE: service, source.name: source}
+    return {**named, SERVICE: service}
 
 
 def repository_of_environment() -> dict[str, Any]:
@@ -40,4 +38,4 @@ def repository_of_environment() -> dict[str, Any]:
     return repository(spec_by_name(os.environ.get("FEEDSR_SPEC", "simulator")), Path(root))
 
 
-globals().update({f"_{name}": value for name, value in repository_of_environment().items()})
+globals().update(repository_of_environment())
