@@ -23,7 +23,7 @@ from components.sources.simulator import truth_day
 from components.sources.world import Posts, SegmentSampler
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
-from tests.log_builders import digest, exact_auc
+from tests.raw_builders import digest, exact_auc
 
 DEFAULT = SimulatorConfig()
 SMALL = SimulatorConfig(days=4, members=80, actors=30, posts_per_day=60, impressions=3_000)
