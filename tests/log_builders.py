@@ -1,132 +1,160 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small valid logs of any spec, and the measures taken on them."""
+"""Random logs with everything that makes one hard, and runs built from them.
+
+Times lie on a coarse grid, so that ties and midnights are common; rows arrive late, some after a
+window has passed; members have untimed rows; actions and dwell are unknown at times; a post has no
+content. The same seed gives the same log.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-from typing import Any
+import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from components.config import PROFILES, DailyConfig
+from components.events import arrow_column, column
+from components.features import features
+from components.histories import histories
 from components.layout import Layout, write_parquet
-from feature_repo.spec import (
-    DAY_MS,
-    Binary,
-    Categorical,
-    Embedding,
-    Feature,
-    HashedId,
-    Spec,
-)
+from feature_repo import specs
+from feature_repo.spec import DAY_MS, Binary, Categorical, Embedding, Kind, Numeric, Spec
 
-HOUR_MS = 3_600_000
+FIRST_DAY = 19_100
+"""The local day number of a log's first day, 2022-04-18."""
+
+GRID_MS = 2 * 3_600_000
 
 
-def exact_auc(label: npt.NDArray[Any], score: npt.NDArray[Any]) -> float:
-    """The probability that a positive scores above a negative, ties counting half."""
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
-    positives = float(label.sum())
-    negatives = len(label) - positives
-    above = float(rank[label > 0].sum()) - positives * (positives + 1) / 2
-    return above / (positives * negatives)
+@dataclass(frozen=True)
+class Log:
+    """A log: impressions (event schema and `session_id`), posts and members."""
+
+    spec: Spec
+    impressions: pa.Table
+    posts: pa.Table
+    members: pa.Table
+
+    def write(self, layout: Layout) -> list[str]:
+        """Writes it as ingest does, by arrival day; returns the days."""
+        write_parquet(layout.posts, self.posts)
+        write_parquet(layout.members, self.members)
+        day = self.spec.day(column(self.impressions, "arrival_time"))
+        names = []
+        for number in range(int(day.min()), int(day.max()) + 1):
+            here = self.impressions.filter(pa.array(day == number))
+            order = [
+                (n, "ascending") for n in ("arrival_time", "event_time", "member_id", "post_id")
+            ]
+            names.append(self.spec.day_name(number))
+            write_parquet(layout.impressions_day(names[-1]), here.sort_by(order))
+        return names
 
 
-def make_impressions(spec: Spec, day: str, rows: int, seed: int = 0) -> pa.Table:
-    """Valid raw impressions of one arrival day, no two of the same member, post and time."""
-    rng = np.random.default_rng(seed)
-    start = int(spec.day_start(spec.day_number(day)))
-    arrival = np.sort(start + rng.integers(HOUR_MS, DAY_MS, rows))
-    columns: dict[str, Any] = {
-        "member_id": rng.integers(0, 7, rows),
-        "post_id": np.arange(rows),
-        "event_time": arrival - rng.integers(0, HOUR_MS, rows),
-        "arrival_time": arrival,
-        "timed": np.ones(rows, np.bool_),
-        "request_id": np.arange(rows) // 4,
-        "position": np.arange(rows) % 4,
-        "dwell_ms": rng.integers(0, 60_000, rows),
-    }
-    features = {f.name: f for f in spec.features}
-    for field in spec.event_schema:
-        if field.name not in columns:
-            columns[field.name] = _values(features[field.name], rows, rng)
-    return _table(columns, spec.event_schema)
-
-
-def make_posts(spec: Spec, count: int, seed: int = 1) -> pa.Table:
-    """Valid posts 0 .. count - 1."""
-    rng = np.random.default_rng(seed)
-    columns: dict[str, Any] = {
-        "post_id": np.arange(count),
-        "actor_id": rng.integers(0, 5, count),
-        "root_actor_id": rng.integers(0, 5, count),
-        "created_ms": 1_640_995_200_000 + rng.integers(0, DAY_MS, count),
-    }
-    for feature in spec.content.features:
-        columns.setdefault(feature.name, _values(feature, count, rng))
-    return _table(columns, spec.post_schema)
-
-
-def make_members(spec: Spec, count: int, seed: int = 2) -> pa.Table:
-    """Valid members 0 .. count - 1."""
-    rng = np.random.default_rng(seed)
-    columns: dict[str, Any] = {"member_id": np.arange(count)}
-    for view in spec.views:
-        if view.kind == "profile":
-            columns |= {f.name: _values(f, count, rng) for f in view.features}
-    return _table(columns, spec.member_schema)
-
-
-def write_log(layout: Layout, spec: Spec, days: dict[str, pa.Table], posts: int = 64) -> None:
-    """Writes raw days, with valid posts and members beside them."""
-    for day, table in days.items():
-        write_parquet(layout.raw_day(day), table)
-    write_parquet(layout.raw_posts, make_posts(spec, posts))
-    write_parquet(layout.raw_members, make_members(spec, 7))
-
-
-def set_value(table: pa.Table, column: str, row: int, value: Any) -> pa.Table:
-    """The table with one value changed; None is a null."""
-    field = table.schema.field(column)
-    values = table[column].to_pylist()
-    values[row] = value
-    index = table.schema.get_field_index(column)
-    return table.set_column(
-        index, field.with_nullable(True), pa.array(values, field.type, from_pandas=False)
+def small_spec(name: str = "kuairand", impressions: int = 12, block: int = 4) -> Spec:
+    """A shipped spec with a short window, under the name `small_<name>` in the shipped specs."""
+    spec = dataclasses.replace(
+        specs.SPECS[name], name=f"small_{name}", max_impressions=impressions, block=block
     )
+    specs.SPECS[spec.name] = spec
+    return spec
 
 
-def digest(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file under a folder, by relative path."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+def small_config(spec: Spec, **changes: object) -> DailyConfig:
+    """The demo's configuration on another spec."""
+    return PROFILES["demo"].model_copy(update={"spec_name": spec.name, **changes})
+
+
+def random_log(
+    spec: Spec, seed: int, *, rows: int = 120, members: int = 5, posts: int = 8, days: int = 3
+) -> Log:
+    """A random log over `days` local days from FIRST_DAY on."""
+    rng = np.random.default_rng(seed)
+    start = int(spec.day_start(FIRST_DAY))
+    event = start + rng.integers(0, days * DAY_MS // GRID_MS, rows) * GRID_MS
+    late = rng.choice([0, 0, 0, 60_000, GRID_MS, DAY_MS, 8 * DAY_MS], rows)
+    timed = rng.random(rows) > 0.15
+    event = np.where(timed, event, start - rng.integers(1, 40, rows) * GRID_MS)
+    arrival = np.where(timed, np.minimum(event + late, start + days * DAY_MS - 1), event)
+    columns = {
+        "member_id": rng.integers(1, members + 1, rows),
+        "post_id": rng.integers(1, posts + 2, rows),
+        "event_time": event,
+        "arrival_time": np.maximum(arrival, event),
+        "timed": timed,
+        "request_id": rng.integers(1, rows, rows),
+        "position": rng.integers(-1, 20, rows),
+        "dwell_ms": rng.choice([-1, 0, 2_999, 3_000, 9_999, 30_000, 2**31 - 1], rows),
     }
+    impressions = _impressions(spec, columns, rng)
+    return Log(spec, impressions, _posts(spec, posts, start, rng), _members(spec, members, rng))
 
 
-def _values(feature: Feature, rows: int, rng: np.random.Generator) -> Any:
-    kind = feature.kind
-    if isinstance(kind, HashedId):
-        return rng.integers(0, 1000, rows)
-    if isinstance(kind, Categorical):
-        return rng.integers(-1, kind.cardinality, rows)
-    if isinstance(kind, Binary):
-        return rng.integers(-1, 2, rows)
+def build_run(layout: Layout, log: Log, config: DailyConfig) -> list[str]:
+    """Writes a log and builds its features and histories day by day; returns the days."""
+    days = log.write(layout)
+    for day in days:
+        features(layout, day, config)
+        histories(layout, day, config)
+    return days
+
+
+def _impressions(spec: Spec, columns: dict[str, np.ndarray], rng: np.random.Generator) -> pa.Table:
+    rows = len(columns["member_id"])
+    arrays = []
+    for field in spec.event_schema:
+        if field.name == "dwell_ms":
+            dwell = columns["dwell_ms"].astype(np.int32)
+            arrays.append(pa.array(dwell, mask=dwell < 0))
+        elif field.name in columns:
+            arrays.append(pa.array(columns[field.name]).cast(field.type))
+        else:
+            kind = {f.name: f.kind for f in spec.features}[field.name]
+            arrays.append(arrow_column(_values(kind, rows, rng), field.type))
+    table = pa.Table.from_arrays(arrays, schema=spec.event_schema)
+    table = table.append_column("session_id", pa.array(columns["event_time"] // DAY_MS))
+    keys = ["member_id", "post_id", "event_time"]
+    place = table.append_column("i", pa.array(np.arange(rows)))
+    first = place.group_by(keys).aggregate([("i", "min")])["i_min"].to_numpy()
+    return table.take(pa.array(np.sort(first)))
+
+
+def _posts(spec: Spec, posts: int, start: int, rng: np.random.Generator) -> pa.Table:
+    """All posts but the last one that impressions name; created before the log, or unknown."""
+    ids = np.arange(1, posts + 1)
+    arrays = []
+    for field in spec.post_schema:
+        if field.name == "post_id":
+            arrays.append(pa.array(ids, pa.int64()))
+        elif field.name in ("actor_id", "root_actor_id"):
+            arrays.append(pa.array(1 + ids % 3, pa.int64()))
+        elif field.name == "created_ms":
+            created = np.where(ids % 4 == 0, -1, start - ids * GRID_MS)
+            arrays.append(pa.array(created, pa.int64()))
+        else:
+            kind = {f.name: f.kind for f in spec.content.features}[field.name]
+            arrays.append(arrow_column(_values(kind, posts, rng), field.type))
+    return pa.Table.from_arrays(arrays, schema=spec.post_schema)
+
+
+def _members(spec: Spec, members: int, rng: np.random.Generator) -> pa.Table:
+    """All members but the last."""
+    arrays = [pa.array(np.arange(1, members), pa.int64())]
+    kinds = {f.name: f.kind for f in spec.features}
+    for field in list(spec.member_schema)[1:]:
+        arrays.append(arrow_column(_values(kinds[field.name], members - 1, rng), field.type))
+    return pa.Table.from_arrays(arrays, schema=spec.member_schema)
+
+
+def _values(kind: Kind, rows: int, rng: np.random.Generator) -> np.ndarray:
     if isinstance(kind, Embedding):
-        flat = pa.array(rng.normal(size=rows * kind.dim).astype(np.float16))
-        return pa.FixedSizeListArray.from_arrays(flat, kind.dim)
-    return rng.lognormal(size=rows)
-
-
-def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
-    arrays = [
-        value if isinstance(value, pa.Array) else pa.array(value).cast(field.type, safe=False)
-        for field in schema
-        for value in [columns[field.name]]
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema)
+        return rng.normal(size=(rows, kind.dim)).astype(np.float16)
+    if isinstance(kind, Numeric):
+        return np.where(rng.random(rows) < 0.1, np.nan, rng.exponential(9, rows)).astype(np.float32)
+    if isinstance(kind, Categorical):
+        return rng.integers(-1, kind.cardinality, rows).astype(np.int32)
+    if isinstance(kind, Binary):
+        return rng.integers(-1, 2, rows).astype(np.int8)
+    return rng.integers(1, 9, rows)

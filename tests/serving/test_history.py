@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The history codec and the rule of what was known."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.events import column, history_order, with_content
+from components.histories import history_batch
+from feature_repo.spec import DAY_MS, FRESHNESS, window_start
+from feature_repo.specs import KUAIRAND, SIMULATOR
+from serving.history import (
+    History,
+    decode_history,
+    encode_history,
+    history_as_of,
+    known_counts,
+    max_value_bytes,
+)
+from tests.log_builders import random_log, small_spec
+
+SPECS = [small_spec("kuairand"), small_spec("simulator")]
+
+
+def make_batch(spec, rows: int, seed: int = 0) -> pa.RecordBatch:
+    log = random_log(spec, seed, rows=3 * rows + 8, members=1)
+    events = history_order(with_content(log.impressions, log.posts, spec))
+    return history_batch(events, spec).slice(0, rows)
+
+
+def make_value(spec, count: int = 9) -> bytes:
+    return encode_history(make_batch(spec, count), member_id=3, count=count, spec=spec)
+
+
+def assert_same(got: pa.RecordBatch, want: pa.RecordBatch) -> None:
+    """Equal schemas and values, a NaN equal to a NaN."""
+    assert got.schema == want.schema
+    for name in want.schema.names:
+        np.testing.assert_array_equal(column(got, name), column(want, name), err_msg=name)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@pytest.mark.parametrize("count", [0, 1, 12, 15, 16, 17, 23])
+def test_a_value_decodes_to_the_window_it_was_made_of(spec, count):
+    batch = make_batch(spec, count)
+    history = decode_history(encode_history(batch, member_id=-5, count=count, spec=spec), spec)
+    start = int(window_start(count, spec.max_impressions, spec.block))
+    assert (history.count, history.start, history.member_id) == (count, start, -5)
+    assert_same(history.batch, batch.slice(start))
+    assert history.batch.num_rows < spec.max_impressions + spec.block
+
+
+@pytest.mark.parametrize("value", [None, b""])
+def test_no_value_is_the_empty_history(value):
+    history = decode_history(value, KUAIRAND)
+    assert (history.count, history.start, history.batch.num_rows) == (0, 0, 0)
+    assert history.batch.schema == KUAIRAND.history_schema
+    assert history.known(KUAIRAND, "day").shape == (0,)
+
+
+@pytest.mark.law
+@given(st.integers(0, 40), st.integers(0, 11), st.integers(1, 9))
+@settings(deadline=None, max_examples=40)
+def test_equal_rows_are_equal_bytes_however_they_lie_in_memory(count, offset, chunk):
+    spec = SPECS[1]
+    whole = make_batch(spec, count + offset)
+    rows = whole.slice(offset)
+    parts = [whole.slice(i, chunk) for i in range(0, len(whole), chunk)]
+    joined = pa.Table.from_batches(parts, schema=whole.schema).combine_chunks()
+    copied = pa.RecordBatch.from_arrays(
+        [c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in joined.columns],
+        schema=whole.schema,
+    )
+    a = encode_history(rows, member_id=1, count=count, spec=spec)
+    b = encode_history(copied.slice(offset), member_id=1, count=count, spec=spec)
+    longer = encode_history(whole, member_id=1, count=count, spec=spec)
+    assert a == b == longer
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_every_changed_or_missing_byte_is_one_sentence(spec):
+    value = make_value(spec)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(value)
+        place = int(rng.integers(len(value)))
+        damaged[place] ^= int(rng.integers(1, 256))
+        with pytest.raises(ValueError, match="rebuild"):
+            decode_history(bytes(damaged), spec)
+    for length in rng.integers(1, len(value), 100):
+        with pytest.raises(ValueError, match="rebuild"):
+            decode_history(value[: int(length)], spec)
+
+
+@pytest.mark.law
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_hostile_bytes_with_a_good_checksum_never_get_past_the_guard(data):
+    spec = SPECS[0]
+    stream = bytearray(make_value(spec)[:-4])
+    for _ in range(data.draw(st.integers(1, 8))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
+    value = bytes(stream) + zlib.crc32(bytes(stream)).to_bytes(4, "little")
+    try:
+        history = decode_history(value, spec)
+    except ValueError:
+        return
+    assert history.batch.schema.equals(spec.history_schema)
+    assert history.batch.num_rows == history.count - history.start
+
+
+def test_another_spec_is_refused_by_name():
+    spec = SPECS[0]
+    other = dataclasses.replace(spec, block=5)
+    with pytest.raises(ValueError, match=rf"built with spec {spec.hash}, this one is {other.hash}"):
+        decode_history(make_value(spec), other)
+
+
+def test_absurd_values_are_refused():
+    spec = SPECS[0]
+    with pytest.raises(ValueError, match="want at most"):
+        decode_history(b"x" * (max_value_bytes(spec) + 1), spec)
+    reader = pa.ipc.open_stream(make_value(spec))
+    batch = reader.read_next_batch()
+    for metadata in ({"count": "10"}, {"count": "-1"}, {"count": "1e9"}, {"count": "9" * 40}, {}):
+        schema = spec.history_schema.with_metadata(
+            {"spec_hash": spec.hash, "member_id": "1", **metadata}
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema) as writer:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+        stream = sink.getvalue().to_pybytes()
+        with pytest.raises(ValueError, match="history value"):
+            decode_history(stream + zlib.crc32(stream).to_bytes(4, "little"), spec)
+
+
+def test_wrong_columns_are_refused_when_written():
+    spec = SPECS[0]
+    batch = make_batch(spec, 9)
+    with pytest.raises(ValueError, match="no column 'tab'"):
+        encode_history(batch.drop_columns(["tab"]), member_id=1, count=9, spec=spec)
+    nulls = pa.array([None] * 9, pa.int32())
+    place = batch.schema.get_field_index("tab")
+    fields = pa.schema([f.with_nullable(True) for f in batch.schema])
+    columns = [nulls if i == place else c for i, c in enumerate(batch.columns)]
+    with pytest.raises(ValueError, match="'tab' is int32 with 9 nulls"):
+        encode_history(
+            pa.RecordBatch.from_arrays(columns, schema=fields), member_id=1, count=9, spec=spec
+        )
+    with pytest.raises(ValueError, match="has 9 rows, the window of 10 impressions holds 10"):
+        encode_history(batch, member_id=1, count=10, spec=spec)
+
+
+@pytest.mark.law
+@given(st.integers(0, 2**32), st.sampled_from(FRESHNESS))
+@settings(deadline=None)
+def test_known_is_what_had_arrived_before_the_cutoff(seed, freshness):
+    spec = SPECS[0]
+    batch = make_batch(spec, 14, seed)
+    known = History(batch, 14, 0).known(spec, freshness)
+    event, arrival, timed = (
+        batch.column(n).to_pylist() for n in ("event_time", "arrival_time", "timed")
+    )
+    for j in range(batch.num_rows):
+        cutoff = int(spec.cutoff(np.int64(event[j]), freshness))
+        expected = sum(a < cutoff for a in arrival) if timed[j] else j
+        assert known[j] == expected <= j
+
+
+def test_with_freshness_day_no_impression_knows_another_of_its_day():
+    start = KUAIRAND.day_start(19_000)
+    times = start + np.array([-1, 0, 5, DAY_MS - 1, DAY_MS, DAY_MS + 1])
+    assert known_counts(times, times, KUAIRAND, "day").tolist() == [0, 1, 1, 1, 4, 4]
+    assert known_counts(times, times, KUAIRAND, "immediate").tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_history_as_of_ends_strictly_before_the_cutoff():
+    spec = SPECS[0]
+    batch = make_batch(spec, 12)
+    arrival = batch.column("arrival_time").to_pylist()
+    for cutoff in (0, arrival[5], arrival[5] + 1, 2**60):
+        kept = history_as_of(batch, 12, cutoff).column("arrival_time").to_pylist()
+        assert kept == [a for a in arrival if a < cutoff]
+
+
+def test_a_thousand_impressions_decode_in_a_millisecond():
+    events = random_log(SIMULATOR, 0, rows=1_000, members=1, posts=500, days=300).impressions
+    posts = random_log(SIMULATOR, 0, posts=500).posts
+    batch = history_batch(history_order(with_content(events, posts, SIMULATOR)), SIMULATOR)
+    value = encode_history(batch, member_id=1, count=len(batch), spec=SIMULATOR)
+    assert len(batch) > 900
+    seconds = []
+    for _ in range(30):
+        start = time.perf_counter()
+        decode_history(value, SIMULATOR)
+        seconds.append(time.perf_counter() - start)
+    assert np.median(seconds) < 1e-3
