@@ -4,22 +4,39 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import shutil
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from kserve import InferRequest, InferResponse
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from components.config import DailyConfig, load_config
+from components.features import day_end, features
+from components.histories import histories
+from components.ingest import ingest
+from components.layout import Layout
+from components.materialize import materialize
+from components.rank import serving_of
+from components.sources.simulator import simulate
+from components.sources.simulator_config import SimulatorConfig
 from feature_repo.spec import DAY_MS, Spec
+from model import FeedSRConfig, build_ranker
+from model.checkpoint import save_model
+from model.feed_sr import FeedSR
 from serving.history import decode_history, encode_history
 from serving.infer import bytes_tensor
-from serving.launch import NAME
+from serving.launch import NAME, Serving
 from serving.wire import RankRequest, encode_candidates
 from tests.builders import make_columns, make_context
 
@@ -142,6 +159,59 @@ def instance(
 
 def plain(values: np.ndarray) -> list[Any]:
     """Lists of plain numbers, None for NaN."""
-    return [
-        plain(v) if isinstance(v, np.ndarray) else None if v != v else v.item() for v in values
-    ]
+    return [plain(v) if isinstance(v, np.ndarray) else None if v != v else v.item() for v in values]
+
+
+def noisy_ranker(spec: Spec, seed: int = 1) -> FeedSR:
+    """A small float32 model whose every parameter matters: an untrained one barely sees its inputs."""
+    ranker = build_ranker(FeedSRConfig(width=16, layers=2, heads=2), spec, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return ranker.eval()
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """A run with an online store as of the end of `day`, and a promoted (not trained) model.
+
+    Attributes:
+        end_ms: the end of `day`, when a request finds the store up to date.
+        posts: ids of the newest posts, newest first.
+        members: ids of the members with impressions, most active first.
+    """
+
+    layout: Layout
+    config: DailyConfig
+    day: str
+    end_ms: int
+    posts: list[int]
+    members: list[int]
+
+    def serving(self, **changes: Any) -> Serving:
+        """What to launch for this run, on one torch thread."""
+        whole = serving_of(self.layout, self.config)
+        return dataclasses.replace(whole, predictor_flags=("--torch_threads", "1"), **changes)
+
+
+def build_small_run(root: Path) -> SmallRun:
+    """Three simulated days through the real steps; about 60 members and 3,000 impressions."""
+    layout, config = Layout.at(root), load_config("demo").model_copy(update={"parity_requests": 6})
+    feed = SimulatorConfig(days=3, members=60, actors=20, posts_per_day=40, impressions=3_000)
+    simulate(layout, feed)
+    days = layout.raw_days()
+    for day in days:
+        for step in (ingest, features, histories):
+            step(layout, day, config)
+    materialize(layout, days[-1], config)
+    day, spec = days[-1], config.spec
+    save_model(layout.model(day, "feed_sr"), noisy_ranker(spec), {"freshness": config.freshness})
+    version = layout.registry / "versions" / f"{day}-test"
+    shutil.copytree(layout.model(day, "feed_sr"), version)
+    (layout.registry / "current").symlink_to(Path("versions") / version.name)
+    posts = pq.read_table(layout.posts).sort_by([("created_ms", "descending")])["post_id"]
+    log = pa.concat_tables(pq.read_table(layout.impressions_day(d)) for d in days)
+    seen = log.group_by("member_id").aggregate([([], "count_all")])
+    members = seen.sort_by([("count_all", "descending"), ("member_id", "ascending")])["member_id"]
+    return SmallRun(layout, config, day, day_end(spec, day), posts.to_pylist(), members.to_pylist())

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that more than one folder of tests uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """A simulated run with an online store and a promoted model (tests/serving_builders.py)."""
+    from tests.serving_builders import build_small_run
+
+    return build_small_run(tmp_path_factory.mktemp("run") / "root")
+
+
+@pytest.fixture(scope="session")
+def servers(small_run) -> Iterator:  # type: ignore[no-untyped-def]
+    """A predictor and a transformer of the small run as processes on loopback."""
+    from serving.launch import launch
+
+    with launch(small_run.serving()) as pair:
+        yield pair

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The joiner: who waits together is called together; a full queue and a late caller are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from serving.batcher import Batcher, BatcherConfig
+from serving.errors import TooLate, Unavailable
+
+
+class Work:
+    """Doubles numbers in batches, and waits at a gate when there is one."""
+
+    def __init__(self, gate: threading.Event | None = None, seconds: float = 0.0) -> None:
+        self.gate, self.seconds = gate, seconds
+        self.batches: list[list[int]] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.threads.add(threading.get_ident())
+        self.batches.append(list(items))
+        if self.gate:
+            assert self.gate.wait(10)
+        time.sleep(self.seconds)
+        if -1 in items:
+            raise ArithmeticError("minus one")
+        return [2 * i for i in items]
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(main, 20))
+
+
+def test_requests_that_wait_while_the_model_is_busy_are_joined() -> None:
+    gate = threading.Event()
+    work = Work(gate)
+
+    async def main() -> list[int]:
+        batcher = Batcher(work)
+        first = asyncio.create_task(batcher.submit(0))
+        await asyncio.sleep(0.05)
+        rest = [asyncio.create_task(batcher.submit(i)) for i in range(1, 6)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        return await asyncio.gather(first, *rest)
+
+    assert run(main()) == [0, 2, 4, 6, 8, 10]
+    assert work.batches == [[0], [1, 2, 3, 4, 5]]
+    assert len(work.threads) == 1
+    assert threading.get_ident() not in work.threads
+
+
+def test_a_batch_is_bounded() -> None:
+    work = Work()
+
+    async def main() -> list[int]:
+        batcher = Batcher(work, BatcherConfig(max_batch=4))
+        return await asyncio.gather(*(batcher.submit(i) for i in range(10)))
+
+    assert run(main()) == [2 * i for i in range(10)]
+    assert max(map(len, work.batches)) <= 4
+
+
+def test_a_lone_caller_does_not_wait_for_company() -> None:
+    work = Work()
+
+    async def main() -> float:
+        batcher = Batcher(work, BatcherConfig(window_ms=500))
+        start = time.monotonic()
+        for i in range(5):
+            await batcher.submit(i)
+        return time.monotonic() - start
+
+    assert run(main()) < 0.4
+
+
+def test_a_full_queue_is_refused() -> None:
+    gate = threading.Event()
+
+    async def main() -> list[Any]:
+        batcher = Batcher(Work(gate), BatcherConfig(max_queue=2))
+        tasks = [asyncio.create_task(batcher.submit(0))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(batcher.submit(i)) for i in range(1, 5)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    results = run(main())
+    assert results[:3] == [0, 2, 4]
+    assert [type(r) for r in results[3:]] == [Unavailable, Unavailable]
+    assert "waiting already" in str(results[3])
+
+
+def test_a_deadline_that_passes_in_the_queue_is_refused_unstarted() -> None:
+    gate = threading.Event()
+    work = Work(gate)
+
+    async def main() -> list[Any]:
+        batcher = Batcher(work)
+        first = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0.05)
+        late = asyncio.create_task(batcher.submit(2, time.monotonic() + 0.05))
+        await asyncio.sleep(0.2)
+        gate.set()
+        return await asyncio.gather(first, late, return_exceptions=True)
+
+    first, late = run(main())
+    assert first == 2
+    assert isinstance(late, TooLate)
+    assert work.batches == [[1]]
+
+
+def test_a_deadline_nearer_than_a_call_takes_is_refused_at_once_but_not_for_ever() -> None:
+    work = Work(seconds=0.1)
+
+    async def main() -> int:
+        batcher = Batcher(work)
+        await batcher.submit(1)
+        work.seconds, refused = 0.0, 0
+        while True:
+            try:
+                await batcher.submit(2, time.monotonic() + 0.03)
+                return refused
+            except TooLate:
+                refused += 1
+
+    assert 1 <= run(main()) < 50
+    assert work.batches == [[1], [2]]
+
+
+def test_an_error_reaches_those_who_shared_the_batch_alone() -> None:
+    work = Work()
+
+    async def main() -> list[Any]:
+        batcher = Batcher(work)
+        bad = asyncio.gather(batcher.submit(-1), batcher.submit(3), return_exceptions=True)
+        return [*await bad, await batcher.submit(4)]
+
+    first, second, third = run(main())
+    assert isinstance(first, ArithmeticError)
+    assert isinstance(second, ArithmeticError)
+    assert third == 8
+
+
+def test_a_caller_who_left_is_not_computed() -> None:
+    gate = threading.Event()
+    work = Work(gate)
+
+    async def main() -> list[int]:
+        batcher = Batcher(work)
+        first = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0.05)
+        gone = asyncio.create_task(batcher.submit(2))
+        stays = asyncio.create_task(batcher.submit(3))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        gate.set()
+        return await asyncio.gather(first, stays)
+
+    assert run(main()) == [2, 6]
+    assert work.batches == [[1], [3]]
+
+
+@pytest.mark.parametrize("kind", [Unavailable, TooLate])
+def test_a_refusal_says_its_sentence(kind: type[Exception]) -> None:
+    assert str(kind("no room")) == "no room"
