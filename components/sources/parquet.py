@@ -8,6 +8,7 @@ counted. One batch of rows is in memory at a time. The values are ingest's to ch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _days(files: list[Path], spec: Spec) -> list[int]:
     """The arrival days of the log, in order."""
     days: set[int] = set()
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=["arrival_time"]):
+        for batch in _batches(file, ["arrival_time"]):
             day = _day(batch, spec)
             days.update(np.unique(day[day > 0]).tolist())
     if not days:
@@ -80,6 +81,14 @@ def _days(files: list[Path], spec: Spec) -> list[int]:
             "write it in milliseconds since 1970"
         )
     return sorted(days)
+
+
+def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} cannot be read ({reason}); write it again") from error
 
 
 def _day(batch: pa.RecordBatch, spec: Spec) -> npt.NDArray[np.int64]:
@@ -97,7 +106,7 @@ def _split(files: list[Path], layout: Layout, spec: Spec, days: list[int]) -> in
             path = stack.enter_context(atomic_path(layout.raw_day(spec.day_name(day))))
             writers[day] = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
         for file in files:
-            for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=schema.names):
+            for batch in _batches(file, schema.names):
                 table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
                 found = _day(batch, spec)
                 arrived = np.where(found > 0, found, days[0])
@@ -112,7 +121,7 @@ def _copy(source: Path, target: Path, schema: pa.Schema) -> int:
     nullable = pa.schema([f.with_nullable(True) for f in schema])
     rows = 0
     with atomic_path(target) as path, pq.ParquetWriter(path, nullable, compression="zstd") as out:
-        for batch in pq.ParquetFile(source).iter_batches(BATCH_ROWS, columns=schema.names):
+        for batch in _batches(source, schema.names):
             out.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(nullable))
             rows += batch.num_rows
     return rows

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Your own Parquet becomes raw days with every row in it, whatever the rows hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.config import PROFILES
+from components.ingest import ingest
+from components.layout import Layout
+from components.sources import SimulatorConfig, detect_source, import_parquet, simulate
+from components.sources import parquet as module
+from feature_repo.specs import KUAIRAND, SIMULATOR
+from tests.raw_builders import (
+    digest,
+    make_impressions,
+    make_members,
+    make_posts,
+    set_value,
+    stack,
+)
+
+DAYS = ("2026-02-03", "2026-02-04", "2026-02-05")
+
+
+def write_own(folder: Path, **changed: pa.Table) -> Path:
+    """A folder as a user brings it: two files of impressions over three days."""
+    folder.mkdir(exist_ok=True)
+    days = [make_impressions(SIMULATOR, day, 30, seed) for seed, day in enumerate(DAYS)]
+    tables = {
+        "impressions-a": stack([days[1].slice(0, 10), days[0]]),
+        "impressions-b": stack([days[2], days[1].slice(10)]),
+        "posts": make_posts(SIMULATOR, 30),
+        "members": make_members(SIMULATOR, 7),
+    }
+    for name, table in {**tables, **changed}.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+def test_every_row_lands_on_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BATCH_ROWS", 7)
+    layout = Layout.at(tmp_path / "run")
+    folder = write_own(tmp_path / "own")
+    source = detect_source(folder)
+    assert (source.name, source.spec_name) == ("parquet", None)
+    counts = source.load(folder, layout, SIMULATOR)
+    assert (counts.impressions, counts.posts, counts.members) == (90, 30, 7)
+    assert counts.days == DAYS
+    assert counts.notes == {"ignored_columns": 0}
+    for seed, day in enumerate(DAYS):
+        got = pq.read_table(layout.raw_day(day)).sort_by("post_id")
+        assert got.to_pylist() == make_impressions(SIMULATOR, day, 30, seed).to_pylist()
+        assert ingest(layout, day, PROFILES["demo"]).kept == 30
+
+
+def test_a_simulated_log_comes_back_the_same(tmp_path: Path) -> None:
+    """What one run's source wrote is a valid own log, and ingests to the same bytes."""
+    first, second = Layout.at(tmp_path / "first"), Layout.at(tmp_path / "second")
+    config = SimulatorConfig(days=3, members=60, actors=20, posts_per_day=40, impressions=1500)
+    simulate(first, config)
+    own = tmp_path / "own"
+    own.mkdir()
+    for day in first.raw_days():
+        (own / f"impressions-{day}.parquet").write_bytes(first.raw_day(day).read_bytes())
+    for path in (first.raw_posts, first.raw_members):
+        (own / path.name).write_bytes(path.read_bytes())
+    import_parquet(own, second, SIMULATOR)
+    for layout in (first, second):
+        for day in layout.raw_days():
+            ingest(layout, day, PROFILES["demo"])
+    for part in ("impressions", "quarantine", "ingest"):
+        assert digest(first.root / part) == digest(second.root / part)
+    assert first.posts.read_bytes() == second.posts.read_bytes()
+
+
+@pytest.mark.parametrize("time", [None, -5, 0, 2**62])
+def test_a_row_without_a_sane_arrival_ends_in_quarantine(tmp_path: Path, time: Any) -> None:
+    layout = Layout.at(tmp_path / "run")
+    bad = set_value(make_impressions(SIMULATOR, DAYS[1], 10), "arrival_time", 4, time)
+    folder = write_own(tmp_path / "own", **{"impressions-a": bad})
+    counts = import_parquet(folder, layout, SIMULATOR)
+    results = [ingest(layout, day, PROFILES["demo"]) for day in counts.days]
+    assert sum(r.read for r in results) == counts.impressions
+    refused = [reason for r in results for reason in r.quarantined]
+    expected = "arrival_time is null" if time is None else "arrival_time is out of range"
+    assert expected in refused or "event_time is after arrival_time" in refused
+    assert sum(sum(r.quarantined.values()) for r in results) >= 1
+
+
+def test_columns_of_your_own_are_left_behind_and_counted(tmp_path: Path) -> None:
+    posts = make_posts(SIMULATOR, 30).append_column("title", pa.array(["x"] * 30))
+    layout = Layout.at(tmp_path / "run")
+    counts = import_parquet(write_own(tmp_path / "own", posts=posts), layout, SIMULATOR)
+    assert counts.notes == {"ignored_columns": 1}
+    assert pq.read_schema(layout.raw_posts).names == SIMULATOR.post_schema.names
+
+
+def test_mistakes_end_in_one_sentence_and_keep_the_old_log(tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path / "run")
+    folder = write_own(tmp_path / "own")
+    import_parquet(folder, layout, SIMULATOR)
+    before = digest(layout.root)
+    with pytest.raises(ValueError, match="has no column 'tab'; want int32"):
+        import_parquet(folder, layout, KUAIRAND)
+    seconds = make_impressions(SIMULATOR, DAYS[0], 4).drop_columns("position")
+    write_own(folder, **{"impressions-b": seconds})
+    with pytest.raises(ValueError, match=r"impressions-b\.parquet has no column 'position'"):
+        import_parquet(folder, layout, SIMULATOR)
+    empty = SIMULATOR.event_schema.empty_table()
+    write_own(folder, **{"impressions-a": empty, "impressions-b": empty})
+    with pytest.raises(ValueError, match="no impression has an arrival_time"):
+        import_parquet(folder, layout, SIMULATOR)
+    write_own(folder)
+    data = bytearray((folder / "impressions-b.parquet").read_bytes())
+    data[4:1500] = b"\xff" * 1496
+    (folder / "impressions-b.parquet").write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"impressions-b\.parquet cannot be read"):
+        import_parquet(folder, layout, SIMULATOR)
+    (folder / "members.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"members\.parquet is not a Parquet file"):
+        import_parquet(folder, layout, SIMULATOR)
+    for path in folder.glob("impressions*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"has no impressions\*\.parquet"):
+        import_parquet(folder, layout, SIMULATOR)
+    assert digest(layout.root) == before
