@@ -86,6 +86,8 @@ def backtest(
     data = str(data)
     config = config_for(data, options.config).model_copy(update={"freshness": options.freshness})
     rankers = ranker_configs(config, options.rankers)
+    if options.seeds < 1:
+        raise ValueError(f"seeds is {options.seeds}; train each ranker with at least one")
     split = Split(
         train_before=train_before,
         test_through=test_through,
