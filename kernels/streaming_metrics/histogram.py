@@ -57,8 +57,9 @@ class StreamingMetrics:
         """
         logits_RK, labels_RK = np.asarray(logits_RK), np.asarray(labels_RK)
         self._check_shapes(logits_RK, labels_RK)
-        row, task = np.nonzero(~np.isnan(labels_RK))
-        x, y = logits_RK[row, task], labels_RK[row, task]
+        known_RK = ~np.isnan(labels_RK)
+        x, y = logits_RK[known_RK], labels_RK[known_RK]
+        task = np.broadcast_to(np.arange(self.num_tasks), known_RK.shape)[known_RK]
         _check_values(x, y)
         slot = (y.astype(np.int64) * self.num_tasks + task) * self.buckets + self._bucket(x)
         loss = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
@@ -86,7 +87,7 @@ class StreamingMetrics:
         return np.asarray(self.counts[1].sum(-1))
 
     def auc(self) -> npt.NDArray[np.float64]:
-        """`[K]`, the share of rightly ordered pairs, half of those in one bucket; NaN for one class."""
+        """`[K]`, the share of rightly ordered pairs, one bucket's count half; NaN for one class."""
         negative_KB, positive_KB = self.counts
         below_KB = np.cumsum(negative_KB, axis=-1) - 0.5 * negative_KB
         pairs_K = (self.n - self.positives) * self.positives.astype(np.float64)
