@@ -63,8 +63,8 @@ def open_loader(
 
 
 def window_limit(spec: Spec) -> int:
-    """The most impressions a training sequence keeps: a full window and one T of new ones."""
-    return 2 * spec.max_impressions + spec.block
+    """The most impressions a training sequence keeps: two full windows, history and targets."""
+    return 2 * (spec.max_impressions + spec.block)
 
 
 def evaluation_batches(

@@ -45,10 +45,8 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> OneC
     )
 
 
-def resume_schedule(schedule: OneCycleLR, step: int) -> None:
-    """Puts the schedule, and the optimiser's learning rates, where they are after `step` steps."""
-    schedule.last_epoch = step
-    rates = schedule.get_lr()
+def resume_schedule(schedule: OneCycleLR, step: int, rates: list[float]) -> None:
+    """Puts the schedule, and the optimiser's learning rates, where they were after `step` steps."""
+    schedule.load_state_dict({"last_epoch": step, "_last_lr": rates})
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    schedule._last_lr = rates

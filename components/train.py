@@ -29,6 +29,7 @@ from feature_repo.spec import Freshness, Spec
 from kernels.loader import Loader, LoaderConfig, Packed, read_shard
 from model import DCNv2Config, FeedSRConfig, build_ranker
 from model.checkpoint import load_model, save_model
+from model.files import existing_folder, read_bytes
 from model.ranker import Ranker
 
 RankerName = Literal["feed_sr", "dcnv2"]
@@ -185,14 +186,14 @@ def describe_inputs(
         f"{s.path.name} {s.path.stat().st_size} {s.impressions} {sorted(s.metadata.items())}\n"
         for s in loader.shards
     )
-    weights = start and hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
+    weights = start and read_bytes(existing_folder(start) / "model.safetensors")
     return {
         "shards": hashlib.sha256(listing.encode()).hexdigest(),
         "ranker": ranker_config.model_dump(mode="json"),
         "spec": spec.hash,
         "train": train_config.model_dump(mode="json", exclude={"checkpoint_steps"}),
         "freshness": freshness,
-        "start": weights,
+        "start": weights and hashlib.sha256(weights).hexdigest(),
     }
 
 

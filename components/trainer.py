@@ -197,7 +197,11 @@ class Trainer:
             inputs=self.inputs,
             model=self.model.state_dict(),
             optimizer=optimizer_tensors(self.optimizer),
-            state={"points": self.curve.points, "pending": self.curve.pending},
+            state={
+                "rates": self.schedule.get_last_lr(),
+                "points": self.curve.points,
+                "pending": self.curve.pending,
+            },
         )
 
     def resume(self) -> None:
@@ -211,6 +215,6 @@ class Trainer:
         log.info("resuming at step %d of %d", found.step, self.total)
         self.model.load_state_dict(found.model)
         load_optimizer_tensors(self.optimizer, found.optimizer)
-        resume_schedule(self.schedule, found.step)
+        resume_schedule(self.schedule, found.step, found.state["rates"])
         self.step = found.step
         self.curve.points, self.curve.pending = found.state["points"], found.state["pending"]

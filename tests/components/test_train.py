@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training learns, repeats itself, survives a kill, and says in one sentence what is wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from components import checkpoints
+from components.config import DailyConfig, TrainConfig
+from components.data import shard_format
+from components.layout import Layout
+from components.loss import mean_over_tasks, observed, task_sums
+from components.optimizer import parameter_groups
+from components.train import fit, main, train
+from feature_repo.specs import KUAIRAND
+from kernels.loader import inspect_shard
+from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
+from model.checkpoint import load_model
+from tests.shard_builders import random_lengths, write_shards
+
+DAY = "2024-01-02"
+HEAD = HeadConfig(name="linear", gate_dropout=0)
+STILL = FeedSRConfig(width=16, layers=1, heads=2, embedding_dropout=0, head=HEAD)
+"""Without dropout, so that the cut into micro-batches and processes cannot matter."""
+NOISY = FeedSRConfig(width=16, layers=1, heads=2, embedding_dropout=0.2, head=HEAD)
+SMALL = TrainConfig(global_batch=32, micro_batch=16, checkpoint_steps=3, learning_rate=3e-3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards(folder, KUAIRAND, random_lengths(300), shards=2)
+    return folder
+
+
+def fitted(shards: Path, out: Path, ranker=NOISY, config: TrainConfig = SMALL, start=None) -> dict:
+    return fit(shards, out, ranker, KUAIRAND, config, "day", start)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_model(folder, KUAIRAND)[0].state_dict()
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest difference of any weight."""
+    return max(float((a[n].double() - b[n].double()).abs().max()) for n in a)
+
+
+@pytest.mark.parametrize("ranker", [NOISY, DCNv2Config()], ids=["feed_sr", "dcnv2"])
+def test_training_learns_and_says_how(shards: Path, tmp_path: Path, ranker) -> None:
+    config = SMALL.model_copy(update={"epochs": 4, "learning_rate": 1e-2})
+    record = fitted(shards, tmp_path / "m", ranker, config)
+    curve = record["curve"]
+    assert [p["step"] for p in curve] == list(range(1, record["steps"] + 1))
+    assert set(curve[0]["tasks"]) == set(KUAIRAND.task_names)
+    first, last = (sum(p["loss"] for p in part) / 5 for part in (curve[:5], curve[-5:]))
+    assert last < first - 0.05
+    rates = [p["lr"] for p in curve]
+    assert max(rates) == pytest.approx(1e-2, rel=0.02)
+    assert 0 < rates[-1] < rates[0] < max(rates)
+    assert record["targets"] > 0
+    model, kept = load_model(tmp_path / "m", KUAIRAND)
+    assert kept == record
+    assert kept["freshness"] == "day"
+    assert not (tmp_path / "checkpoints" / "m").exists()
+    assert model.config == ranker
+
+
+def test_the_same_inputs_give_the_same_weights_bit_for_bit(shards: Path, tmp_path: Path) -> None:
+    generator = torch.random.get_rng_state()
+    fitted(shards, tmp_path / "a")
+    assert torch.equal(generator, torch.random.get_rng_state())
+    fitted(shards, tmp_path / "b")
+    assert_equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    fitted(shards, tmp_path / "c", config=SMALL.model_copy(update={"seed": 1}))
+    assert distance(weights(tmp_path / "a"), weights(tmp_path / "c")) > 1e-3
+
+
+def test_the_cut_into_micro_batches_does_not_matter(shards: Path, tmp_path: Path) -> None:
+    fitted(shards, tmp_path / "whole", STILL, SMALL.model_copy(update={"micro_batch": 32}))
+    fitted(shards, tmp_path / "cut", STILL, SMALL.model_copy(update={"micro_batch": 5}))
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert distance(whole, cut) < 1e-4
+    start = build_ranker(STILL, KUAIRAND, 0).state_dict()
+    assert distance(whole, start) > 1e-2
+
+
+def test_a_finished_run_returns_at_once_and_another_one_does_not(
+    shards: Path, tmp_path: Path
+) -> None:
+    record = fitted(shards, tmp_path / "m")
+    written = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
+    assert fitted(shards, tmp_path / "m") == record
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == written
+    other = SMALL.model_copy(update={"learning_rate": 1e-4})
+    assert fitted(shards, tmp_path / "m", config=other)["inputs"] != record["inputs"]
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns > written
+
+
+def test_warm_starts_from_yesterdays_weights(shards: Path, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"epochs": 3, "learning_rate": 1e-2})
+    cold = fitted(shards, tmp_path / "cold", config=config)
+    gentle = SMALL.model_copy(update={"learning_rate": 1e-6})
+    warm = fitted(shards, tmp_path / "warm", config=gentle, start=tmp_path / "cold")
+    assert warm["curve"][0]["loss"] < cold["curve"][0]["loss"] - 0.05
+    assert distance(weights(tmp_path / "cold"), weights(tmp_path / "warm")) < 1e-4
+    with pytest.raises(ValueError, match="another configuration"):
+        fitted(shards, tmp_path / "x", STILL, start=tmp_path / "cold")
+    with pytest.raises(ValueError, match="no model at"):
+        fitted(shards, tmp_path / "x", start=tmp_path / "nowhere")
+
+
+def test_the_train_step_reads_and_writes_where_the_layout_says(tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path)
+    write_shards(layout.sequences("train", DAY), KUAIRAND, random_lengths(64))
+    config = daily_config(SMALL)
+    record = train(layout, DAY, config, "feed_sr")
+    assert load_model(layout.model(DAY, "feed_sr"))[1] == record
+    start = layout.model(DAY, "feed_sr")
+    other = Layout.at(tmp_path / "other")
+    shutil.copytree(layout.sequences("train", DAY), other.sequences("train", DAY))
+    assert train(other, DAY, config, "feed_sr", start)["inputs"]["start"] is not None
+
+
+# --- the loss
+
+
+def test_the_loss_is_the_mean_over_tasks_of_the_weighted_mean_of_what_was_observed() -> None:
+    logits = torch.tensor([[0.3, -1.0], [2.0, 0.5], [-0.7, 9.0]], dtype=torch.float64)
+    labels = torch.tensor([[1.0, 0.0], [0.0, float("nan")], [1.0, float("nan")]])
+    weight = torch.tensor([1.0, 2.0, 0.5])
+    p = torch.sigmoid(logits)
+    first = -(p[0, 0].log() + 2 * (1 - p[1, 0]).log() + 0.5 * p[2, 0].log()) / 3.5
+    second = -(1 - p[0, 1]).log()
+    sums = task_sums(logits.float(), labels, weight)
+    loss = mean_over_tasks(sums, observed(labels, weight))
+    assert float(loss) == pytest.approx(float((first + second) / 2), rel=1e-5)
+
+
+def test_unobserved_labels_have_no_gradient() -> None:
+    logits = torch.randn(4, 2, requires_grad=True)
+    labels = torch.tensor([[1.0, float("nan")]] * 4)
+    weight = torch.ones(4)
+    mean_over_tasks(task_sums(logits, labels, weight), observed(labels, weight)).backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 1] == 0).all()
+    assert (logits.grad[:, 0] != 0).all()
+
+
+def test_only_the_matrices_of_layers_decay() -> None:
+    model = build_ranker(FeedSRConfig(), KUAIRAND)
+    names = {id(p): n for n, p in model.named_parameters()}
+    decays, still = ({names[id(p)] for p in g["params"]} for g in parameter_groups(model, 0.1))
+    assert decays | still == set(names.values())
+    assert not decays & still
+    modules = dict(model.named_modules())
+    for name in decays:
+        owner = modules[name.rpartition(".")[0]]
+        assert not isinstance(owner, torch.nn.Embedding | torch.nn.LayerNorm)
+        assert not name.endswith("bias")
+    assert any("offsets" in name for name in still)
+    assert sum(model.get_parameter(n).numel() for n in decays) > 10_000
+
+
+# --- a run that is interrupted
+
+
+class _StopError(Exception):
+    pass
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Lets so many checkpoints be written, then stops the run."""
+    from components import trainer
+
+    count = 0
+
+    def save(folder: Path, checkpoint: checkpoints.Checkpoint) -> Path:
+        nonlocal count
+        path = checkpoints.save_checkpoint(folder, checkpoint)
+        count += 1
+        if count == after:
+            raise _StopError
+        return path
+
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
+
+
+@pytest.fixture
+def interrupted(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, dict[str, Tensor], dict]:
+    """A run stopped after its third checkpoint, and what the whole run gives."""
+    record = fitted(shards, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=3)
+        with pytest.raises(_StopError):
+            fitted(shards, tmp_path / "m")
+    return tmp_path / "m", weights(tmp_path / "whole"), record
+
+
+def test_a_run_resumes_to_the_same_weights(shards: Path, interrupted, caplog) -> None:
+    out, expected, record = interrupted
+    folder = out.parent / "checkpoints" / "m"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000006", "step-00000009"]
+    names = sorted(p.name for p in (folder / "step-00000009").iterdir())
+    assert names == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    (folder / ".step-00000012.new-x").mkdir()
+    with caplog.at_level("INFO", logger="feedsr.train"):
+        assert fitted(shards, out) == record
+    assert "resuming at step 9 of 10" in caplog.text
+    assert_equal(weights(out), expected)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    shards: Path, interrupted, caplog, name: str, harm: str
+) -> None:
+    out, expected, record = interrupted
+    path = out.parent / "checkpoints" / "m" / "step-00000009" / name
+    content = bytearray(path.read_bytes())
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 3] ^= 0xFF
+        path.write_bytes(content)
+    with caplog.at_level("INFO", logger="feedsr.train"):
+        assert fitted(shards, out) == record
+    assert "step-00000009 is damaged" in caplog.text
+    assert "resuming at step 6 of 10" in caplog.text
+    assert_equal(weights(out), expected)
+
+
+def test_another_runs_checkpoints_are_not_resumed(shards: Path, interrupted, caplog) -> None:
+    out, expected, _ = interrupted
+    other = SMALL.model_copy(update={"seed": 5})
+    fitted(shards, out, config=other)
+    assert "run with other inputs" in caplog.text
+    fitted(shards, out.parent / "fresh", config=other)
+    assert_equal(weights(out), weights(out.parent / "fresh"))
+    assert distance(weights(out), expected) > 1e-3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 1 MB; only root can mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small file system can only be mounted by root")
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_older_checkpoint_stays(small_disk: Path) -> None:
+    def checkpoint(step: int, numbers: int) -> checkpoints.Checkpoint:
+        tensors = {"w": torch.full((numbers,), float(step))}
+        return checkpoints.Checkpoint(
+            step=step, inputs="x", model=tensors, optimizer=tensors, state={}
+        )
+
+    folder = small_disk / "checkpoints"
+    checkpoints.save_checkpoint(folder, checkpoint(1, 50_000))
+    with pytest.raises(ValueError, match=r"step-00000002.*No space left.*make room"):
+        checkpoints.save_checkpoint(folder, checkpoint(2, 100_000))
+    assert [p.name for p in folder.iterdir()] == ["step-00000001"]
+    found = checkpoints.newest_checkpoint(folder, "x")
+    assert found is not None
+    assert (found.step, found.model["w"].unique().tolist()) == (1, [1.0])
+
+
+def test_a_full_disk_in_a_run_keeps_what_it_resumes_from(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no small disk can be mounted: the third write of weights fails as on a full one."""
+    import model.files
+
+    fitted(shards, tmp_path / "whole")
+    plain, written = model.files._write, []
+
+    def write(path: Path, content: bytes) -> None:
+        written.append(path.name)
+        if written.count("optimizer.safetensors") == 3:
+            plain(path, content[:100])
+            raise OSError(28, "No space left on device")
+        plain(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.files, "_write", write)
+        with pytest.raises(ValueError, match=r"No space left on device.*make room"):
+            fitted(shards, tmp_path / "m")
+    folder = tmp_path / "checkpoints" / "m"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-00000003", "step-00000006"]
+    fitted(shards, tmp_path / "m")
+    assert_equal(weights(tmp_path / "m"), weights(tmp_path / "whole"))
+
+
+# --- mistakes
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -> None:
+    wild = SMALL.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(ValueError, match=r"stopped at step \d+ of 10: the loss is.*learning rate"):
+        fitted(shards, tmp_path / "m", config=wild)
+    assert not (tmp_path / "m").exists()
+
+
+def test_shards_without_a_target_are_refused(tmp_path: Path) -> None:
+    (path,) = write_shards(tmp_path / "shards", KUAIRAND, [1, 1], shards=1)
+    assert inspect_shard(path, shard_format(KUAIRAND)).auxiliary == 2
+    with pytest.raises(ValueError, match="hold no impression to train on"):
+        fitted(tmp_path / "shards", tmp_path / "m")
+
+
+# --- processes
+
+
+def daily_config(config: TrainConfig, ranker: FeedSRConfig = NOISY) -> DailyConfig:
+    return DailyConfig(
+        spec_name="kuairand", feed_sr=ranker, dcnv2=DCNv2Config(), cold=config, warm=config
+    )
+
+
+def prepared(root: Path, shards: Path, config: DailyConfig) -> list[str]:
+    """A root to train in, and the arguments of the command that does."""
+    layout = Layout.at(root)
+    shutil.copytree(shards, layout.sequences("train", DAY))
+    (root / "config.json").write_text(config.model_dump_json())
+    return ["--root", str(root), "--day", DAY, "--config", str(root / "config.json")]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "FEEDSR_PROGRESS": "off"}
+
+
+def test_killed_in_training_the_same_command_ends_at_the_same_weights(
+    shards: Path, tmp_path: Path
+) -> None:
+    config = daily_config(SMALL.model_copy(update={"epochs": 3}))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    prepared(whole, shards, config)
+    train(Layout.at(whole), DAY, config, "feed_sr")
+    command = [sys.executable, "-m", "components.train", *prepared(killed, shards, config)]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    folder = Layout.at(killed).checkpoints(DAY, "feed_sr")
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(folder.glob("step-*")):
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    assert process.wait(10) == -signal.SIGKILL, process.stderr and process.stderr.read()
+    assert not Layout.at(killed).model(DAY, "feed_sr").exists()
+    again = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step" in again.stderr
+    ours, theirs = (Layout.at(r).model(DAY, "feed_sr") for r in (killed, whole))
+    assert_equal(weights(ours), weights(theirs))
+    assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
+
+
+def test_two_processes_train_as_one(shards: Path, tmp_path: Path) -> None:
+    """On the same global batches; the last one, of a single sequence, leaves a process idle."""
+    config = daily_config(SMALL.model_copy(update={"global_batch": 23, "micro_batch": 4}), STILL)
+    one, two = tmp_path / "one", tmp_path / "two"
+    prepared(one, shards, config)
+    record = train(Layout.at(one), DAY, config, "feed_sr")
+    assert record["sequences"] % 23 == 1
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, "-m", "components.train", *prepared(two, shards, config)]
+    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    ours, theirs = (Layout.at(r).model(DAY, "feed_sr") for r in (two, one))
+    assert distance(weights(ours), weights(theirs)) < 1e-4
+    start = build_ranker(STILL, KUAIRAND, 0).state_dict()
+    assert distance(weights(theirs), start) > 1e-2
+    curve = load_model(ours, KUAIRAND)[1]["curve"]
+    for mine, other in zip(curve, record["curve"], strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], abs=1e-4)
+
+
+def test_the_command_says_a_mistake_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ranker, sentence in (("feed_sr", "there are no shards in"), ("svd", "there is no ranker")):
+        with pytest.raises(SystemExit) as stop:
+            main(root=tmp_path, day=DAY, config="kuairand", ranker=ranker)
+        assert stop.value.code == 1
+        said = capsys.readouterr().err.strip()
+        assert said.startswith(f"error: {sentence}")
+        assert len(said.splitlines()) == 1
