@@ -99,7 +99,8 @@ def import_kuairand(data_dir: Path | str, layout: Layout, spec: Spec = KUAIRAND)
         ValueError: a file or a column is missing, or cannot be read.
     """
     files = find_files(Path(data_dir))
-    with tempfile.TemporaryDirectory(prefix="feedsr-kuairand-") as scratch:
+    layout.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=layout.root, prefix=".import-") as scratch:
         connection = duckdb.connect(str(Path(scratch) / "log.duckdb"))
         try:
             return _Import(connection, layout, spec).run(files)
@@ -158,7 +159,13 @@ class _Import:
 
     def _cardinality(self) -> dict[str, int]:
         kinds = {f.name: f.kind for f in self.spec.features}
-        return {n: k.cardinality for n, k in kinds.items() if isinstance(k, Categorical)}
+        found = {n: k.cardinality for n, k in kinds.items() if isinstance(k, Categorical)}
+        for name in ("tab", "tag", "second_tag", "music_type"):
+            if name not in found:
+                raise ValueError(
+                    f"spec {self.spec.name} has no feature {name!r}; use KuaiRand's own"
+                )
+        return found
 
     def _reader(self, file: Path) -> str:
         name = str(file).replace("'", "''")

@@ -20,7 +20,7 @@ from components.layout import Layout
 from components.sources import detect_source, import_kuairand
 from components.sources.kuairand_sql import ACTIVE_DEGREES, UPLOAD_TYPES
 from feature_repo.spec import DAY_MS
-from feature_repo.specs import KUAIRAND
+from feature_repo.specs import KUAIRAND, SIMULATOR
 from tests.raw_builders import digest
 
 HOUR_MS = 3_600_000
@@ -307,6 +307,11 @@ def test_values_that_cannot_be_read(tmp_path: Path) -> None:
     log.write_text(text.replace(str(MIDNIGHT), ""))
     with pytest.raises(ValueError, match="time_ms is empty in 2 rows"):
         import_kuairand(folder, Layout.at(tmp_path / "run"))
+
+
+def test_another_spec_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="spec simulator has no feature 'tab'"):
+        import_kuairand(write_csv(tmp_path), Layout.at(tmp_path / "run"), SIMULATOR)
 
 
 def test_two_sets_in_one_folder(tmp_path: Path) -> None:
