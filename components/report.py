@@ -170,21 +170,17 @@ INGEST_COUNTS = ("read", "kept", "duplicates", "quarantined", "late")
 
 def _ingest(layout: Layout, day: str) -> list[dict[str, Any]]:
     """What ingest did with the last days' logs."""
-    days = [d for d in layout.impression_days() if d <= day][-INGEST_DAYS:]
     rows = []
-    for one in days:
+    for one in [d for d in layout.impression_days() if d <= day][-INGEST_DAYS:]:
         counts = _read(layout.ingest_counts(one))
         if counts is None:
             continue
-        by_reason = counts.get("quarantined", 0)
-        reasons = by_reason if isinstance(by_reason, dict) else {}
-        totals = {**counts, "quarantined": sum(reasons.values()) if reasons else 0}
-        if not isinstance(by_reason, dict):
-            totals["quarantined"] = by_reason
+        reasons = counts["quarantined"]
+        totals = {**counts, "quarantined": sum(reasons.values())}
         rows.append(
             {
                 "day": one,
-                "counts": [int(totals.get(name, 0)) for name in INGEST_COUNTS],
+                "counts": [totals[name] for name in INGEST_COUNTS],
                 "reasons": ", ".join(f"{reason}: {n:,}" for reason, n in sorted(reasons.items())),
             }
         )
@@ -192,13 +188,16 @@ def _ingest(layout: Layout, day: str) -> list[dict[str, Any]]:
 
 
 def _parity(found: Any) -> str:
-    """One sentence on the parity step."""
+    """One sentence on the parity step, which fails the run where anything differs."""
     if found is None:
-        return "The parity step has not run on this day."
-    verdict = "agree" if found.get("passed") else "differ"
-    text = f"Logged requests, replayed offline, {verdict}"
-    requests = found.get("requests")
-    return f"{text} ({requests} requests)." if isinstance(requests, int) else f"{text}."
+        return "The parity step has not run on this day, or it found a difference."
+    return (
+        f"{found['requests']:,} requests with {found['candidates']:,} candidates were made again "
+        "offline: every feature is equal bit for bit. Scores differ by at most "
+        f"{found['served_difference']:.1e} from what was served and "
+        f"{found['forward_difference']:.1e} from the training forward; "
+        f"{found['bound']:.1e} is allowed for the rounding of the dtype."
+    )
 
 
 def _versions(layout: Layout, day: str, task: str) -> list[dict[str, Any]]:

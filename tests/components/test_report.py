@@ -63,6 +63,17 @@ def write_day(layout: Layout, day: str, *, auc: float = 0.756, **change: object)
     write_json(layout.ingest_counts(day), {**counts, "quarantined": {"position below -1 <b>": 20}})
 
 
+def test_parity_is_told_in_a_sentence(tmp_path) -> None:
+    layout = Layout.at(tmp_path)
+    write_day(layout, DAYS[0])
+    found = {"requests": 16, "candidates": 1_320, "bound": 2e-6}
+    differences = {"served_difference": 3e-8, "forward_difference": 4e-7}
+    write_json(layout.run(DAYS[0]) / "parity.json", {**found, **differences})
+    page = report(layout, DAYS[0], CONFIG).read_text()
+    assert "16 requests with 1,320 candidates" in page
+    assert "at most 3.0e-08 from what was served" in page
+
+
 def curve(rng: np.random.Generator) -> list[dict]:
     points = []
     for step in range(1, 81):
