@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from kernels.shared_context_attention import flash
 from kernels.shared_context_attention.flops import attention_flops
 from kernels.shared_context_attention.portable import portable
 from kernels.shared_context_attention.reference import reference
@@ -87,5 +88,5 @@ def _dense(tokens: Tokens) -> Tokens:
 
 @functools.cache
 def _say_once(device: str, dtype: torch.dtype) -> None:
-    by = "CPU flash attention" if device == "cpu" else "public operators"
+    by = "CPU flash attention" if flash.available(device, dtype) else "public operators"
     _log.info("shared_context_attention: portable split by %s for %s on %s", by, dtype, device)

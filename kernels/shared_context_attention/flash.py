@@ -27,10 +27,10 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 Tensors = tuple[Tensor, Tensor, Tensor]
 
 
-def available(q: Tensor) -> bool:
-    """Whether the CPU flash operator takes these queries."""
+def available(device: str, dtype: torch.dtype) -> bool:
+    """Whether there is a flash operator for this device type and dtype."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-    return q.device.type == "cpu" and q.dtype in dtypes
+    return device == "cpu" and dtype in dtypes
 
 
 class ContextAttention(torch.autograd.Function):

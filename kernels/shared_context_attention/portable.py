@@ -18,7 +18,7 @@ def portable(
     context: Tokens, candidates: Tokens | None, info: SeqlenInfo, *, softmax_scale: float
 ) -> tuple[Tensor | None, Tensor | None]:
     """Outputs `[M, heads, head_dim]` and `[N, heads, head_dim]`; None where there is no query."""
-    by_flash = flash.available(context.k)
+    by_flash = flash.available(context.k.device.type, context.k.dtype)
     out_context = out_candidates = None
     if context.q is not None:
         attend = flash.ContextAttention.apply if by_flash else plain.context_attention

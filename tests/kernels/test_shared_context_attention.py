@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,6 +28,15 @@ from kernels.shared_context_attention.reference import attend, candidate_mask, c
 
 HEADS, HEAD_DIM = 2, 8
 SCALE = HEAD_DIM**-0.5
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny calls gain nothing from a second thread and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,6 +309,45 @@ def test_a_candidate_without_context_sees_itself_alone() -> None:
     assert [len(x) for x in no_candidates] == [5, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_head_dims_that_fill_no_vector(dtype: torch.dtype) -> None:
+    info = SeqlenInfo(
+        cu_seqlens=offsets([21, 2]),
+        cu_candidates=offsets([3, 1]),
+        prefix=random_prefix([21, 2], 2, torch.Generator().manual_seed(1)),
+    )
+    low = [torch.randn(n, 3, 5).to(dtype).requires_grad_() for n in (23, 23, 23, 4, 4, 4)]
+    outs = shared_context_attention(Tokens(*low[:3]), Tokens(*low[3:]), info)
+    wide = [x.detach().double().requires_grad_() for x in low]
+    exact = reference(Tokens(*wide[:3]), Tokens(*wide[3:]), info, softmax_scale=5**-0.5)
+    tolerance = 20 * torch.finfo(dtype).eps
+    assert max(biggest_error(outs, exact)) < tolerance
+    got = torch.autograd.grad(sum(x.float().sum() for x in outs), low)
+    want = torch.autograd.grad(sum(x.sum() for x in exact), wide)
+    assert max(biggest_error(got, want)) < 5 * tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("prefix", ["none", "random"])
+def test_the_same_on_a_gpu(prefix: str) -> None:
+    case = make_case([300, 0, 41], [5, 2, 0], prefix=prefix).to(torch.float32)
+    there = dataclasses.replace(
+        case.info,
+        **{
+            f.name: value.cuda()
+            for f in dataclasses.fields(case.info)
+            if isinstance(value := getattr(case.info, f.name), Tensor)
+        },
+    )
+    moved = [
+        Tokens(*(x.detach().cuda() for x in t.present)) for t in (case.context, case.candidates)
+    ]
+    outs = shared_context_attention(*moved, there, softmax_scale=SCALE)
+    for got, exact in zip(outs, case.run(), strict=True):
+        torch.testing.assert_close(got.cpu(), exact, rtol=1e-3, atol=1e-4)
+
+
 def test_strided_and_broadcast_inputs() -> None:
     case = make_case([9, 5], [2, 2])
     fused = torch.stack([x.detach() for x in case.context.present], dim=-1)
@@ -396,4 +445,3 @@ def test_says_once_who_computes(caplog: pytest.LogCaptureFixture) -> None:
     assert [r.message for r in caplog.records] == [
         "shared_context_attention: portable split by CPU flash attention for torch.float64 on cpu"
     ]
-    assert flash.available(case.context.k)
