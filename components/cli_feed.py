@@ -102,17 +102,30 @@ def _post_ids(text: str) -> list[int] | None:
 
 @feed.command()
 def backtest(
-    data: Annotated[Path, typer.Option(help="folder of the log")],
+    data: Annotated[str, typer.Option(help="folder of the log, or sim:<impressions>")],
     train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
     test_through: Annotated[str, typer.Option(help="last day that is ranked")],
     rankers: Annotated[str, typer.Option(help="names with commas")] = "feed_sr,dcnv2",
     freshness: Annotated[str, typer.Option(help="day, 30m or immediate")] = "day",
     seeds: Annotated[int, typer.Option(min=1)] = 1,
     json: Annotated[Path | None, typer.Option(help="file to write the result to")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="folder to work in and reuse; default under runs/backtest")
+    ] = None,
     config: ConfigName = "",
 ) -> None:
     """Train each ranker before a date and rank the days after it."""
-    raise NotImplementedError
+    from components.backtest import BacktestOptions
+    from components.backtest import backtest as run
+
+    options = BacktestOptions(
+        rankers=tuple(name.strip() for name in rankers.split(",") if name.strip()),
+        freshness=freshness,  # type: ignore[arg-type]
+        seeds=seeds,
+        config=config,
+        work=work,
+    )
+    run(data, train_before, test_through, options, json)
 
 
 @feed.command()
