@@ -7,6 +7,7 @@ has no working exception for. It knows nothing of models or features.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
@@ -58,6 +59,7 @@ BAD_INPUT = (
     AttributeError,
     OverflowError,
     OSError,
+    struct.error,
     InferenceError,
     pa.ArrowException,
 )

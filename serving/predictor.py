@@ -24,7 +24,15 @@ import torch
 from kserve import InferRequest, InferResponse, Model
 from kserve.errors import ModelNotReady
 
-from feature_repo.spec import FRESHNESS, UNKNOWN, Freshness, Spec, arrow_field
+from feature_repo.spec import (
+    FRESHNESS,
+    UNKNOWN,
+    Feature,
+    Freshness,
+    Spec,
+    arrow_type,
+    default_value,
+)
 from model.checkpoint import load_model
 from serving import infer, metrics, server
 from serving.batcher import Batcher, BatcherConfig
@@ -162,8 +170,10 @@ class Predictor(Model):
         width = self.spec.context_width
         if any(len(row) != width for row in rows):
             raise ValueError(f"every row of context wants {width} values")
-        fields = [arrow_field(f) for f in self.spec.with_role("sequence")]
-        table = {f.name: pa.array(instance["candidates"][f.name], f.type) for f in fields}
+        table = {
+            f.name: _json_column(f, instance["candidates"][f.name])
+            for f in self.spec.with_role("sequence")
+        }
         kind = pa.list_(pa.float32(), width)
         table[CONTEXT] = pa.array(rows, kind)
         features, context_NC = columns_of(
@@ -203,6 +213,13 @@ def _freshness(record: dict[str, Any], folder: Path) -> Freshness:
         f"{folder}: the model's record has freshness {record.get('freshness')!r}, "
         f"want one of {', '.join(FRESHNESS)}; train it again"
     )
+
+
+def _json_column(feature: Feature, values: Any) -> pa.Array:
+    """A column out of JSON, where null stands for the declared default."""
+    default = default_value(feature.kind)
+    filled = [default if value is None else value for value in values]
+    return pa.array(filled, arrow_type(feature.kind))
 
 
 def _floats(row: Any) -> list[float]:
