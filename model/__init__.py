@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rankers: Feed-SR and the DCN-V2 it replaces. Pure PyTorch, no files beyond checkpoints, no
-Feast, KFP or KServe.
+"""The rankers, Feed-SR and the DCN-V2 it replaces: PyTorch, and no files beyond checkpoints.
 
 Importing this package loads the configurations alone; torch is loaded when a ranker is built.
 """

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ranking one request costs: floating-point operations and bytes, counted from the model's
-shapes.
+"""What ranking one request costs: operations and bytes, counted from the model's shapes.
 
 Counts matrix products (a multiply-add is two operations); norms, activations and look-ups are left
 out, as torch.utils.flop_counter leaves them out. Benchmarks divide by these to print a share of
@@ -24,17 +23,13 @@ def linear_flops(module: nn.Module, rows: int) -> int:
 
 
 def attention_pairs(num_impressions: int, num_candidates: int) -> tuple[int, int]:
-    """Query-key pairs of the context (plain causal, the most there can be) and of the
-    candidates.
-    """
+    """Query-key pairs of the context (plain causal, the most there are) and the candidates."""
     tokens = 2 * num_impressions
     return tokens * (tokens + 1) // 2, num_candidates * (tokens + 1)
 
 
 def flops(model: FeedSR, num_impressions: int, num_candidates: int) -> dict[str, int]:
-    """Operations of ranking one request, by part; the last layer computes only K and V of the
-    context.
-    """
+    """Operations of ranking one request, by part; of the last layer's context, K and V only."""
     tokens = 2 * num_impressions
     pairs, pairs_N = attention_pairs(num_impressions, num_candidates)
     per_pair, full = 4 * model.config.width, model.config.layers - 1

@@ -118,9 +118,7 @@ class Block(nn.Module):
         return after, None if candidates_ND is None else self._finish(candidates_ND, seen_N)
 
     def forward_rows(self, context_TD: Tensor, rows_Q: Tensor, placement: Placement) -> Tensor:
-        """The next state of chosen context tokens `[Q, D]`: the last layer of a training
-        forward.
-        """
+        """The next state of chosen context tokens `[Q, D]`: the last layer of `forward`."""
         context = self._project(context_TD, placement.context)
         seen, _ = shared_context_attention(context, None, placement.info)
         assert seen is not None
@@ -129,9 +127,7 @@ class Block(nn.Module):
     def forward_candidates(
         self, context_TD: Tensor, candidates_ND: Tensor, placement: Placement
     ) -> Tensor:
-        """The next candidates alone, the last layer of ranking: the context gives keys and values
-        only.
-        """
+        """The next candidates alone, the last layer of `rank`: the context gives K and V only."""
         norm = self.attention_norm(context_TD)
         context = self.attention.project(norm, placement.context, queries=False)
         candidates = self._project_candidates(candidates_ND, placement)

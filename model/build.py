@@ -22,9 +22,7 @@ RANKERS: dict[str, tuple[type[RankerConfig], Callable[[Any, Spec], Ranker]]] = {
 
 
 def build(config: FeedSRConfig | DCNv2Config, spec: Spec, seed: int) -> Ranker:
-    """A new ranker; the same seed gives the same weights, and torch's own generator is left as it
-    was.
-    """
+    """A new ranker; the same seed, the same weights. Torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RANKERS[config.ranker][1](config, spec)

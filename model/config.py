@@ -22,8 +22,7 @@ class RankerConfig(BaseModel):
 
 
 class HeadConfig(RankerConfig):
-    """A multi-task head over the fused features: one body of the named kind for each group of
-    tasks.
+    """A multi-task head over the fused features: a body and a tower for each group of tasks.
 
     Attributes:
         name: "linear", "mlp", "stacked_dcn" (cross network, then MLP), "parallel_dcn" (cross

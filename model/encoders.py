@@ -28,10 +28,10 @@ FIT_ROWS = 1_000_000
 
 
 def hash_ids(ids: Tensor, buckets: int) -> Tensor:
-    """Bucket of each id, int64 in [0, buckets): the finaliser of SplitMix64, id 0 (unknown) alone
-    in 0.
+    """Bucket of each id, int64 in [0, buckets); id 0, the unknown one, has bucket 0 for itself.
 
-    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014 (variant 13).
+    The finaliser of SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
+    generators", 2014 (variant 13).
     """
     x = ids.to(torch.int64)
     x = (x ^ _shift(x, 30)) * MIX[0]
@@ -76,9 +76,7 @@ class DenseEncoder(nn.Module):
         self.linear = nn.Linear(kind.dim + 1, self.width)
 
     def forward(self, vector_RE: Tensor) -> Tensor:
-        """`[R, E]` of any float type to `[R, width]`; a vector with NaN, or all zero, is
-        missing.
-        """
+        """`[R, E]` of any float type to `[R, width]`; with NaN, or all zero, it is missing."""
         vector = vector_RE.to(self.linear.weight.dtype)
         finite = vector.isfinite().all(-1, keepdim=True)
         vector = torch.where(finite, vector, 0.0)
@@ -125,8 +123,7 @@ class NumericBank(nn.Module):
 
     @torch.no_grad()
     def fit(self, value_FR: Tensor) -> None:
-        """Sets mean, standard deviation and bin boundaries from a sample; NaN and infinities are
-        left out.
+        """Sets mean, deviation and bin boundaries from the finite values of a sample.
 
         A feature without a single finite value keeps the statistics it has.
         """
@@ -137,7 +134,8 @@ class NumericBank(nn.Module):
             if row.numel() == 0:
                 continue
             self.mean_F[i] = row.mean()
-            self.std_F[i] = row.std(correction=0).clamp_min(1e-6)
+            std = row.std(correction=0)
+            self.std_F[i] = std if std > 1e-6 else 1.0
             self.boundaries_FB[i] = torch.quantile(row, levels.double())
 
     def forward(self, value_FR: Tensor) -> Tensor:

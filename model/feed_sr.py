@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feed-SR: one causal transformer over a member's last impressions, fused late with context
-features.
+"""Feed-SR: a causal transformer over a member's last impressions, fused late with context.
 
 Each impression is a post token and an action token. Outputs at action tokens are dropped; the
 output at a post token, or at a candidate, is joined with its context features and goes to the
@@ -55,9 +54,7 @@ class FeedSR(Ranker):
         self.auxiliary = output_layer(config.width, spec.tasks)
 
     def forward(self, batch: TrainBatch) -> Output:
-        """Logits of the targets `[R, K]` and, on the sequence output alone, of the auxiliary ones
-        `[A, K]`.
-        """
+        """Logits of the targets, and of the auxiliary impressions on the sequence output alone."""
         placement = self._placement(batch.impressions)
         context = self._context_tokens(batch.impressions)
         *first, last = self.layers

@@ -25,8 +25,7 @@ from torch import Tensor
 def save_tensors(
     path: Path | str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
 ) -> None:
-    """Writes one file of tensors by name with a JSON record inside it, atomically (optimiser
-    state).
+    """Writes one file of tensors by name with a JSON record inside it, atomically.
 
     Raises:
         ValueError: the file cannot be written; what was there is still there.
@@ -76,8 +75,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
 
 
 def write_folder(directory: Path | str, files: Mapping[str, bytes]) -> None:
-    """Writes a folder of files in one step: all of them, flushed to the disk, or what was there
-    before.
+    """Writes a folder of files in one step: all of them and flushed, or what was there before.
 
     Raises:
         ValueError: it cannot be written; what was there is still there.
@@ -99,9 +97,7 @@ def write_folder(directory: Path | str, files: Mapping[str, bytes]) -> None:
 
 
 def _replace_folder(directory: Path, new: Path) -> None:
-    """Moves the old folder aside, the new one in; killed in between, `existing_folder` finds the
-    old one aside.
-    """
+    """Moves the old folder aside, the new one in; `existing_folder` knows what a kill leaves."""
     aside = _aside(directory)
     if directory.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -137,9 +133,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> by
 
 
 def parse_tensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and record of a safetensors file's bytes; ValueError names `path` where they are
-    not.
-    """
+    """Tensors and record of a safetensors file's bytes; ValueError names `path`."""
     try:
         tensors = safetensors.torch.load(content)
         size = int.from_bytes(content[:8], "little")

@@ -22,9 +22,7 @@ OUTPUT_STD = 0.01
 
 
 class CrossNetwork(nn.Module):
-    """DCN-V2's low-rank cross layers: `x0 * (U V x + b) + x` (Wang et al., arXiv 2008.13535,
-    section 4.2).
-    """
+    """Low-rank cross layers: `x0 * (U V x + b) + x` (DCN-V2, arXiv 2008.13535, section 4.2)."""
 
     def __init__(self, width: int, layers: int, rank: int) -> None:
         super().__init__()
@@ -143,9 +141,7 @@ def _body(width: int, config: HeadConfig) -> Through | HiddenLayers | StackedDCN
 
 
 class TaskHead(nn.Module):
-    """Bodies as configured and a tower for each group of tasks; logits in the spec's order of
-    tasks.
-    """
+    """Bodies as configured, a tower for each group of tasks, logits in the spec's order."""
 
     def __init__(self, config: HeadConfig, width: int, tasks: tuple[Task, ...]) -> None:
         super().__init__()
@@ -168,9 +164,7 @@ class TaskHead(nn.Module):
 
 
 class PositionOffsets(nn.Module):
-    """Learned logit offsets of each task for the first feed positions; none for later or unknown
-    ones.
-    """
+    """Learned logit offsets of each task for the first feed positions; later ones have none."""
 
     def __init__(self, positions: int, tasks: int) -> None:
         super().__init__()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every ranker is to the rest of the house: `forward` to train, `rank` to serve, one set of
-weights.
+"""What every ranker is to the house: `forward` to train, `rank` to serve, one set of weights.
 
 Knows the spec and the batches of `model.batch`; does not know how a ranker works inside.
 
@@ -25,9 +24,7 @@ from model.encoders import FeatureEncoder, NumericBank
 
 @dataclass(frozen=True)
 class Output:
-    """Logits of a training forward: the targets' with context, the auxiliary ones of the sequence
-    alone.
-    """
+    """Logits of `forward`: the targets' with context, the auxiliary ones of the sequence alone."""
 
     logits_RK: Tensor
     auxiliary_AK: Tensor
@@ -73,9 +70,7 @@ def _column(context_RC: Tensor, feature: Feature, where: slice) -> Tensor:
 
 
 class Ranker(nn.Module, ABC):
-    """A model that ranks a feed: built from a configuration and a spec, trained packed, served
-    packed.
-    """
+    """A model that ranks a feed, built from a configuration and a spec."""
 
     def __init__(self, config: FeedSRConfig | DCNv2Config, spec: Spec) -> None:
         super().__init__()
@@ -85,19 +80,17 @@ class Ranker(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: TrainBatch) -> Output:
-        """Logits of the targets and of the auxiliary impressions; they are not probabilities
-        yet.
-        """
+        """Logits, not probabilities, of the targets and of the auxiliary impressions."""
 
     @abstractmethod
     def rank(self, batch: RankBatch) -> Tensor:
-        """Logits `[N, K]` of every request's candidates, equal to `forward`'s at that point in
-        time.
+        """Logits `[N, K]` of every request's candidates, equal to `forward`'s at that time.
+
+        Both drop out in training mode: call `eval()` first, as `load_model` does.
         """
 
     def fit_statistics(self, context_RC: Tensor, features: Mapping[str, Tensor]) -> None:
-        """Sets means, deviations and quantile bins of every numeric feature from a sample; on cold
-        starts.
+        """Sets the statistics of every numeric feature from a sample; on cold starts.
 
         Args:
             context_RC: raw context features of some rows, NaN where missing.

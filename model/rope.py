@@ -15,9 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rotation:
-    """The angles of T tokens: cosines and sines `[T, 1, head_dim / 2]`, shared by heads and
-    layers.
-    """
+    """The angles of T tokens: cosines and sines `[T, 1, head_dim / 2]`, for all heads."""
 
     cos: Tensor
     sin: Tensor

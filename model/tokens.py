@@ -18,9 +18,7 @@ from model.encoders import FeatureEncoder, known_codes
 
 
 class PostTokens(nn.Module):
-    """The sequence features of a post, projected to a token. Candidates go through the same
-    weights.
-    """
+    """The sequence features of a post, or of a candidate, projected to a token."""
 
     def __init__(self, spec: Spec, width: int, embedding_dropout: float) -> None:
         super().__init__()
@@ -35,9 +33,7 @@ class PostTokens(nn.Module):
 
 
 class ActionTokens(nn.Module):
-    """What was done with a post: each action is no, yes or unknown; numeric ones (dwell) come
-    binned.
-    """
+    """What was done with a post: each action no, yes or unknown; numeric ones (dwell) binned."""
 
     def __init__(self, spec: Spec, width: int) -> None:
         super().__init__()

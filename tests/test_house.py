@@ -111,7 +111,7 @@ def test_every_source_says_its_licence_first(path: Path) -> None:
     assert first.lstrip("#/ *") == "SPDX-License-Identifier: Apache-2.0"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=identify)
+@pytest.mark.parametrize("path", [p for p in SOURCES if room_of(p) != "tests"], ids=identify)
 def test_no_file_grows_beyond_reading(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 

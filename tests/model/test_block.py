@@ -48,9 +48,7 @@ def test_the_last_layers_forms_equal_the_whole_block(mlp: str) -> None:
 
 
 def test_branches_see_normalised_input_and_the_stream_stays_raw() -> None:
-    """Pre-LayerNorm: scaling the input scales the stream, and leaves attention's branch as it
-    is.
-    """
+    """Pre-LayerNorm: scaling the input scales the stream, and leaves the branch as it is."""
     block, placement = make_block(), make_placement()
     context, _ = make_states()
     with torch.no_grad():

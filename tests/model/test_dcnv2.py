@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline is pointwise: its scores are the same in training and serving, whatever the
-history.
-"""
+"""The baseline is pointwise: one math in training and serving, whatever the history."""
 
 from __future__ import annotations
 

@@ -99,6 +99,14 @@ def test_statistics_leave_missing_values_out() -> None:
     assert bank(raw).isfinite().all()
 
 
+def test_statistics_of_one_value_and_of_none() -> None:
+    bank = NumericBank([numeric("constant"), numeric("b")])
+    bank.fit(torch.full((2, 50), 3.0))
+    bank.fit(torch.zeros(2, 0))
+    assert bank.mean_F.tolist() == [3.0, 3.0]
+    assert bank(torch.tensor([[3.5], [3.0]]))[0, :2].tolist() == [0.5, 0.0]
+
+
 def test_bins_hold_equal_shares_and_missing_has_its_own() -> None:
     bank = NumericBank([numeric("a", Numeric(bins=4, dim=2))])
     raw = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)).exp()

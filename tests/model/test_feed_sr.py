@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from feature_repo.spec import Spec
+from feature_repo.specs import SPECS
 from model import FeedSRConfig, HeadConfig, build_ranker
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.feed_sr import FeedSR
@@ -271,3 +272,15 @@ def test_seed_decides_the_weights_and_leaves_the_generator() -> None:
 def test_width_must_fit_the_heads() -> None:
     with pytest.raises(ValueError, match="width 10 with 4 heads"):
         FeedSRConfig(width=10, heads=4)
+
+
+@pytest.mark.law
+@pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
+def test_one_math_on_the_shipped_specs(spec: Spec) -> None:
+    ranker = build_ranker(FeedSRConfig(), spec).double().eval()
+    batch = make_train_batch(spec, 3, [12, 0, 30], "day")
+    imp = batch.impressions
+    ranker.fit_statistics(batch.context_RC, {**imp.features, **imp.actions})
+    want, _ = forward(batch, ranker)
+    got = rank(join([request_at(batch, r) for r in range(len(want))]), ranker)
+    assert_close(got, want)
