@@ -19,25 +19,20 @@ class Curve:
     """The training curve: means over at most `2 * CURVE_POINTS` stretches of equal length.
 
     Attributes:
-        every: steps in a stretch.
+        steps: steps of the whole run.
         points: step (the stretch's last), loss, lr, and the loss of each task.
         pending: losses of the stretch that is not full yet.
     """
 
-    every: int
+    steps: int
     tasks: tuple[str, ...]
     points: list[dict[str, Any]] = field(default_factory=list)
     pending: list[list[float]] = field(default_factory=list)
 
-    @classmethod
-    def over(cls, steps: int, tasks: tuple[str, ...]) -> Curve:
-        """A curve for a run of so many steps."""
-        return cls(max(steps // CURVE_POINTS, 1), tasks)
-
     def add(self, step: int, losses: list[float], lr: float) -> None:
         """One step: `losses` is the loss, then each task's; `lr` the rate it was taken with."""
         self.pending.append(losses)
-        if len(self.pending) < self.every:
+        if len(self.pending) < max(self.steps // CURVE_POINTS, 1) and step < self.steps:
             return
         means = [sum(column) / len(self.pending) for column in zip(*self.pending, strict=True)]
         tasks = dict(zip(self.tasks, means[1:], strict=True))

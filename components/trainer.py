@@ -62,7 +62,7 @@ class Trainer:
         self.total = self.config.epochs * self.loader.steps
         self.optimizer = make_optimizer(self.model, self.config)
         self.schedule = make_schedule(self.optimizer, self.config, self.total)
-        self.curve = Curve.over(self.total, self.spec.task_names)
+        self.curve = Curve(self.total, self.spec.task_names)
         self.throughput = Throughput()
         self.replica: nn.Module = self.model
 
@@ -75,9 +75,7 @@ class Trainer:
         """
         self.resume()
         if self.group.world > 1:
-            self.replica = DistributedDataParallel(
-                self.model, broadcast_buffers=False, find_unused_parameters=True
-            )
+            self.replica = DistributedDataParallel(self.model)
         self.model.train()
         self.throughput = Throughput()
         devices = [self.group.device] if self.group.device.type == "cuda" else []
@@ -175,8 +173,9 @@ class Trainer:
         values = [*losses, norm.item()]
         if any(value - value != 0 for value in values):
             raise ValueError(
-                f"training stopped at step {self.step} of {self.total}: the loss is {losses[0]}, the "
-                f"gradient norm {values[-1]}; lower the learning rate or look for extreme features"
+                f"training stopped at step {self.step} of {self.total}: the loss is {losses[0]}, "
+                f"the gradient norm {values[-1]}; lower the learning rate or look for extreme "
+                "features"
             )
 
     def _count(self, batches: list[TrainBatch]) -> None:

@@ -115,7 +115,8 @@ def _broken(path: Path, what: str) -> ValueError:
 
 
 def _metadata(schema: pa.Schema) -> dict[str, str]:
-    return {k.decode(): v.decode(errors="replace") for k, v in (schema.metadata or {}).items()}
+    pairs = (schema.metadata or {}).items()
+    return {k.decode(errors="replace"): v.decode(errors="replace") for k, v in pairs}
 
 
 def _open(path: Path, fields: list[int] | None = None) -> pa.RecordBatchFileReader:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from components import checkpoints
 from components.config import DailyConfig, TrainConfig
+from components.curve import Curve
 from components.data import shard_format
 from components.layout import Layout
 from components.loss import mean_over_tasks, observed, task_sums
@@ -30,8 +31,9 @@ from tests.shard_builders import random_lengths, write_shards
 
 DAY = "2024-01-02"
 HEAD = HeadConfig(name="linear", gate_dropout=0)
+# without dropout the cut into micro-batches and processes cannot matter
 STILL = FeedSRConfig(width=16, layers=1, heads=2, embedding_dropout=0, head=HEAD)
-"""Without dropout, so that the cut into micro-batches and processes cannot matter."""
+STILL_BASELINE = DCNv2Config(embedding_dropout=0, head=HEAD)
 NOISY = FeedSRConfig(width=16, layers=1, heads=2, embedding_dropout=0.2, head=HEAD)
 SMALL = TrainConfig(global_batch=32, micro_batch=16, checkpoint_steps=3, learning_rate=3e-3)
 
@@ -109,6 +111,7 @@ def test_the_cut_into_micro_batches_does_not_matter(shards: Path, tmp_path: Path
     assert distance(whole, start) > 1e-2
 
 
+@pytest.mark.law
 def test_a_finished_run_returns_at_once_and_another_one_does_not(
     shards: Path, tmp_path: Path
 ) -> None:
@@ -144,6 +147,17 @@ def test_the_train_step_reads_and_writes_where_the_layout_says(tmp_path: Path) -
     other = Layout.at(tmp_path / "other")
     shutil.copytree(layout.sequences("train", DAY), other.sequences("train", DAY))
     assert train(other, DAY, config, "feed_sr", start)["inputs"]["start"] is not None
+
+
+def test_a_long_curve_is_means_of_stretches_and_ends_with_the_run() -> None:
+    curve = Curve(1_502, ("click",))
+    for step in range(1, 1_503):
+        curve.add(step, [float(step), 2.0 * step], lr=0.1)
+    assert [p["step"] for p in curve.points][:2] == [3, 6]
+    assert curve.points[0] == {"step": 3, "loss": 2.0, "lr": 0.1, "tasks": {"click": 4.0}}
+    assert curve.points[-1]["step"] == 1_502
+    assert curve.points[-1]["loss"] == 1_501.5
+    assert curve.pending == []
 
 
 # --- the loss
@@ -348,7 +362,7 @@ def test_shards_without_a_target_are_refused(tmp_path: Path) -> None:
 
 def daily_config(config: TrainConfig, ranker: FeedSRConfig = NOISY) -> DailyConfig:
     return DailyConfig(
-        spec_name="kuairand", feed_sr=ranker, dcnv2=DCNv2Config(), cold=config, warm=config
+        spec_name="kuairand", feed_sr=ranker, dcnv2=STILL_BASELINE, cold=config, warm=config
     )
 
 
@@ -364,6 +378,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "FEEDSR_PROGRESS": "off"}
 
 
+@pytest.mark.law
 def test_killed_in_training_the_same_command_ends_at_the_same_weights(
     shards: Path, tmp_path: Path
 ) -> None:
@@ -390,20 +405,22 @@ def test_killed_in_training_the_same_command_ends_at_the_same_weights(
     assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
 
 
-def test_two_processes_train_as_one(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranker", ["feed_sr", "dcnv2"])
+def test_two_processes_train_as_one(shards: Path, tmp_path: Path, ranker) -> None:
     """On the same global batches; the last one, of a single sequence, leaves a process idle."""
     config = daily_config(SMALL.model_copy(update={"global_batch": 23, "micro_batch": 4}), STILL)
     one, two = tmp_path / "one", tmp_path / "two"
     prepared(one, shards, config)
-    record = train(Layout.at(one), DAY, config, "feed_sr")
+    record = train(Layout.at(one), DAY, config, ranker)
     assert record["sequences"] % 23 == 1
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, *torchrun, "-m", "components.train", *prepared(two, shards, config)]
+    command += ["--ranker", ranker]
     run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
-    ours, theirs = (Layout.at(r).model(DAY, "feed_sr") for r in (two, one))
+    ours, theirs = (Layout.at(r).model(DAY, ranker) for r in (two, one))
     assert distance(weights(ours), weights(theirs)) < 1e-4
-    start = build_ranker(STILL, KUAIRAND, 0).state_dict()
+    start = build_ranker(load_model(ours)[0].config, KUAIRAND, 0).state_dict()
     assert distance(weights(theirs), start) > 1e-2
     curve = load_model(ours, KUAIRAND)[1]["curve"]
     for mine, other in zip(curve, record["curve"], strict=True):
