@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting and stopping: a taken port, a missing model and a lost process each end in one sentence."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving.launch import HOST, free_ports, launch, start_predictor, wait_ready
+from serving.server import check_ports
+from tests.serving_builders import SmallRun, noisy_ranker
+
+
+def test_free_ports_are_different() -> None:
+    assert len(set(free_ports(20))) == 20
+
+
+def test_a_port_in_use_is_one_sentence(small_run: SmallRun) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ValueError, match=f"port {port} of {HOST} is in use"),
+            launch(small_run.serving(http_port=port)),
+        ):
+            pass
+        with pytest.raises(ValueError, match=f"cannot listen on {HOST}:{port}"):
+            check_ports(HOST, port)
+
+
+def test_a_missing_model_is_one_sentence(small_run: SmallRun, tmp_path: Path) -> None:
+    serving = replace(small_run.serving(), model_dir=tmp_path / "nothing")
+    server = start_predictor(serving, tmp_path)
+    with pytest.raises(ValueError, match=r"the predictor did not start.*holds no model"):
+        wait_ready([server], 60)
+    assert server.process.returncode == 2
+
+
+def test_a_damaged_model_is_refused_before_the_port_opens(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    from model.checkpoint import save_model
+
+    folder = tmp_path / "model"
+    save_model(folder, noisy_ranker(small_run.config.spec), {"freshness": "day"})
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    server = start_predictor(replace(small_run.serving(), model_dir=folder), tmp_path)
+    with pytest.raises(ValueError, match="damaged"):
+        wait_ready([server], 60)
+
+
+def test_a_model_that_forgot_its_freshness_is_refused(small_run: SmallRun, tmp_path: Path) -> None:
+    from model.checkpoint import save_model
+
+    save_model(tmp_path / "model", noisy_ranker(small_run.config.spec), {})
+    server = start_predictor(replace(small_run.serving(), model_dir=tmp_path / "model"), tmp_path)
+    with pytest.raises(ValueError, match="freshness None"):
+        wait_ready([server], 60)
+
+
+def test_not_ready_in_time_shows_the_log_and_stop_ends_the_process(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    server = start_predictor(small_run.serving(), tmp_path)
+    try:
+        with pytest.raises(ValueError, match="was not ready after 0 s"):
+            wait_ready([server], 0.0)
+    finally:
+        start = time.monotonic()
+        server.stop()
+    assert server.process.poll() is not None
+    assert time.monotonic() - start < 35
+    assert not server.ready()
