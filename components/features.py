@@ -69,8 +69,10 @@ def previous_end(layout: Layout, view: str, day: str, spec: Spec) -> int | None:
 def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Array) -> pa.Table:
     """Rows as Feast reads them: keys, event and created timestamps (equal, UTC), `packed`."""
     times = pa.array(event_ms * 1000, pa.timestamp("us", tz="UTC"))
-    table = keys.append_column("event_timestamp", times)
-    return table.append_column("created_timestamp", times).append_column("packed", value)
+    # Built anew: whether a source declared its keys never null must not tell days apart.
+    columns = {name: keys[name] for name in keys.column_names}
+    stamps = {"event_timestamp": times, "created_timestamp": times}
+    return pa.table({**columns, **stamps, "packed": value})
 
 
 def _counted(layout: Layout, log: EventLog, view: View, day: str, spec: Spec) -> pa.Table:

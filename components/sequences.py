@@ -207,8 +207,8 @@ def _windows(
 def _span(marked: Ints, known: npt.NDArray[np.int32], spec: Spec, *, cap: bool) -> tuple[int, int]:
     """The window of a member's targets at indices `marked` of the log: first index, one after last.
 
-    Targets further back than the most a window can hold are left out, so that a sequence stays
-    below twice that.
+    Targets further back than the most a window can hold are left out, so that a sequence stays near
+    twice that; a row that came late knew little, and can reach further back.
     """
     stop = int(marked[-1]) + 1
     most = spec.max_impressions + spec.block - 1
