@@ -3,8 +3,8 @@
 
     python benchmarks/streaming_metrics.py [--save] [--toy]
 
-Variants are timed in turns in one process; medians of wall time. *error* is the largest difference of the
-streamed from the exact AUC over tasks, after ten batches.
+Variants are timed in turns in one process; medians of wall time. *error* is the
+difference of the streamed from the exact AUC of each task, after ten batches; tasks by base rate.
 """
 
 from __future__ import annotations
