@@ -91,28 +91,48 @@ def spans(starts_S: Ints, lengths_S: Ints) -> Ints:
     return np.arange(total, dtype=np.int64) + np.repeat(shift_S, lengths_S)
 
 
-def take(source: Packed, rows: Ints, limit: int | None = None) -> Packed:
+@dataclass(frozen=True, kw_only=True)
+class Shuffle:
+    """How sessions are shuffled: a function of (seed, epoch, sequence number, place) alone, so the
+    order depends neither on the batch a sequence is in nor on the process that packs it.
+    """
+
+    session: str
+    seed: int
+    epoch: int
+
+
+def take(
+    source: Packed, rows: Ints, limit: int | None = None, shuffle: Shuffle | None = None
+) -> Packed:
     """The sequences `rows`, in that order, each cut to its last `limit` impressions.
 
     A cut moves the window's start: `known` is counted from the new one and never below zero, and
-    the context of targets that were cut is dropped.
+    the context of targets that were cut is dropped. With `shuffle`, the impressions of each run
+    (see `session_runs`) are in a random order; `known` stays with the slot, everything else moves.
     """
     starts_S = source.cu_seqlens[:-1].astype(np.int64)[rows]
     lengths_S = source.lengths_S[rows]
     kept_S = lengths_S if limit is None else np.minimum(lengths_S, limit)
     cut_S = lengths_S - kept_S
-    index_M = spans(starts_S + cut_S, kept_S)
     cu_seqlens = offsets(kept_S)
-    columns = {name: array[index_M] for name, array in source.columns.items()}
-    targets_S = np.diff(source.cu_targets)[rows]
+    index_M = spans(starts_S + cut_S, kept_S)
+    known_M = source.columns["known"][index_M]
     if cut_S.any():
-        moved_M = columns["known"] - np.repeat(cut_S, kept_S).astype(np.int32)
-        columns["known"] = np.maximum(moved_M, 0)
-        targets_S = np.diff(offsets(columns["loss"] == TARGET)[cu_seqlens])
+        known_M = np.maximum(known_M - np.repeat(cut_S, kept_S).astype(np.int32), 0)
+    target_M = source.columns["loss"][index_M] == TARGET
+    targets_S = np.diff(offsets(target_M)[cu_seqlens])
+    context_R = spans(source.cu_targets[rows + 1] - targets_S, targets_S)
+    if shuffle is not None:
+        session_M = source.columns[shuffle.session][index_M]
+        order_M = _shuffled(known_M, session_M, cu_seqlens, source.sequence_S[rows], shuffle)
+        context_R = context_R[(np.cumsum(target_M) - 1)[order_M][target_M[order_M]]]
+        index_M = index_M[order_M]
+    others = {n: array[index_M] for n, array in source.columns.items() if n != "known"}
     return Packed(
-        columns=columns,
+        columns={**others, "known": known_M},
         cu_seqlens=cu_seqlens.astype(np.int32),
-        context_RC=source.context_RC[spans(source.cu_targets[rows + 1] - targets_S, targets_S)],
+        context_RC=source.context_RC[context_R],
         sequence_S=source.sequence_S[rows],
         keys={name: array[rows] for name, array in source.keys.items()},
     )
@@ -171,33 +191,19 @@ def mix(value: Array) -> npt.NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def shuffle_sessions(batch: Packed, session: Array, seed: int, epoch: int) -> Packed:
-    """The batch with the impressions of each run in a random order.
-
-    The order is a function of (seed, epoch, sequence number, place) alone, so it depends neither
-    on the batch a sequence is in nor on the process that packs it. `known` stays with the slot;
-    everything else moves.
-    """
-    run_M = session_runs(batch.columns["known"], session, batch.cu_seqlens)
-    size = np.bincount(run_M, minlength=1)
-    moving = np.flatnonzero(size[run_M] > 1) if len(run_M) else np.zeros(0, np.int64)
-    lengths_S = batch.lengths_S
-    place = moving - np.repeat(batch.cu_seqlens[:-1].astype(np.int64), lengths_S)[moving]
-    base_S = mix(batch.sequence_S.astype(np.uint64) ^ mix(np.array([seed * 1_000_003 + epoch])))
-    key = mix(np.repeat(base_S, lengths_S)[moving] ^ place.astype(np.uint64))
+def _shuffled(
+    known_M: Array, session_M: Array, cu_seqlens: Ints, sequence_S: Ints, shuffle: Shuffle
+) -> Ints:
+    """Which impression comes into each slot."""
+    run_M = session_runs(known_M, session_M, cu_seqlens)
     order_M = np.arange(len(run_M), dtype=np.int64)
+    if len(run_M) == 0:
+        return order_M
+    moving = np.flatnonzero(np.bincount(run_M)[run_M] > 1)
+    lengths_S = np.diff(cu_seqlens)
+    place = moving - np.repeat(cu_seqlens[:-1], lengths_S)[moving]
+    salt = mix(np.array([shuffle.seed * 1_000_003 + shuffle.epoch]))
+    base_S = mix(sequence_S.astype(np.uint64) ^ salt)
+    key = mix(np.repeat(base_S, lengths_S)[moving] ^ place.astype(np.uint64))
     order_M[moving] = moving[np.lexsort((key, run_M[moving]))]
-    return _permute(batch, order_M)
-
-
-def _permute(batch: Packed, order_M: Ints) -> Packed:
-    target_M = batch.columns["loss"] == TARGET
-    row_M = np.cumsum(target_M) - 1
-    columns = {n: a if n == "known" else a[order_M] for n, a in batch.columns.items()}
-    return Packed(
-        columns=columns,
-        cu_seqlens=batch.cu_seqlens,
-        context_RC=batch.context_RC[row_M[order_M][target_M[order_M]]],
-        sequence_S=batch.sequence_S,
-        keys=batch.keys,
-    )
+    return order_M

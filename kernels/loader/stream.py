@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kernels.loader import reference
-from kernels.loader.reference import Ints, Packed
+from kernels.loader.reference import Ints, Packed, Shuffle
 from kernels.loader.shards import ShardFormat, ShardInfo, inspect_shard, read_shard
 
 Item = TypeVar("Item")
@@ -136,17 +136,17 @@ class Loader:
         if idle:
             mine = order[:1]
         bounds = reference.offsets(np.array([len(rows) for _, rows in pieces], np.int64))
+        shuffle = None
+        if config.session_shuffle:
+            shuffle = Shuffle(session="session_id", seed=config.seed, epoch=epoch)
         parts, places = [], []
         for (shard, rows), low, high in zip(pieces, bounds, bounds[1:], strict=False):
             inside = np.flatnonzero((mine >= low) & (mine < high))
-            parts.append(reference.take(shard, rows[mine[inside] - low], config.limit))
+            parts.append(reference.take(shard, rows[mine[inside] - low], config.limit, shuffle))
             places.append(inside)
         batch = reference.concatenate(parts)
         if len(parts) > 1:
             batch = reference.take(batch, np.argsort(np.concatenate(places)))
-        if config.session_shuffle:
-            session = batch.columns["session_id"]
-            batch = reference.shuffle_sessions(batch, session, config.seed, epoch)
         return reference.without_loss(batch) if idle else batch
 
 

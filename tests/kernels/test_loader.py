@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from components.data import shard_format
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.loader import Loader, LoaderConfig, Packed, inspect_shard, prefetched, read_shard
-from kernels.loader.reference import concatenate, session_runs, shuffle_sessions, take
+from kernels.loader.reference import Shuffle, concatenate, session_runs, take
 from tests.shard_builders import random_lengths, write_shards
 
 FORMAT = shard_format(KUAIRAND)
@@ -131,6 +131,12 @@ def one_sequence(known: np.ndarray, session: np.ndarray, number: int = 0) -> Pac
     )
 
 
+def shuffled(packed: Packed, seed: int, epoch: int) -> Packed:
+    """The whole pack with its sessions shuffled."""
+    shuffle = Shuffle(session="session_id", seed=seed, epoch=epoch)
+    return take(packed, np.arange(packed.num_sequences), shuffle=shuffle)
+
+
 @pytest.mark.law
 @settings(max_examples=300, deadline=None)
 @given(histories(), st.integers(0, 3))
@@ -138,7 +144,7 @@ def test_a_shuffle_brings_nothing_into_a_prefix_that_was_not_known(
     history: tuple[np.ndarray, np.ndarray], epoch: int
 ) -> None:
     known, session = history
-    mixed = shuffle_sessions(one_sequence(known, session), session, seed=1, epoch=epoch)
+    mixed = shuffled(one_sequence(known, session), 1, epoch)
     ids = mixed.columns["id"]
     assert sorted(ids) == list(range(len(known)))
     assert mixed.columns["known"].tolist() == known.tolist()
@@ -170,10 +176,10 @@ def test_a_sequence_is_shuffled_alike_in_any_batch(paths: list[Path]) -> None:
     packed = read_shard(paths[0], FORMAT, first=0)
     rows = np.array([40, 2, 77])
     alone = take(packed, rows)
-    a = shuffle_sessions(packed, packed.columns["session_id"], 3, 5)
-    b = shuffle_sessions(alone, alone.columns["session_id"], 3, 5)
+    a = shuffled(packed, 3, 5)
+    b = shuffled(alone, 3, 5)
     assert_same_rows(rows_of(take(a, rows)), rows_of(b))
-    c = shuffle_sessions(packed, packed.columns["session_id"], 3, 6)
+    c = shuffled(packed, 3, 6)
     assert (a.columns["post_id"] != c.columns["post_id"]).any()
 
 
@@ -181,7 +187,7 @@ def test_every_order_of_a_session_is_as_likely() -> None:
     known, session = np.zeros(3, np.int32), np.ones(3, np.int64)
     orders: dict[tuple, int] = {}
     for number in range(3000):
-        mixed = shuffle_sessions(one_sequence(known, session, number), session, 0, 0)
+        mixed = shuffled(one_sequence(known, session, number), 0, 0)
         key = tuple(mixed.columns["id"].tolist())
         orders[key] = orders.get(key, 0) + 1
     assert len(orders) == 6
