@@ -81,6 +81,15 @@ def check(variants: dict[str, Callable[[], Tensor]], expected: Tensor) -> None:
         assert error < limit, f"{name} is off by {error}"
 
 
+def dense_mask(info: SeqlenInfo, dtype: torch.dtype) -> Tensor:
+    """The additive mask of one request's context and candidates in one sequence."""
+    length, count = info.num_tokens, info.num_candidates
+    seen = torch.zeros(length + count, length + count, dtype=torch.bool)
+    seen[:length, :length] = context_mask(info, 0)
+    seen[length:] = candidate_mask(length, count, seen.device)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+
+
 def serving(impressions: int, count: int, settings: Settings, dtype: torch.dtype) -> dict:  # type: ignore[type-arg]
     """Milliseconds of one request."""
     length, few = 2 * impressions, min(settings.one_at_a_time, count)
@@ -88,10 +97,7 @@ def serving(impressions: int, count: int, settings: Settings, dtype: torch.dtype
     info = SeqlenInfo(cu_seqlens=offsets([length]), cu_candidates=offsets([count]))
     cached = Tokens(None, context.k, context.v)
     q, k, v = (torch.cat(pair) for pair in zip(context.present, candidates.present, strict=True))
-    seen = torch.zeros(length + count, length + count, dtype=torch.bool)
-    seen[:length, :length] = context_mask(info, 0)
-    seen[length:] = candidate_mask(length, count, seen.device)
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+    mask = dense_mask(info, dtype)
 
     def split() -> Tensor:
         return torch.cat(

@@ -17,14 +17,13 @@ import kernels.shared_context_attention as face
 from kernels.shared_context_attention import (
     SeqlenInfo,
     Tokens,
-    attention_flops,
     flash,
     plain,
     reference,
     seqlens,
     shared_context_attention,
 )
-from kernels.shared_context_attention.reference import attend, candidate_mask, context_mask
+from kernels.shared_context_attention.reference import attend
 
 HEADS, HEAD_DIM = 2, 8
 SCALE = HEAD_DIM**-0.5
@@ -360,20 +359,6 @@ def test_strided_and_broadcast_inputs() -> None:
     torch.testing.assert_close(ones[3:], exact[3:])
 
 
-def test_reference_masks_say_what_the_readme_says() -> None:
-    info = SeqlenInfo(cu_seqlens=offsets([6]), prefix=torch.tensor([0, 0, 0, 0, 2, 2]).int())
-    seen = context_mask(info, 0).int().tolist()
-    assert seen == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [0, 0, 1, 0, 0, 0],
-        [0, 0, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [1, 1, 0, 0, 1, 1],
-    ]
-    assert candidate_mask(2, 2, torch.device("cpu")).int().tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]]
-
-
 def test_reference_attends_as_torch_does() -> None:
     case = make_case([7], [0])
     q, k, v = case.context.present
@@ -382,40 +367,6 @@ def test_reference_attends_as_torch_does() -> None:
         *(x.transpose(0, 1) for x in (q, k, v)), is_causal=True
     )
     torch.testing.assert_close(attend(q, k, v, mask, SCALE), theirs.transpose(0, 1))
-
-
-def test_flops_count_the_pairs_the_reference_sees() -> None:
-    case = make_case(*RAGGED, prefix="random")
-    info = case.info
-    context = sum(int(context_mask(info, s).sum()) for s in range(5))
-    device = torch.device("cpu")
-    pairs = [int(candidate_mask(n, c, device).sum()) for n, c in zip(*RAGGED, strict=True)]
-    per_pair = 4 * HEADS * HEAD_DIM
-    flops = {
-        c: attention_flops(info, heads=HEADS, head_dim=HEAD_DIM, context=c) for c in (True, False)
-    }
-    assert flops[False] == sum(pairs) * per_pair
-    assert flops[True] == (sum(pairs) + context) * per_pair
-    both = attention_flops(info, heads=HEADS, head_dim=HEAD_DIM, backward=True)
-    assert both == 3 * flops[True]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"cu_seqlens": torch.tensor([0, 4])}, "cu_seqlens is torch.int64"),
-        ({"cu_seqlens": torch.tensor([1, 4]).int()}, "start at 0 and never fall"),
-        ({"cu_seqlens": torch.tensor([0, 4, 2]).int()}, "start at 0 and never fall"),
-        ({"cu_candidates": torch.tensor([0, 1, 2]).int()}, "cu_candidates has 3 offsets"),
-        ({"prefix": torch.zeros(3).int()}, r"want torch.int32 \[4\]"),
-        ({"prefix": torch.tensor([0, 0, 2, 3]).int()}, "prefix of token 3 is 3, want 0 to 2"),
-        ({"prefix": torch.tensor([0, -1, 0, 0]).int()}, "prefix of token 1 is -1"),
-        ({"group": 0}, "group is 0"),
-    ],
-)
-def test_seqlens_that_describe_no_batch_are_refused(change, message) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match=message):
-        SeqlenInfo(**{"cu_seqlens": torch.tensor([0, 4]).int(), **change})
 
 
 def test_tensors_that_do_not_fit_are_refused() -> None:
