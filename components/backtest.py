@@ -150,12 +150,16 @@ def _train_and_score(
     prepared: Prepared,
     config: DailyConfig,
 ) -> Result:
-    """One seed: every ranker trained and scored; a ranker that is already trained is loaded."""
+    """One seed: every ranker trained and scored; a ranker that is already trained is loaded.
+
+    Each configuration and seed has a folder of its own, so backtests may share a work folder.
+    """
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + seed})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: Result = {"seed": recipe.seed, "rankers": {}, "seconds": {}}
     for name, ranker_config in rankers.items():
-        folder = models / f"{name}-seed{recipe.seed}"
+        text = ranker_config.model_dump_json() + recipe.model_dump_json()
+        folder = models / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         started = time.monotonic()
         fit(prepared.train, folder, ranker_config, config.spec, recipe, config.freshness)
         trained = time.monotonic()

@@ -103,7 +103,7 @@ def check(name: str, value: float | None, bound: str, threshold: float) -> Check
             name=name, value=None, bound=bound, threshold=threshold, passed=False, reason=reason
         )
     passed = value >= threshold if bound == "at least" else value <= threshold
-    reason = f"{name} is {value:.6g}, {bound} {threshold:g} is {'asked' if passed else 'needed'}"
+    reason = f"{name} is {value:.4g}, {bound} {threshold:g} is {'asked' if passed else 'needed'}"
     return Check(
         name=name, value=value, bound=bound, threshold=threshold, passed=passed, reason=reason
     )

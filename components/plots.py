@@ -64,6 +64,8 @@ Lines = dict[str, tuple[Sequence[Any], Sequence[float | None]]]
 PANEL = (2.75, 1.95)
 """Inches of one small multiple."""
 COLUMNS = 3
+TICKS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
+"""Probabilities that are marked on a scale of log-odds."""
 
 
 def panels(titles: Sequence[str], draw: Callable[[Axes, int], None], name: str) -> str:
@@ -126,15 +128,16 @@ def draw_scores(axes: Axes, edges: Sequence[float], counts: dict[str, Sequence[i
     """The share of scores in each bucket of log-odds, labelled as probabilities."""
     for name, count in counts.items():
         share = np.array(count) / max(sum(count), 1)
-        filled = name == "feed_sr"
-        axes.stairs(share, edges, color=RANKER_COLOURS.get(name, INK), label=name, linewidth=1.3)
-        if filled:
-            axes.stairs(share, edges, color=RANKER_COLOURS[name], fill=True, alpha=0.15)
-    ticks = [0.0001, 0.001, 0.01, 0.1, 0.5, 0.9]
-    there = [i for i, c in enumerate(np.sum(list(counts.values()), axis=0)) if c]
-    axes.set_xticks([float(np.log(p / (1 - p))) for p in ticks], [f"{p:g}" for p in ticks])
-    if there:
-        axes.set_xlim(edges[there[0]] - 0.3, edges[there[-1] + 1] + 0.3)
+        colour = RANKER_COLOURS.get(name, INK)
+        axes.stairs(share, edges, color=colour, label=name, linewidth=1.3)
+        if name == "feed_sr":
+            axes.stairs(share, edges, color=colour, fill=True, alpha=0.15)
+    there = np.flatnonzero(np.sum(list(counts.values()), axis=0))
+    low, high = (edges[there[0]], edges[there[-1] + 1]) if len(there) else (edges[0], edges[-1])
+    axes.set_xlim(low - 0.1, high + 0.1)
+    marks = [(float(np.log(p / (1 - p))), f"{p:g}") for p in TICKS]
+    marks = [(x, text) for x, text in marks if low <= x <= high]
+    axes.set_xticks([x for x, _ in marks], [text for _, text in marks])
     axes.set_yticks([])
 
 

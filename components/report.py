@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def _difference(mine: float | None, theirs: float | None, shown: bool) -> dict[s
 
 def _segments(metrics: Metrics, rankers: list[str], task: str) -> list[dict[str, Any]]:
     bodies = [metrics["rankers"][name] for name in rankers]
-    names = ["all", *bodies[0]["segments"]]
+    names = ["all", *sorted(bodies[0]["segments"], key=_natural)]
     rows = []
     for name in names:
         of = [(b["tasks"] if name == "all" else b["segments"][name])[task] for b in bodies]
@@ -151,6 +152,11 @@ def _segments(metrics: Metrics, rankers: list[str], task: str) -> list[dict[str,
             }
         )
     return rows
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Orders names by the numbers in them, as people do."""
+    return [(p.isdigit(), int(p) if p.isdigit() else 0, p) for p in re.split(r"(\d+)", name)]
 
 
 def _counts(of: dict[str, Any]) -> dict[str, int]:
@@ -181,7 +187,7 @@ def _ingest(layout: Layout, day: str) -> list[dict[str, Any]]:
             {
                 "day": one,
                 "counts": [totals[name] for name in INGEST_COUNTS],
-                "reasons": ", ".join(f"{reason}: {n:,}" for reason, n in sorted(reasons.items())),
+                "reasons": "; ".join(f"{reason} ({n:,})" for reason, n in sorted(reasons.items())),
             }
         )
     return rows

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from kernels.streaming_metrics import StreamingMetrics
 
 Floats = npt.NDArray[np.floating[Any]]
-LOGIT_EDGES = np.linspace(-12.0, 6.0, 37)
+LOGIT_EDGES = np.linspace(-12.0, 6.0, 73)
 """The buckets of the score distribution, in log-odds, so that rare tasks are readable too."""
 CALIBRATION_BINS = 10
+METRICS = ("auc", "log_loss", "ece")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +45,21 @@ class Scorecard:
 
     def __init__(self, tasks: tuple[str, ...]) -> None:
         self.tasks = tasks
+        self.finite = True
         self.all = StreamingMetrics(len(tasks))
         self.segments: dict[str, StreamingMetrics] = {}
         self.within = WithinMember(len(tasks))
         self.scores = np.zeros((2, len(tasks), len(LOGIT_EDGES) - 1), np.int64)
 
     def update(self, logits_RK: npt.NDArray[np.float32], rows: Rows) -> None:
-        """Adds the logits of a batch; every row of a sequence must be in the same batch."""
+        """Adds the logits of a batch; every row of a sequence must be in the same batch.
+
+        A logit that is not finite leaves the counts right and every metric of the card undefined.
+        """
+        finite_RK = np.isfinite(logits_RK)
+        if not finite_RK.all():
+            self.finite = False
+            logits_RK = np.where(finite_RK, logits_RK, np.float32(0))
         self.all.update(logits_RK, rows.labels_RK)
         for name, mask_R in rows.segments.items():
             metrics = self.segments.setdefault(name, StreamingMetrics(len(self.tasks)))
@@ -64,6 +74,10 @@ class Scorecard:
 
     def result(self) -> dict[str, Any]:
         """Plain values for JSON, by task; what is undefined (an AUC of one class) is None."""
+        found = self._measured()
+        return found if self.finite else undefined(found)
+
+    def _measured(self) -> dict[str, Any]:
         predicted, observed, count = self.all.calibration(CALIBRATION_BINS)
         return plain(
             {
@@ -147,6 +161,13 @@ def grouped_auc(
     both = (hits > 0) & (hits < size)
     wins = np.bincount(group, rank * positive) - hits * (hits - 1) / 2
     return wins[both] / (hits * (size - hits))[both], size[both]
+
+
+def undefined(value: Any) -> Any:
+    """The same result with every metric None: a ranker that gives no numbers has no quality."""
+    if isinstance(value, dict):
+        return {k: None if k in METRICS else undefined(v) for k, v in value.items()}
+    return value
 
 
 def plain(value: Any) -> Any:

@@ -145,6 +145,22 @@ def test_a_trained_model_passes_and_shuffled_weights_are_refused(trained, tmp_pa
     assert refused.model != verdict.model
 
 
+def test_a_model_that_has_diverged_is_evaluated_and_refused(trained) -> None:
+    folder = trained.model(DAY, "feed_sr")
+    kept = {p.name: p.read_bytes() for p in folder.iterdir()}
+    try:
+        model, record = load_model(folder)
+        with torch.no_grad():
+            next(model.parameters()).fill_(torch.nan)
+        save_model(folder, model, record)
+        evaluate(trained, DAY, CONFIG)
+        reasons = gate(trained, DAY, CONFIG).reasons
+    finally:
+        for name, value in kept.items():
+            (folder / name).write_bytes(value)
+    assert any("AUC of long_dwell could not be measured" in reason for reason in reasons)
+
+
 def spoil(folder: Path) -> None:
     """Shuffles each weight matrix of a saved model."""
     model, record = load_model(folder)

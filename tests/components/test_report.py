@@ -130,7 +130,7 @@ def test_it_gives_the_reasons_of_a_refusal_and_escapes_what_it_shows(tmp_path) -
     assert "The gate refuses this model" in page
     assert "AUC of long_dwell is 0.5" in page
     assert "<i>none" not in page
-    assert "&lt;b&gt;: 20" in page
+    assert "&lt;b&gt; (20)" in page
 
 
 def test_the_same_day_gives_the_same_bytes(tmp_path) -> None:

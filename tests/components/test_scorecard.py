@@ -90,6 +90,19 @@ def test_batches_add_up_to_the_whole() -> None:
         assert one["within_member"][task] == pytest.approx(many["within_member"][task])
 
 
+def test_a_logit_that_is_no_number_leaves_every_metric_undefined() -> None:
+    logits, of = rows(np.random.default_rng(2), 200)
+    good, card = Scorecard(TASKS), Scorecard(TASKS)
+    good.update(logits, of)
+    card.update(logits, of)
+    card.update(np.full_like(logits, np.nan), of)
+    tasks = card.result()["tasks"]
+    for task in TASKS:
+        assert tasks[task]["n"] == 2 * good.result()["tasks"][task]["n"]
+        assert [tasks[task][m] for m in ("auc", "log_loss", "ece")] == [None] * 3
+    assert card.result()["within_member"]["click"]["auc"] is None
+
+
 def test_plain_values_hold_no_nan() -> None:
     value = {"a": np.array([1.0, np.nan]), "b": (np.int64(3), float("inf")), "c": "x"}
     assert plain(value) == {"a": [1.0, None], "b": [3, None], "c": "x"}
