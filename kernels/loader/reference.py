@@ -205,5 +205,8 @@ def _shuffled(
     salt = mix(np.array([shuffle.seed * 1_000_003 + shuffle.epoch]))
     base_S = mix(sequence_S.astype(np.uint64) ^ salt)
     key = mix(np.repeat(base_S, lengths_S)[moving] ^ place.astype(np.uint64))
-    order_M[moving] = moving[np.lexsort((key, run_M[moving]))]
+    # one sort by run, then key: the run in the upper bits, as much of the key as is left below
+    bits = np.uint64(int(run_M[-1]).bit_length())
+    by_run = (run_M[moving].astype(np.uint64) << (np.uint64(64) - bits)) | (key >> bits)
+    order_M[moving] = moving[np.argsort(by_run)]
     return order_M
