@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# Tests are many small operations: a second thread costs more than it brings. Set before torch is
+# imported, so that the processes that tests start have it too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
