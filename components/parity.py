@@ -79,10 +79,10 @@ def parity(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
             is not as of the end of a day.
     """
     spec = config.spec
-    logged, skipped = _logged_requests(layout, day, config)
+    logged, skipped = logged_requests(layout, day, config)
     count = max(config.parity_requests - len(logged), (config.parity_requests + 1) // 2)
     probes = _send_probes(layout, day, config, count)
-    offline, models, findings = Offline(layout, config), _Models(layout, day), Findings()
+    offline, models, findings = Offline(layout, config), Models(layout, day), Findings()
     with progress("parity", len(logged) + len(probes)) as advance:
         for rows in (logged, probes):
             if rows:
@@ -101,7 +101,7 @@ def parity(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
     return result
 
 
-class _Models:
+class Models:
     """The models that scored the requests, by version; the day's own is known by its folder's name."""
 
     def __init__(self, layout: Layout, day: str) -> None:
@@ -128,7 +128,7 @@ def boundary_of(spec: Spec, time_ms: int) -> int:
 
 
 def compare(
-    spec: Spec, row: dict[str, Any], replayed: Replayed, models: _Models, findings: Findings
+    spec: Spec, row: dict[str, Any], replayed: Replayed, models: Models, findings: Findings
 ) -> None:
     """Compares one request, features bit for bit and scores within the bound; ValueError at a difference."""
     served, context_NC = decode_candidates(spec, row["candidates"], len(row["post_ids"]))
@@ -248,7 +248,7 @@ def _compare_pair(
     return worst
 
 
-def _logged_requests(
+def logged_requests(
     layout: Layout, day: str, config: DailyConfig
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The day's logged requests that can be made again, evenly thinned, and why others cannot."""

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law 3 end to end: real servers, a real store, the offline path; a tampered value is found and named."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from components.materialize import online_histories
+from components.parity import parity, probe_instances
+from components.rank import ask
+from components.store import open_store
+from feature_repo.specs import SIMULATOR as SPEC
+from serving.history import decode_history, encode_history
+from serving.launch import launch
+from tests.serving_builders import SmallRun
+
+
+@pytest.mark.law
+def test_serving_and_offline_agree(small_run: SmallRun) -> None:
+    result = parity(small_run.layout, small_run.day, small_run.config)
+    assert result["probes"] == result["requests"] == result["scored"] == 6
+    assert result["candidates"] == 6 * 20
+    assert result["served_difference"] <= result["bound"] < 1e-3
+    assert result["forward_difference"] <= result["bound"]
+    written = json.loads((small_run.layout.run(small_run.day) / "parity.json").read_text())
+    assert written == result
+
+
+def probed(run: SmallRun) -> dict[str, Any]:
+    """The first probe that parity will send."""
+    return probe_instances(run.layout, run.day, run.config, 6, run.end_ms)[0]
+
+
+@contextmanager
+def tampered(run: SmallRun, view: str, keys: dict[str, int], old: bytes, new: bytes) -> Iterator:
+    """The online value of a key changed behind Feast's back, and put back afterwards."""
+    store = open_store(run.layout, run.config)
+    field = "history" if view == "history" else "packed"
+
+    def write(value: bytes) -> None:
+        when = pd.Timestamp(run.end_ms, unit="ms", tz="UTC")
+        row = {**keys, "event_timestamp": when, "created_timestamp": when, field: value}
+        store.write_to_online_store(view, pd.DataFrame([row]))
+
+    write(new)
+    try:
+        yield
+    finally:
+        write(old)
+
+
+def test_a_tampered_counter_fails_the_run_and_is_named(small_run: SmallRun) -> None:
+    probe, view = probed(small_run), SPEC.view("post_popularity")
+    rows = pq.read_table(sorted(small_run.layout.feature_dir(view.name).glob("*.parquet")))
+    latest = dict(zip(rows["post_id"].to_pylist(), rows["packed"].to_pylist(), strict=True))
+    post_id = next(p for p in probe["candidates"] if p in latest)
+    record = np.frombuffer(latest[post_id], view.dtype).copy()
+    record["post_like_rate"] += np.float32(1e-6)
+    keys, old = {"post_id": post_id}, latest[post_id]
+    with (
+        tampered(small_run, view.name, keys, old, record.tobytes()),
+        pytest.raises(ValueError, match=f"feature post_like_rate of member .* and post {post_id}"),
+    ):
+        parity(small_run.layout, small_run.day, small_run.config)
+
+
+def test_a_tampered_history_fails_the_run_and_is_named(small_run: SmallRun) -> None:
+    member = probed(small_run)["member_id"]
+    store = open_store(small_run.layout, small_run.config)
+    old = online_histories(store, [member])[member]
+    history = decode_history(old, SPEC)
+    column = history.batch.schema.get_field_index("like")
+    likes = history.batch.column(column).to_numpy(zero_copy_only=False).copy()
+    likes[-1] = 1 - max(likes[-1], 0)
+    changed = history.batch.set_column(
+        column, SPEC.history_schema.field(column), pd_array(likes, "like")
+    )
+    new = encode_history(changed, member_id=member, count=history.count, spec=SPEC)
+    with (
+        tampered(small_run, "history", {"member_id": member}, old, new),
+        pytest.raises(ValueError, match=f"history of member {member}: feature like of post"),
+    ):
+        parity(small_run.layout, small_run.day, small_run.config)
+
+
+def pd_array(values: np.ndarray, name: str) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values, SPEC.history_schema.field(name).type)
+
+
+def testlogged_requests_are_replayed_and_unfit_ones_are_counted(small_run: SmallRun) -> None:
+    """Two requests of the day after the run: one as of the store, one about the past."""
+    layout, spec = small_run.layout, SPEC
+    next_day = spec.day_name(spec.day_number(small_run.day) + 1)
+    probe = probed(small_run)
+    with launch(small_run.serving()) as pair:
+        ask(pair.transformer.url, [{**probe, "time_ms": small_run.end_ms + 3_600_000}])
+        ask(pair.transformer.url, [{**probe, "time_ms": small_run.end_ms - 1}])
+    for day in (small_run.day, next_day):
+        assert list(layout.requests_day(day).glob("*.arrow"))
+    # The store stands at the end of the day before `next_day`, which is what the day's requests saw.
+    from components.parity import logged_requests
+
+    rows, skipped = logged_requests(layout, next_day, small_run.config)
+    assert [row["member_id"] for row in rows] == [probe["member_id"]] * len(rows)
+    assert rows
+    assert not skipped
+    past, skipped = logged_requests(layout, small_run.day, small_run.config)
+    assert past == []
+    assert skipped["asked about the past"] >= 1
+    result = parity(layout, small_run.day, small_run.config)
+    assert result["logged"] == 0
+    assert result["skipped"]["asked about the past"] >= 1
+    for file in layout.requests_day(small_run.day).glob("*.arrow"):
+        file.unlink()
+
+
+def test_a_logged_request_of_the_day_after_agrees(small_run: SmallRun) -> None:
+    from components.parity import Findings, Models, boundary_of, compare, logged_requests
+    from components.replay import Offline
+
+    layout, config = small_run.layout, small_run.config
+    next_day = SPEC.day_name(SPEC.day_number(small_run.day) + 1)
+    with launch(small_run.serving()) as pair:
+        ask(pair.transformer.url, [{**probed(small_run), "time_ms": small_run.end_ms + 7_200_000}])
+    rows, _ = logged_requests(layout, next_day, config)
+    models, findings = Models(layout, next_day), Findings()
+    again = Offline(layout, config).replay(rows, boundary_of(SPEC, rows[0]["time_ms"]))
+    for row, replayed in zip(rows, again, strict=True):
+        compare(SPEC, row, replayed, models, findings)
+    assert findings.scored == len(rows) >= 1
+
+
+def test_a_store_that_was_not_materialized_is_one_sentence(small_run: SmallRun) -> None:
+    tomorrow = SPEC.day_name(SPEC.day_number(small_run.day) + 1)
+    sentence = re.escape(f"the log has no impressions of {tomorrow}")
+    with pytest.raises(ValueError, match=sentence):
+        parity(small_run.layout, tomorrow, small_run.config)
