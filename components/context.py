@@ -74,13 +74,20 @@ class PointInTimeContext:
         entities = pd.DataFrame({key: column(targets, key) for key in keys})
         entities["event_timestamp"] = pd.to_datetime(time_ms, unit="ms", utc=True)
         entities["row"] = np.arange(len(entities))
-        with quiet():
-            job = self.store.get_historical_features(
-                entity_df=entities,
-                features=[f"{view.name}:packed" for view in self.views],
-                full_feature_names=True,
-            )
-            return job.to_arrow().sort_by("row")
+        from feast.errors import FeatureViewNotFoundException
+
+        try:
+            with quiet():
+                job = self.store.get_historical_features(
+                    entity_df=entities,
+                    features=[f"{view.name}:packed" for view in self.views],
+                    full_feature_names=True,
+                )
+                return job.to_arrow().sort_by("row")
+        except FeatureViewNotFoundException as error:
+            raise ValueError(
+                f"{error}; run materialize first, it applies the repository"
+            ) from error
 
 
 class AsOfContext:

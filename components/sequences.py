@@ -69,6 +69,9 @@ def sequences(
         ValueError: nothing is ingested through the day, or the features were not built.
     """
     spec = config.spec
+    for view in spec.views:
+        if not layout.feature_day(view.name, day).is_file():
+            raise ValueError(f"view {view.name} has no rows of {day}; run features first")
     context = PointInTimeContext(open_store(layout, config), spec)
     posts = read_posts(layout)
     folder = layout.sequences(split, day)

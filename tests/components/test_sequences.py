@@ -234,6 +234,17 @@ def test_a_sequence_holds_the_history_that_was_served(tmp_path):
             )
 
 
+def test_what_is_missing_is_one_sentence(tmp_path):
+    layout = Layout.at(tmp_path)
+    days = build_run(layout, random_log(SPEC, 17, rows=20), CONFIG)
+    with pytest.raises(ValueError, match="run materialize first"):
+        sequences(layout, days[-1], CONFIG, "eval", days[-2], days[-1])
+    assert not layout.sequences("eval", days[-1]).exists()
+    layout.feature_day("affinity", days[-1]).unlink()
+    with pytest.raises(ValueError, match=r"view affinity has no rows of .*; run features first"):
+        sequences(layout, days[-1], CONFIG, "eval", days[-2], days[-1])
+
+
 def read(folder) -> pa.Table:
     tables = [pa.ipc.open_file(f).read_all() for f in sorted(folder.glob("*.arrow"))]
     return pa.concat_tables(tables)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rendered Feast repository, from Python and from Feast's own command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.layout import Layout
+from components.materialize import materialize, online_histories
+from components.store import STORES, apply_store, open_store, reachable, render_store
+from feature_repo.specs import SIMULATOR
+from tests.log_builders import build_run, random_log, small_config, small_spec
+
+PROJECT = Path(__file__).parent.parent.parent
+
+
+def feast(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "feast"), *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(PROJECT), **environment}
+    return subprocess.run(
+        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_a_rendered_store_has_absolute_paths_and_the_chosen_online_store(
+    tmp_path, store, monkeypatch
+):
+    monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380")
+    layout = Layout.at(tmp_path)
+    config = small_config(SIMULATOR, online_store=store)
+    folder = render_store(layout, config)
+    declared = yaml.safe_load((folder / "feature_store.yaml").read_text())
+    assert declared["online_store"]["type"] == store
+    assert declared["offline_store"]["type"] == "duckdb"
+    assert Path(declared["registry"]).is_absolute()
+    where = declared["online_store"].get("path") or declared["online_store"]["connection_string"]
+    assert (
+        where
+        == {"sqlite": f"{tmp_path}/feast/online_store.db", "redis": "redis.example:6380"}[store]
+    )
+    stamp = (folder / "feature_store.yaml").stat().st_mtime_ns
+    render_store(layout, config)
+    assert (folder / "feature_store.yaml").stat().st_mtime_ns == stamp
+
+
+def test_an_undeclared_store_is_one_sentence(tmp_path):
+    config = small_config(SIMULATOR, online_store="cassandra")
+    with pytest.raises(ValueError, match="declare the online store there"):
+        render_store(Layout.at(tmp_path), config)
+
+
+def test_the_local_default_is_the_sqlite_store():
+    default = PROJECT / "feature_repo" / "feature_store.yaml"
+    assert default.read_text() == (STORES / "sqlite.yaml").read_text()
+
+
+def test_other_errors_pass_through(tmp_path):
+    layout = Layout.at(tmp_path)
+    store = open_store(layout, small_config(SIMULATOR))
+    with pytest.raises(KeyError), reachable(store):
+        raise KeyError("mine")
+
+
+def test_a_broken_online_file_is_one_sentence(tmp_path):
+    layout = Layout.at(tmp_path)
+    config = small_config(SIMULATOR)
+    store = open_store(layout, config)
+    (layout.feast / "online_store.db").mkdir()
+    with pytest.raises(ConnectionError, match=r"online store \(sqlite at .* cannot be reached"):
+        apply_store(layout, SIMULATOR, store)
+
+
+@pytest.mark.slow
+def test_feast_apply_works_from_the_command_line(tmp_path):
+    """In the rendered folder and in feature_repo itself; what is online stays."""
+    spec = small_spec("simulator")
+    layout, config = Layout.at(tmp_path), small_config(spec)
+    days = build_run(layout, random_log(spec, 0), config)
+    materialize(layout, days[-1], config)
+    before = online_histories(open_store(layout, config), [1, 2, 3])
+    shipped = small_config(SIMULATOR)
+    render_store(layout, shipped)
+    applied = feast("apply", cwd=layout.feast)
+    assert applied.returncode == 0, applied.stderr[-2000:]
+    environment = {"FEEDSR_ROOT": str(layout.root), "FEEDSR_SPEC": "simulator"}
+    repo = shutil.copytree(PROJECT / "feature_repo", tmp_path / "copy" / "feature_repo")
+    applied = feast("-c", str(repo), "apply", cwd=tmp_path, **environment)
+    assert applied.returncode == 0, applied.stderr[-2000:]
+    store = open_store(layout, shipped)
+    served = {p.name for p in store.get_feature_service("feed_sr").feature_view_projections}
+    assert served == {"history", *(view.name for view in SIMULATOR.views)}
+    assert store.get_feature_view("history").tags["spec_hash"] == SIMULATOR.hash
+    assert before
+    assert online_histories(store, [1, 2, 3]) == before
