@@ -107,25 +107,22 @@ def backtest(
     test_through: Annotated[str, typer.Option(help="last day that is ranked")],
     rankers: Annotated[str, typer.Option(help="names with commas")] = "feed_sr,dcnv2",
     freshness: Annotated[str, typer.Option(help="day, 30m or immediate")] = "day",
-    seeds: Annotated[int, typer.Option(min=1)] = 1,
-    json: Annotated[Path | None, typer.Option(help="file to write the result to")] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="folder to work in and reuse; default under runs/backtest")
-    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="train each ranker so often")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write it there")] = None,
     config: ConfigName = "",
+    work: Annotated[Path | None, typer.Option(help="folder to work in, reused")] = None,
 ) -> None:
-    """Train each ranker before a date and rank the days after it."""
+    """Train each ranker before a date and rank the days after it, for any log."""
     from components.backtest import BacktestOptions
     from components.backtest import backtest as run
+    from feature_repo.spec import FRESHNESS
 
-    options = BacktestOptions(
-        rankers=tuple(name.strip() for name in rankers.split(",") if name.strip()),
-        freshness=freshness,  # type: ignore[arg-type]
-        seeds=seeds,
-        config=config,
-        work=work,
-    )
-    run(data, train_before, test_through, options, json)
+    fresh = {name: name for name in FRESHNESS}.get(freshness)
+    if fresh is None:
+        raise ValueError(f"freshness is {freshness!r}, want one of {', '.join(FRESHNESS)}")
+    names = tuple(name.strip() for name in rankers.split(","))
+    options = BacktestOptions(rankers=names, freshness=fresh, seeds=seeds, config=config, work=work)
+    run(data, train_before, test_through, options, json_file)
 
 
 @feed.command()

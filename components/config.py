@@ -112,8 +112,9 @@ PROFILES = {
         spec_name="simulator",
         feed_sr=FeedSRConfig(width=64, layers=2, heads=2),
         dcnv2=DCNv2Config(),
-        cold=TrainConfig(global_batch=64, micro_batch=32, epochs=2),
-        warm=TrainConfig(global_batch=64, micro_batch=32, learning_rate=3e-4),
+        # A few hundred members: a larger batch leaves too few steps to learn anything.
+        cold=TrainConfig(global_batch=8, micro_batch=8, epochs=3, learning_rate=2e-3),
+        warm=TrainConfig(global_batch=8, micro_batch=8, learning_rate=5e-4),
     ),
     "kuairand": DailyConfig(
         spec_name="kuairand",
