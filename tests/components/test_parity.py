@@ -11,12 +11,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from components.materialize import online_histories
-from components.parity import parity, probe_instances
+from components.parity import (
+    Findings,
+    Models,
+    boundary_of,
+    compare,
+    logged_requests,
+    parity,
+    probe_instances,
+)
 from components.rank import ask
+from components.replay import Offline
 from components.store import open_store
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history, encode_history
@@ -82,7 +92,7 @@ def test_a_tampered_history_fails_the_run_and_is_named(small_run: SmallRun) -> N
     likes = history.batch.column(column).to_numpy(zero_copy_only=False).copy()
     likes[-1] = 1 - max(likes[-1], 0)
     changed = history.batch.set_column(
-        column, SPEC.history_schema.field(column), pd_array(likes, "like")
+        column, SPEC.history_schema.field(column), array_of(likes, "like")
     )
     new = encode_history(changed, member_id=member, count=history.count, spec=SPEC)
     with (
@@ -92,53 +102,29 @@ def test_a_tampered_history_fails_the_run_and_is_named(small_run: SmallRun) -> N
         parity(small_run.layout, small_run.day, small_run.config)
 
 
-def pd_array(values: np.ndarray, name: str) -> Any:
-    import pyarrow as pa
-
+def array_of(values: np.ndarray, name: str) -> Any:
     return pa.array(values, SPEC.history_schema.field(name).type)
 
 
-def testlogged_requests_are_replayed_and_unfit_ones_are_counted(small_run: SmallRun) -> None:
-    """Two requests of the day after the run: one as of the store, one about the past."""
-    layout, spec = small_run.layout, SPEC
-    next_day = spec.day_name(spec.day_number(small_run.day) + 1)
-    probe = probed(small_run)
-    with launch(small_run.serving()) as pair:
-        ask(pair.transformer.url, [{**probe, "time_ms": small_run.end_ms + 3_600_000}])
-        ask(pair.transformer.url, [{**probe, "time_ms": small_run.end_ms - 1}])
-    for day in (small_run.day, next_day):
-        assert list(layout.requests_day(day).glob("*.arrow"))
-    # The store stands at the end of the day before `next_day`, which is what the day's requests saw.
-    from components.parity import logged_requests
-
-    rows, skipped = logged_requests(layout, next_day, small_run.config)
-    assert [row["member_id"] for row in rows] == [probe["member_id"]] * len(rows)
-    assert rows
-    assert not skipped
-    past, skipped = logged_requests(layout, small_run.day, small_run.config)
-    assert past == []
-    assert skipped["asked about the past"] >= 1
-    result = parity(layout, small_run.day, small_run.config)
-    assert result["logged"] == 0
-    assert result["skipped"]["asked about the past"] >= 1
-    for file in layout.requests_day(small_run.day).glob("*.arrow"):
-        file.unlink()
-
-
-def test_a_logged_request_of_the_day_after_agrees(small_run: SmallRun) -> None:
-    from components.parity import Findings, Models, boundary_of, compare, logged_requests
-    from components.replay import Offline
-
+def test_logged_requests_are_replayed_and_unfit_ones_are_counted(small_run: SmallRun) -> None:
+    """Requests of the day after the run, as of the store's own time, and one about the past."""
     layout, config = small_run.layout, small_run.config
     next_day = SPEC.day_name(SPEC.day_number(small_run.day) + 1)
+    times = (small_run.end_ms, small_run.end_ms + 7_200_000, small_run.end_ms - 1)
     with launch(small_run.serving()) as pair:
-        ask(pair.transformer.url, [{**probed(small_run), "time_ms": small_run.end_ms + 7_200_000}])
-    rows, _ = logged_requests(layout, next_day, config)
-    models, findings = Models(layout, next_day), Findings()
+        for time_ms in times:
+            ask(pair.transformer.url, [{**probed(small_run), "time_ms": time_ms}])
+    rows, skipped = logged_requests(layout, next_day, config)
+    assert len(rows) >= 2
+    assert not skipped
     again = Offline(layout, config).replay(rows, boundary_of(SPEC, rows[0]["time_ms"]))
+    models, findings = Models(layout, next_day), Findings()
     for row, replayed in zip(rows, again, strict=True):
         compare(SPEC, row, replayed, models, findings)
-    assert findings.scored == len(rows) >= 1
+    assert findings.scored == len(rows)
+    past, skipped = logged_requests(layout, small_run.day, config)
+    assert past == []
+    assert skipped["asked about the past"] >= 1
 
 
 def test_a_store_that_was_not_materialized_is_one_sentence(small_run: SmallRun) -> None:
