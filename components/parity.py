@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parity step: served requests, made again offline, must have the same features and the same scores.
+"""The parity step: served requests, made again offline, must have the same features and the same
+scores.
 
-It takes the day's logged requests, and sends probes through the real servers on the day's own model. It decides what
-is compared and what a difference is; the offline path is `components.replay`.
+It takes the day's logged requests, and sends probes through the real servers on the day's own
+model. It decides what is compared and what a difference is; the offline path is
+`components.replay`.
 
 Shape suffixes: N candidates, C context columns, K tasks.
 """
@@ -46,7 +48,9 @@ from serving.wire import decode_candidates, to_numpy
 RANKER = "feed_sr"
 PROBE_CANDIDATES = 20
 FORWARD_CANDIDATES = 2
-"""Candidates of a request that are also scored by the training forward, which costs a sequence each."""
+"""Candidates of a request that are also scored by the training forward, which costs a sequence
+each.
+"""
 BOUND_FACTOR = 8
 """How far two scores may be apart, in units of the model's own error against float64."""
 
@@ -67,7 +71,8 @@ def parity(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
     """Replays the day's requests and probes; writes runs/<day>/parity.json.
 
     Args:
-        layout: a run whose online store is as of the end of `day` and whose model of the day is trained.
+        layout: a run whose online store is as of the end of `day` and whose model of the day is
+            trained.
         day: the as-of day.
         config: says how many requests are replayed.
 
@@ -75,8 +80,8 @@ def parity(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
         What was written: counts, the largest differences, the bound.
 
     Raises:
-        ValueError: a feature or score that differs (which, of which member and post, both values), or a store that
-            is not as of the end of a day.
+        ValueError: a feature or score that differs (which, of which member and post, both values),
+            or a store that is not as of the end of a day.
     """
     spec = config.spec
     logged, skipped = logged_requests(layout, day, config)
@@ -102,7 +107,7 @@ def parity(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
 
 
 class Models:
-    """The models that scored the requests, by version; the day's own is known by its folder's name."""
+    """The models that scored the requests, by version; the day's own by its folder's name."""
 
     def __init__(self, layout: Layout, day: str) -> None:
         self._layout = layout
@@ -110,7 +115,9 @@ class Models:
         self._loaded: dict[str, tuple[Ranker, Ranker, Freshness] | None] = {}
 
     def get(self, version: str) -> tuple[Ranker, Ranker, Freshness] | None:
-        """The ranker, its float64 copy and its freshness; None for a version that is not registered any more."""
+        """The ranker, its float64 copy and its freshness; None for a version that is not registered
+        any more.
+        """
         if version not in self._loaded:
             folder = self._folders.get(version, self._layout.registry / "versions" / version)
             self._loaded[version] = self._load(folder) if folder.is_dir() else None
@@ -130,7 +137,9 @@ def boundary_of(spec: Spec, time_ms: int) -> int:
 def compare(
     spec: Spec, row: dict[str, Any], replayed: Replayed, models: Models, findings: Findings
 ) -> None:
-    """Compares one request, features bit for bit and scores within the bound; ValueError at a difference."""
+    """Compares one request, features bit for bit and scores within the bound; ValueError at a
+    difference.
+    """
     served, context_NC = decode_candidates(spec, row["candidates"], len(row["post_ids"]))
     _compare_history(spec, row, replayed)
     for name, values in served.items():
@@ -148,7 +157,9 @@ def compare(
 def _compare_rows(
     row: dict[str, Any], name: str, served: npt.NDArray[Any], offline: npt.NDArray[Any]
 ) -> None:
-    """ValueError at the first candidate where two columns `[N]` or `[N, E]` differ in a bit; NaN is NaN."""
+    """ValueError at the first candidate where two columns `[N]` or `[N, E]` differ in a bit; NaN is
+    NaN.
+    """
     width = served.size // max(len(served), 1)
     served, offline = served.reshape(-1, width), offline.reshape(-1, width)
     same = (_bits(served) == _bits(offline)) | ((served != served) & (offline != offline))
@@ -156,8 +167,9 @@ def _compare_rows(
     if len(different):
         place = int(different[0])
         raise ValueError(
-            f"parity: feature {name} of member {row['member_id']} and post {row['post_ids'][place]}: "
-            f"serving had {_shown(served[place])}, offline has {_shown(offline[place])}"
+            f"parity: feature {name} of member {row['member_id']} and post "
+            f"{row['post_ids'][place]}: serving had {_shown(served[place])}, "
+            f"offline has {_shown(offline[place])}"
         )
 
 
@@ -171,7 +183,9 @@ def _shown(values: npt.NDArray[Any]) -> str:
 
 
 def _compare_history(spec: Spec, row: dict[str, Any], replayed: Replayed) -> None:
-    """ValueError unless the history value is byte for byte the offline one; names the first column that differs."""
+    """ValueError unless the history value is byte for byte the offline one; names the first column
+    that differs.
+    """
     if row["history"] == replayed.history:
         return
     served, offline = (decode_history(v, spec) for v in (row["history"], replayed.history))
@@ -207,8 +221,8 @@ def _compare_scores(
 ) -> None:
     """Serving's scores against `rank` and `forward` on the offline inputs.
 
-    The bound is the model's own rounding: `BOUND_FACTOR` times its largest error against itself in float64, and at
-    least that many units in the last place of 1.
+    The bound is the model's own rounding: `BOUND_FACTOR` times its largest error against itself in
+    float64, and at least that many units in the last place of 1.
     """
     ranker, double, freshness = model
     request = replayed.request(spec, row["time_ms"])
@@ -235,15 +249,17 @@ def _compare_pair(
     pair: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
     bound: float,
 ) -> float:
-    """The largest difference of served and other probabilities; ValueError above the bound, or at a NaN."""
+    """The largest difference of served and other probabilities; ValueError above the bound, or at a
+    NaN.
+    """
     difference_NK = np.abs(pair[0] - pair[1])
     candidate, task = np.unravel_index(np.argmax(difference_NK), difference_NK.shape)
     worst = float(difference_NK[candidate, task])
     if not worst <= bound:
         raise ValueError(
             f"parity: score {spec.task_names[task]} of member {row['member_id']} and post "
-            f"{row['post_ids'][candidate]}: serving had {pair[0][candidate, task]:.8f}, the {name} has "
-            f"{pair[1][candidate, task]:.8f}, more than {bound:.1e} apart"
+            f"{row['post_ids'][candidate]}: serving had {pair[0][candidate, task]:.8f}, the "
+            f"{name} has {pair[1][candidate, task]:.8f}, more than {bound:.1e} apart"
         )
     return worst
 
@@ -266,7 +282,8 @@ def _unfit(spec: Spec, row: dict[str, Any]) -> str:
     times = dict(row["as_of_ms"])
     if any(time > row["time_ms"] for time in times.values()):
         return "asked about the past"
-    # Between midnight and the end of the daily run the store is a day behind what the offline join would say.
+    # Between midnight and the end of the daily run the store is a day behind what the offline join
+    # would say.
     boundary = boundary_of(spec, row["time_ms"])
     return "" if all(time == boundary for time in times.values()) else "store was not up to date"
 
@@ -297,7 +314,7 @@ def _send_probes(layout: Layout, day: str, config: DailyConfig, count: int) -> l
 
 
 def _online_as_of(layout: Layout, config: DailyConfig) -> int:
-    """The end of the last materialization; a day that is run again may find the store further on."""
+    """The end of the last materialization; a day run again may find the store further on."""
     views = open_store(layout, config).list_feature_views()
     ends = [v.most_recent_end_time for v in views if v.most_recent_end_time is not None]
     return max((round(end.timestamp() * 1000) for end in ends), default=0)
@@ -306,7 +323,9 @@ def _online_as_of(layout: Layout, config: DailyConfig) -> int:
 def probe_instances(
     layout: Layout, day: str, config: DailyConfig, count: int, time_ms: int
 ) -> list[dict[str, Any]]:
-    """V1 requests of the day's members over its posts; the last is a new member with an unknown post."""
+    """V1 requests of the day's members over its posts; the last is a new member with an unknown
+    post.
+    """
     spec = config.spec
     names = [f.name for f in spec.features if f.source == "request" and f.name != "hour"]
     with EventLog(layout, day) as log:

@@ -55,7 +55,8 @@ def rank(
     candidates: Sequence[int] | None = None,
     time_ms: int | None = None,
 ) -> Ranking:
-    """Ranks candidates for a member by the running servers of this root, or by ones started for the call.
+    """Ranks candidates for a member by the running servers of this root, or by ones started for the
+    call.
 
     Args:
         layout: a run with an online store and a promoted model.
@@ -141,7 +142,9 @@ def ask(url: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def newest_posts(layout: Layout, member: int, time_ms: int, count: int = CANDIDATES) -> list[int]:
-    """The newest posts made before a time that the member has not been shown; ValueError if there is none."""
+    """The newest posts made before a time that the member has not been shown; ValueError if there
+    is none.
+    """
     with duckdb.connect() as connection:
         rows = connection.execute(
             f"select post_id from {_parquet(layout.posts)} where created_ms < ? and post_id not in "
@@ -176,7 +179,7 @@ def render_table(ranking: Ranking, console: Console | None = None) -> None:
 
 @contextmanager
 def _transformer(layout: Layout, config: DailyConfig) -> Iterator[str]:
-    """The address of the servers that serve this root already, or of ones started for this block."""
+    """The address of the servers of this root, or of ones started for this block."""
     running = _running(layout)
     if running:
         yield running

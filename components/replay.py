@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A served request made again from the offline side: the log, Feast's point-in-time join, the model as in training.
+"""A served request made again from the offline side: the log, Feast's point-in-time join, the model
+as in training.
 
-It shares with serving the pure functions alone (`serving.assemble`, the codec, the batch); every value comes from the
-offline files. What differs is for `components.parity` to say.
+It shares with serving the pure functions alone (`serving.assemble`, the codec, the batch); every
+value comes from the offline files. What differs is for `components.parity` to say.
 
 Shape suffixes: N candidates, C context columns, K tasks, M impressions.
 """
@@ -131,7 +132,8 @@ def rank_probabilities(
 def forward_probabilities(
     ranker: Ranker, freshness: Freshness, request: RankRequest, rows: Sequence[int]
 ) -> npt.NDArray[np.float64]:
-    """The probabilities `[len(rows), K]` of some candidates by `forward`, as training computes them.
+    """The probabilities `[len(rows), K]` of some candidates by `forward`, as training computes
+    them.
 
     Each candidate is one more impression after the member's history, in a sequence of its own.
     """
@@ -142,7 +144,9 @@ def forward_probabilities(
 
 
 def training_batch(spec: Spec, batch: RankBatch, rows: list[int]) -> TrainBatch:
-    """Candidates of a batch of one request as targets of training sequences; their actions are unknown."""
+    """Candidates of a batch of one request as targets of training sequences; their actions are
+    unknown.
+    """
     history, count = batch.history, batch.history.num_impressions
     each = len(rows)
     sequences = {

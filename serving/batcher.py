@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joins the requests that are waiting into one call of a function in a thread of its own.
 
-It knows nothing of models: `run` takes a list of items and returns as many results, and by the design's law 5 a result
-does not depend on its company.
+It knows nothing of models: `run` takes a list of items and returns as many results, and by the
+design's law 5 a result does not depend on its company.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class BatcherConfig:
     """Limits of the joiner.
 
     Attributes:
-        window_ms: how long a batch waits for company after the thread was busy; a lone caller never waits.
+        window_ms: how long a batch waits for company after the thread was busy; a lone caller never
+            waits.
         max_batch: most items in one call.
         max_queue: most items that wait; the next one is refused with 503.
     """

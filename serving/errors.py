@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How serving refuses: one exception a status, the same over REST and gRPC.
 
-KServe's own `InvalidInput` is 400 / INVALID_ARGUMENT and `ModelNotFound` is 404 / NOT_FOUND; this module adds the two it
-has no working exception for. It knows nothing of models or features.
+KServe's own `InvalidInput` is 400 / INVALID_ARGUMENT and `ModelNotFound` is 404 / NOT_FOUND; this
+module adds the two it has no working exception for. It knows nothing of models or features.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ BAD_INPUT = (
 
 @contextmanager
 def bad_input(what: str) -> Iterator[None]:
-    """The one guard around decoding: whatever a malformed message raises inside becomes `InvalidInput`."""
+    """The one guard around decoding: whatever a malformed message raises inside becomes
+    `InvalidInput`.
+    """
     try:
         yield
     except InvalidInput:

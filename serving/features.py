@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One request's features from the online store, with what degraded on the way.
 
-It decides which views are read, which pass through the cache and when a value is too old; the math of a feature is in
-`serving.assemble`. Every call blocks.
+It decides which views are read, which pass through the cache and when a value is too old; the math
+of a feature is in `serving.assemble`. Every call blocks.
 
 Shape suffixes: N candidates, C context columns.
 """
@@ -51,8 +51,8 @@ class Fetcher:
     Args:
         spec: names views, keys and features.
         store: where values are read.
-        max_age_hours: a value whose view was last brought up to date longer ago than this degrades to its default;
-            Feast itself enforces no age online.
+        max_age_hours: a value whose view was last brought up to date longer ago than this degrades
+            to its default; Feast itself enforces no age online.
     """
 
     def __init__(self, spec: Spec, store: StoreClient, max_age_hours: float = 168.0) -> None:
@@ -137,8 +137,8 @@ class Fetcher:
     def _degraded(self, view: str, stored: Sequence[Stored], time_ms: int) -> list[str]:
         """Why each value is not as the spec wants it: "" (fine), "missing", "stale" or "ahead".
 
-        "ahead" is a value newer than the request's time: it is used, and flagged, because the online store keeps no
-        older one.
+        "ahead" is a value newer than the request's time: it is used, and flagged, because the
+        online store keeps no older one.
         """
         oldest = time_ms - self.max_age_ms
         if self.store.as_of_ms(view) >= oldest:

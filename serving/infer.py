@@ -58,7 +58,9 @@ def whole_number(values: Mapping[str, Any], name: str, default: int | None = Non
 
 
 def deadline_of(values: Mapping[str, Any]) -> float | None:
-    """`deadline_ms` (milliseconds from receipt) on the clock of `time.monotonic`; None where none is set."""
+    """`deadline_ms` (milliseconds from receipt) on the clock of `time.monotonic`; None where none
+    is set.
+    """
     if values.get("deadline_ms") is None:
         return None
     return time.monotonic() + whole_number(values, "deadline_ms") / 1000

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the predictor and the transformer as processes of this machine, and stops them by their own ids.
+"""Starts the predictor and the transformer as processes of this machine, and stops them by their
+own ids.
 
-It knows paths, ports and readiness; it imports neither model nor store. A cluster has its own way (see manifests).
+It knows paths, ports and readiness; it imports neither model nor store. A cluster has its own way
+(see manifests).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Serving:
         model_dir: a version's folder, or a link to one (`registry/current`).
         feast_dir: the rendered Feast repository.
         log_dir: folder of the request log; None logs none.
-        http_port: the transformer's port for V1 JSON; 0 takes a free one. Every other port is a free one.
+        http_port: the transformer's port for V1 JSON; 0 takes a free one. Every other port is a
+            free one.
         grpc_port: the transformer's port for V2 gRPC; 0 takes a free one.
         timeout: most seconds until both are ready.
         predictor_flags: more flags for the predictor.
@@ -120,7 +123,8 @@ def launch(serving: Serving) -> Iterator[Pair]:
     """Both processes, ready; stopped when the block ends.
 
     Raises:
-        ValueError: a port is in use, or a process ended or was not ready in time; with the end of its output.
+        ValueError: a port is in use, or a process ended or was not ready in time; with the end of
+            its output.
     """
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="feedsr-serving-")))
@@ -169,7 +173,9 @@ def _limits(serving: Serving) -> list[str]:
 
 
 def _start(name: str, flags: Sequence[str], ports: Sequence[int], logs: Path) -> Server:
-    """A process of `serving.<name>`, in a session of its own, so that Ctrl-C reaches it through us alone."""
+    """A process of `serving.<name>`, in a session of its own, so that Ctrl-C reaches it through us
+    alone.
+    """
     for port in ports:
         _check_free(port)
     http, grpc = ports

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What serving counts, for /metrics; one process, one registry (KServe's REST server exposes it)."""
+"""What serving counts, for /metrics: one registry a process, shown by KServe's REST server."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The predictor: decoded requests in, probabilities per task out; one model in one thread.
 
-It knows the model and the wire; it never reads a feature store. `python -m serving.predictor --model_dir DIR`.
+It knows the model and the wire; it never reads a feature store. `python -m serving.predictor
+--model_dir DIR`.
 
 Shape suffixes: N candidates of one request, K tasks.
 """
@@ -205,7 +206,9 @@ class Predictor(Model):
 
 
 def _freshness(record: dict[str, Any], folder: Path) -> Freshness:
-    """How fresh the histories were that the model was trained with: serving must cut them the same way."""
+    """How fresh the histories were that the model was trained with: serving must cut them the same
+    way.
+    """
     for name in FRESHNESS:
         if record.get("freshness") == name:
             return name
@@ -227,7 +230,9 @@ def _floats(row: Any) -> list[float]:
 
 
 def _warm_up(spec: Spec) -> RankRequest:
-    """One default candidate of a new member: the first forward pays for allocations and compilation."""
+    """One default candidate of a new member: the first forward pays for allocations and
+    compilation.
+    """
     record = spec.content.default
     features = {
         f.name: np.full(1, UNKNOWN, np.int32) if f.source == "request" else record[f.name]

@@ -40,7 +40,9 @@ class Scores:
 
 
 class PredictorClient:
-    """One channel to `host` (host:port) for the model `name`; made inside the event loop that uses it."""
+    """One channel to `host` (host:port) for the model `name`; made inside the event loop that uses
+    it.
+    """
 
     def __init__(self, host: str, name: str, spec: Spec, timeout: float) -> None:
         self.host, self.name, self.spec, self.timeout = host, name, spec, timeout
@@ -58,7 +60,8 @@ class PredictorClient:
             deadline: on the clock of `time.monotonic`.
 
         Raises:
-            Unavailable: the predictor cannot be reached, is overloaded, or refuses what this process made.
+            Unavailable: the predictor cannot be reached, is overloaded, or refuses what this
+                process made.
             TooLate: the deadline passed.
         """
         parameters: dict[str, Any] = {"request_time_ms": time_ms, "spec_hash": self.spec.hash}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded requests to the model's batch: a pure function that serving, the parity step and the tests share.
+"""Decoded requests to the model's batch: a pure function that serving, the parity step and the
+tests share.
 
 It decides what of a history was known at the request's time; it does no I/O and holds no model.
 """
@@ -27,7 +28,8 @@ SERVING_POSITION = 5
 def build_rank_batch(
     spec: Spec, freshness: Freshness, requests: Sequence[RankRequest]
 ) -> RankBatch:
-    """The packed batch of `requests`, on the CPU; one request's columns become tensors without a copy.
+    """The packed batch of `requests`, on the CPU; one request's columns become tensors without a
+    copy.
 
     Each history is cut to what had arrived before `spec.cutoff(time_ms, freshness)`.
     """

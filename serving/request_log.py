@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Served requests, written down as Arrow IPC files by a thread of its own; a full queue drops and counts.
+"""Served requests, written down as Arrow IPC files by a thread of its own; a full queue drops and
+counts.
 
-The parity step replays them. This module never blocks the caller and never fails a request; a file appears whole or
-not at all.
+The parity step replays them. This module never blocks the caller and never fails a request; a file
+appears whole or not at all.
 
 Shape suffixes: N candidates, K tasks.
 """
@@ -43,8 +44,9 @@ SCHEMA = pa.schema(
         "spec_hash": pa.string(),
     }
 )
-"""One row a request. `as_of_ms` says up to when each view was complete; `history` and `candidates` are the bytes the predictor got (`serving.wire`), `probabilities` is
-`[N, K]` row by row."""
+"""One row a request. `as_of_ms` says up to when each view was complete; `history` and `candidates`
+are the bytes the predictor got (`serving.wire`), `probabilities` is `[N, K]` row by row.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,9 @@ class RequestLog:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The requests logged in one day's folder, oldest first; ValueError names a file that cannot be read."""
+    """The requests logged in one day's folder, oldest first; ValueError names a file that cannot be
+    read.
+    """
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*.arrow")):
         try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A KServe model server that binds where it is told, and answers bad input with 400 in its protocol layer too.
+"""A KServe model server that binds where it is told, and answers bad input with 400 in its protocol
+layer too.
 
-KServe binds 0.0.0.0 without a flag for it, and lets a malformed binary header end as 500. This module changes those
-two things through KServe's own classes; it knows nothing of ranking.
+KServe binds 0.0.0.0 without a flag for it, and lets a malformed binary header end as 500. This
+module changes those two things through KServe's own classes; it knows nothing of ranking.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packed values from Feast's online store, some through a bounded cache with a stated freshness.
 
-It reads a rendered Feast repository and knows views and keys; it does not know what a value means. Every call
-blocks: the transformer makes them in one thread of its own, which is also what makes the cache safe without a lock.
+It reads a rendered Feast repository and knows views and keys; it does not know what a value means.
+Every call
+blocks: the transformer makes them in one thread of its own, which is also what makes the cache safe
+without a lock.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ HISTORY = "history"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A value of the online store: its bytes (None: there is none) and when it was true, in ms since the epoch."""
+    """A value of the online store: its bytes (None: there is none) and when it was true, in ms
+    since the epoch.
+    """
 
     value: bytes | None
     time_ms: int
@@ -106,8 +110,8 @@ class StoreClient:
     def as_of_ms(self, view: str) -> int:
         """The end of the view's last materialization, in ms since the epoch; 0 before the first.
 
-        A row is written only where something changed, so a value is as young as the later of its own time and this.
-        Feast's registry is asked again once in `REGISTRY_SECONDS`.
+        A row is written only where something changed, so a value is as young as the later of its
+        own time and this. Feast's registry is asked again once in `REGISTRY_SECONDS`.
         """
         if time.monotonic() - self._refreshed > REGISTRY_SECONDS:
             self._refreshed = time.monotonic()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer: a member and candidates in, a ranked feed out; features from Feast, scores from the predictor.
+"""The transformer: a member and candidates in, a ranked feed out; features from Feast, scores from
+the predictor.
 
-It never sees the model. `python -m serving.transformer --feast_dir DIR --spec_name NAME --predictor_host HOST:PORT`.
+It never sees the model. `python -m serving.transformer --feast_dir DIR --spec_name NAME
+--predictor_host HOST:PORT`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class TransformerConfig:
         predictor_host: host:port of the predictor's gRPC.
         max_candidates: a request with more is refused with 400.
         timeout: most seconds the predictor may take.
-        max_age_hours: features last brought up to date longer ago than this degrade to their defaults.
+        max_age_hours: features last brought up to date longer ago than this degrade to their
+            defaults.
         log_dir: where served requests are logged; None logs none.
     """
 
@@ -81,7 +84,8 @@ class Transformer(Model):
         self.config, self.spec = config, spec_by_name(config.spec_name)
         self._client: PredictorClient | None = None
         self._log: RequestLog | None = None
-        # One thread: Feast's reads block, its SQLite connection is not for several, nor is the cache.
+        # One thread: Feast's reads block, its SQLite connection is not for several, nor is the
+        # cache.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="feast")
 
     def load(self) -> bool:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The final score: a weighted sum of calibrated probabilities, weights from the spec or the request.
+"""The final score: a weighted sum of calibrated probabilities, weights from the spec or the
+request.
 
 Shape suffixes: N candidates, K tasks.
 """
@@ -35,8 +36,8 @@ def scores_of(
 ) -> npt.NDArray[np.float64]:
     """The final score of each candidate, `[N]`.
 
-    Summed task by task: a matrix product may round a row differently by the number of rows, and a candidate's score
-    must not depend on how many others were sent.
+    Summed task by task: a matrix product may round a row differently by the number of rows, and a
+    candidate's score must not depend on how many others were sent.
     """
     total = np.zeros(len(probabilities_NK))
     for column, weight in zip(probabilities_NK.T, weights_K, strict=True):

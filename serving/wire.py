@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes from the transformer to the predictor: Arrow bytes, derived from the feature spec.
 
-Candidates travel as one Arrow IPC stream of one record batch (the spec's sequence features and the context matrix),
-the history as the value the store holds. This module knows bytes and arrays; it knows neither KServe nor the model.
+Candidates travel as one Arrow IPC stream of one record batch (the spec's sequence features and the
+context matrix), the history as the value the store holds. This module knows bytes and arrays; it
+knows neither KServe nor the model.
 
 Shape suffixes: N candidates, C context columns, E embedding width.
 """
@@ -55,7 +56,9 @@ def candidate_schema(spec: Spec) -> pa.Schema:
 def encode_candidates(
     spec: Spec, features: Mapping[str, npt.NDArray[Any]], context_NC: npt.NDArray[np.float32]
 ) -> bytes:
-    """The candidates as an Arrow IPC stream; ValueError if a column is missing or has the wrong length."""
+    """The candidates as an Arrow IPC stream; ValueError if a column is missing or has the wrong
+    length.
+    """
     schema = candidate_schema(spec)
     columns = {**features, CONTEXT: context_NC}
     missing = [name for name in schema.names if name not in columns]
@@ -76,8 +79,8 @@ def decode_candidates(
     """Features by name and the context matrix `[N, C]`, as views of `data`.
 
     Raises:
-        ValueError: bytes that are no such stream, columns or widths that are not the spec's, nulls, no candidate or
-            more than `max_candidates`.
+        ValueError: bytes that are no such stream, columns or widths that are not the spec's, nulls,
+            no candidate or more than `max_candidates`.
     """
     try:
         reader = pa.ipc.open_stream(pa.py_buffer(data))
@@ -105,12 +108,15 @@ def check_count(count: int, max_candidates: int) -> None:
         raise ValueError("the request has no candidates; send at least one")
     if count > max_candidates:
         raise ValueError(
-            f"the request has {count} candidates, this server takes {max_candidates}; split the request"
+            f"the request has {count} candidates, this server takes {max_candidates}; "
+            "split the request"
         )
 
 
 def check_schema(schema: pa.Schema, batch: pa.RecordBatch) -> None:
-    """ValueError unless the batch has exactly the columns and types of `schema`, in any order, without nulls."""
+    """ValueError unless the batch has exactly the columns and types of `schema`, in any order,
+    without nulls.
+    """
     names = batch.schema.names
     for field in schema:
         if names.count(field.name) != 1:

@@ -163,7 +163,7 @@ def plain(values: np.ndarray) -> list[Any]:
 
 
 def noisy_ranker(spec: Spec, seed: int = 1) -> FeedSR:
-    """A small float32 model whose every parameter matters: an untrained one barely sees its inputs."""
+    """A small float32 model whose every parameter matters; an untrained one sees little."""
     ranker = build_ranker(FeedSRConfig(width=16, layers=2, heads=2), spec, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

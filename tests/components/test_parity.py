@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 3 end to end: real servers, a real store, the offline path; a tampered value is found and named."""
+"""Law 3 end to end: real servers, a real store, the offline path; a tampered value is found and
+named.
+"""
 
 from __future__ import annotations
 

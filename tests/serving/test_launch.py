@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting and stopping: a taken port, a missing model and a lost process each end in one sentence."""
+"""Starting and stopping: a taken port, a missing model, a lost process end in one sentence."""
 
 from __future__ import annotations
 

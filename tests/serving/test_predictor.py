@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real predictor process over loopback: the laws through the server, and every refusal's status."""
+"""A real predictor process over loopback: the laws through it, and every refusal's status."""
 
 from __future__ import annotations
 

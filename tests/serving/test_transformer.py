@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real transformer before a real predictor and a real store: ranking, degrading, refusing, logging."""
+"""A real transformer before a real predictor and a real store: ranking, degrading, refusing,
+logging.
+"""
 
 from __future__ import annotations
 

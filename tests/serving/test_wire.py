@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The candidates' Arrow bytes: nothing lost on the way, nothing copied, nothing malformed let in."""
+"""The candidates' Arrow bytes: nothing lost, nothing copied, nothing malformed let in."""
 
 from __future__ import annotations
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The request log: whole files, by day, bounded, and never in the caller's way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from feature_repo.spec import DAY_MS
+from feature_repo.specs import SIMULATOR as SPEC
+from serving.features import Fetched
+from serving.feed_request import FeedRequest, Ranked
+from serving.request_log import LogConfig, RequestLog, read_log
+from serving.utility import weights_of
+from tests.serving_builders import NOW_MS, candidates
+
+
+def served(member: int, time_ms: int = NOW_MS) -> tuple[Ranked, Fetched]:
+    features, context = candidates(SPEC, 2, member)
+    asked = FeedRequest(
+        member_id=member,
+        post_ids=np.array([7, 8]),
+        request={"surface": 3},
+        time_ms=time_ms,
+        weights_K=weights_of(SPEC, {}),
+    )
+    ranked = Ranked(
+        asked=asked,
+        probabilities_NK=np.full((2, 6), 0.25, np.float32),
+        scores=np.zeros(2),
+        flags=["missing:history"],
+        post_flags=[[], []],
+        model_version="v",
+    )
+    fetched = Fetched(
+        history=b"h",
+        features=features,
+        context_NC=context,
+        flags=ranked.flags,
+        post_flags=[[], []],
+        as_of_ms={"history": 5},
+    )
+    return ranked, fetched
+
+
+def test_what_was_added_is_read_back_by_day(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, SPEC, LogConfig(rows=3))
+    for member in range(5):
+        log.add(*served(member, NOW_MS + (member % 2) * DAY_MS), b"c")
+    log.close()
+    days = sorted(p.name for p in tmp_path.iterdir())
+    assert days == [f"day={SPEC.day_name(20_000)}", f"day={SPEC.day_name(20_001)}"]
+    first, second = (read_log(tmp_path / day) for day in days)
+    assert [r["member_id"] for r in first] == [0, 2, 4]
+    assert [r["member_id"] for r in second] == [1, 3]
+    row = first[0]
+    assert dict(row["request"]) == {"surface": 3}
+    assert dict(row["as_of_ms"]) == {"history": 5}
+    assert (row["history"], row["candidates"], row["post_ids"]) == (b"h", b"c", [7, 8])
+    assert row["probabilities"] == [0.25] * 12
+    assert not list(tmp_path.rglob(".*"))
+
+
+def dropped() -> float:
+    labels = {"result": "dropped"}
+    return REGISTRY.get_sample_value("feedsr_logged_requests_total", labels) or 0.0
+
+
+def test_a_full_queue_drops_counts_and_never_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    log = RequestLog(tmp_path, SPEC, LogConfig(queue=4, rows=1))
+
+    def slow(rows: list) -> None:
+        time.sleep(0.05)
+        written.append(len(rows))
+
+    monkeypatch.setattr(log, "_write", slow)
+    before, start = dropped(), time.monotonic()
+    for member in range(200):
+        log.add(*served(member), b"c")
+    assert time.monotonic() - start < 4
+    log.close()
+    lost = dropped() - before
+    assert lost > 0
+    assert lost + sum(written) == 200
+
+
+def test_nothing_is_logged_at_rate_zero(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, SPEC, LogConfig(rate=0.0))
+    log.add(*served(1), b"c")
+    log.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_loses_the_log_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    log = RequestLog(tmp_path / "file", SPEC, LogConfig(rows=1))
+    log.add(*served(1), b"c")
+    log.close()
+
+
+def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, SPEC)
+    log.add(*served(1), b"c")
+    log.close()
+    [file] = tmp_path.rglob("*.arrow")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is no request log"):
+        read_log(file.parent)
