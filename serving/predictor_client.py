@@ -25,6 +25,8 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.enable_retries", 0),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # A headless service's name stands for several predictors: each call goes to the next one.
+    ("grpc.lb_policy_name", "round_robin"),
     # A predictor that was restarted is found again within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),

@@ -11,7 +11,11 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
+import signal
 import socket
+import threading
+import time
 from concurrent import futures
 from typing import Any
 
@@ -95,6 +99,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     """KServe's flags, `--host`, and the service's name as the default model name."""
     arguments = argparse.ArgumentParser(description=description, parents=[model_server.parser])
     arguments.add_argument("--host", default="127.0.0.1", help="address to bind (0.0.0.0 in a pod)")
+    arguments.add_argument(
+        "--with_parent", action="store_true", help="end when the process that started this one ends"
+    )
     arguments.set_defaults(model_name="feed-sr")
     return arguments
 
@@ -119,9 +126,23 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+def _follow_parent() -> None:
+    """Ends this process as SIGTERM would once it is an orphan; a killed launcher cannot stop it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def run(model: Model, arguments: argparse.Namespace) -> None:
     """Serves the loaded model until SIGTERM; in-flight requests are answered first."""
     server = BoundServer(arguments.host, arguments)
+    if arguments.with_parent:
+        _follow_parent()
     for name in ("kserve", "kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kserve").addFilter(_without_traceback)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -78,3 +80,40 @@ def test_not_ready_in_time_shows_the_log_and_stop_ends_the_process(
     assert server.process.poll() is not None
     assert time.monotonic() - start < 35
     assert not server.ready()
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from serving.launch import Serving, start_predictor, wait_ready
+folder = Path(sys.argv[2])
+serving = Serving(model_dir=Path(sys.argv[1]), feast_dir=folder, spec_name="simulator")
+server = start_predictor(serving, folder)
+wait_ready([server], 120)
+print(server.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_launcher_that_is_killed_leaves_no_server_behind(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", ORPHAN, str(small_run.serving().model_dir), str(tmp_path)]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout is not None
+    server = int(launcher.stdout.readline())
+    launcher.kill()
+    launcher.communicate()
+    end = time.monotonic() + 30
+    while running(server) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not running(server)
+
+
+def running(pid: int) -> bool:
+    """Whether a process runs; one that ended and waits to be collected does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
