@@ -117,9 +117,9 @@ def backtest(
     from components.backtest import backtest as run
     from feature_repo.spec import FRESHNESS
 
-    fresh = {name: name for name in FRESHNESS}.get(freshness)
-    if fresh is None:
+    if freshness not in FRESHNESS:
         raise ValueError(f"freshness is {freshness!r}, want one of {', '.join(FRESHNESS)}")
+    fresh = FRESHNESS[FRESHNESS.index(freshness)]
     names = tuple(name.strip() for name in rankers.split(","))
     options = BacktestOptions(rankers=names, freshness=fresh, seeds=seeds, config=config, work=work)
     run(data, train_before, test_through, options, json_file)

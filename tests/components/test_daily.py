@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of a day through Kubeflow's real local runner, and what a person sees of it."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from components import registry
+from components.console import EVENT
+from components.daily import Watch, daily, summary
+from components.layout import Layout
+from components.plan import plan
+from components.steps import ORDER, StepError
+from tests.loop_builders import tiny_config, tiny_log, write_config
+
+
+@pytest.mark.slow
+def test_two_days_cold_then_warm(tmp_path: Path) -> None:
+    layout = tiny_log(tmp_path / "root")
+    config = tiny_config()
+    name = write_config(tmp_path / "loop.json", config)
+    first_day, second_day = layout.raw_days()[-2:]
+
+    first = daily(layout, first_day, name)
+    assert first.verdict == "passed"
+    assert set(first.seconds) == set(ORDER)
+    assert first.version == registry.current(layout)
+    assert plan(layout, first_day, config).start is None
+
+    second = daily(layout, second_day, name)
+    planned = plan(layout, second_day, config)
+    assert planned.start == registry.version_folder(layout, str(first.version))
+    assert planned.after_day is not None
+    assert second.version == registry.current(layout) != first.version
+    assert registry.versions(layout) == [first.version, second.version]
+    for result in (first, second):
+        assert "<html" in result.report.read_text()
+        metrics = json.loads((layout.run(result.day) / "metrics.json").read_text())
+        assert metrics["rankers"]["feed_sr"]["tasks"]["click"]["n"] > 0
+    assert "production" in metrics["rankers"]
+
+
+@pytest.mark.slow
+def test_a_failing_step_is_one_sentence_with_the_log(tmp_path: Path) -> None:
+    layout = tiny_log(tmp_path / "root", days=3)
+    name = write_config(tmp_path / "loop.json", tiny_config())
+    day = layout.raw_days()[-1]
+    layout.raw_day(day).write_bytes(b"this is no Parquet")
+    with pytest.raises(StepError) as caught:
+        daily(layout, day, name)
+    text = str(caught.value)
+    assert text.startswith(f"{day}: ingest: ")
+    assert "pipeline.log" in text
+    assert "\n" not in text
+    assert "Traceback" in (layout.run(day) / "pipeline.log").read_text()
+
+
+def test_a_root_is_worked_on_by_one_run(tmp_path: Path) -> None:
+    layout = Layout.at(tmp_path)
+    with (tmp_path / ".daily.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another daily run works on"):
+            daily(layout, "2026-01-05", "demo")
+
+
+@pytest.mark.parametrize(
+    ("day", "config", "told"),
+    [
+        ("5 Jan", "demo", "'5 Jan' is not a day"),
+        ("2026-01-05", "nothing", "there is no configuration 'nothing'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_runs(
+    tmp_path: Path, day: str, config: str, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        daily(Layout.at(tmp_path), day, config)
+    assert not (tmp_path / "runs").exists()
+
+
+def watch(*lines: str) -> tuple[Watch, str]:
+    log = io.StringIO()
+    log.name = "runs/pipeline.log"
+    watching = Watch("2026-01-05", log)
+    for line in lines:
+        watching.write(line + "\n")
+    return watching, log.getvalue()
+
+
+def event(**fields: object) -> str:
+    return "    " + EVENT + json.dumps(fields)
+
+
+def test_events_become_values_and_the_rest_is_logged() -> None:
+    watching, log = watch(
+        "noise of the runner",
+        event(event="start", step="gate"),
+        event(event="progress", label="gate", done=1, total=2),
+        event(event="end", step="gate", seconds=0.5, values={"verdict": "passed", "because": ""}),
+    )
+    assert watching.values["gate"]["verdict"] == "passed"
+    assert watching.seconds == {"gate": 0.5}
+    assert "noise of the runner" in log
+    assert "progress" not in log
+
+
+def test_the_first_failure_is_the_one_that_is_told() -> None:
+    watching, _ = watch(
+        event(event="start", step="parity"),
+        event(event="failed", step="parity", message="affinity differs"),
+        event(event="start", step="report"),
+        event(event="failed", step="report", message="no template"),
+    )
+    assert str(watching.failure()).startswith("2026-01-05: parity: affinity differs (log: ")
+
+
+def test_a_step_that_was_killed_is_named() -> None:
+    watching, _ = watch(event(event="start", step="train-feed_sr"))
+    assert "train-feed_sr ended without a word" in str(watching.failure())
+
+
+def test_an_output_line_may_arrive_in_pieces() -> None:
+    watching, _ = watch()
+    text = event(event="end", step="gate", seconds=1.0, values={"verdict": "x", "because": ""})
+    watching.write(text[:20])
+    assert not watching.values
+    watching.write(text[20:] + "\n")
+    assert watching.values["gate"]["verdict"] == "x"
+
+
+def test_a_summary_says_why_a_gate_refused() -> None:
+    values = {"verdict": "refused", "because": "AUC is 0.5"}
+    assert summary("gate", values) == "refused - AUC is 0.5"
