@@ -180,7 +180,7 @@ def _start(name: str, flags: Sequence[str], ports: Sequence[int], logs: Path) ->
         _check_free(port)
     http, grpc = ports
     places = ["--host", HOST, "--http_port", str(http), "--grpc_port", str(grpc)]
-    places += ["--with_parent"]
+    places += ["--parent_pid", str(os.getpid())]
     log = logs / f"{name}-{http}.log"
     # Run from wherever the packages were imported from, installed or not.
     root = str(Path(__file__).resolve().parent.parent)

@@ -100,7 +100,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=description, parents=[model_server.parser])
     arguments.add_argument("--host", default="127.0.0.1", help="address to bind (0.0.0.0 in a pod)")
     arguments.add_argument(
-        "--with_parent", action="store_true", help="end when the process that started this one ends"
+        "--parent_pid", type=int, default=0, help="end when this process, the launcher, has ended"
     )
     arguments.set_defaults(model_name="feed-sr")
     return arguments
@@ -126,9 +126,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _follow_parent() -> None:
-    """Ends this process as SIGTERM would once it is an orphan; a killed launcher cannot stop it."""
-    parent = os.getppid()
+def _follow_parent(parent: int) -> None:
+    """Ends this process as SIGTERM would once its parent is another; a killed launcher cannot."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -141,8 +140,8 @@ def _follow_parent() -> None:
 def run(model: Model, arguments: argparse.Namespace) -> None:
     """Serves the loaded model until SIGTERM; in-flight requests are answered first."""
     server = BoundServer(arguments.host, arguments)
-    if arguments.with_parent:
-        _follow_parent()
+    if arguments.parent_pid:
+        _follow_parent(arguments.parent_pid)
     for name in ("kserve", "kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kserve").addFilter(_without_traceback)
