@@ -136,6 +136,6 @@ def _why_cold(layout: Layout, day: str, config: DailyConfig, production: str | N
 
 
 def _other_shape(folder: Path, config: DailyConfig, production: str) -> str | None:
-    kept = json.loads((folder / "config.json").read_text()).get("model")
+    kept = json.loads((folder / "config.json").read_text()).get("config")
     wanted = json.loads(config.feed_sr.model_dump_json())
     return None if kept == wanted else f"the model's configuration changed since {production}"
