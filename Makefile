@@ -24,6 +24,9 @@ ifneq ($(wildcard ../shared/tools/check_manifests.py),)
 export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
+# torch's threads sleep while they wait instead of spinning; benchmarks set what they measure.
+test demo: export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format pipeline manifests serve rank bench constraints clean
 

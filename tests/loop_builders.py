@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from components.config import DailyConfig, GateConfig, TrainConfig
@@ -58,3 +60,18 @@ def digests(root: Path, *folders: str) -> dict[str, str]:
             if path.is_file() and not any(part in UNREPRODUCIBLE for part in inside.parts):
                 found[str(inside)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def online_rows(layout: Layout) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of the local online store by table: key, feature, value, event time.
+
+    When a row was written (`created_ts`) is left out.
+    """
+    with closing(sqlite3.connect(layout.feast / "online_store.db")) as store:
+        names = store.execute("select name from sqlite_master where type = 'table'").fetchall()
+        return {
+            name: store.execute(
+                f"select entity_key, feature_name, value, event_ts from {name} order by 1, 2"
+            ).fetchall()
+            for (name,) in names
+        }

@@ -18,7 +18,7 @@ from components import registry
 from components.layout import Layout
 from components.ledger import Ledger
 from components.steps import ORDER, run_step
-from tests.loop_builders import digests, tiny_config, tiny_log, write_config
+from tests.loop_builders import digests, online_rows, tiny_config, tiny_log, write_config
 
 KEPT = ("impressions", "quarantine", "ingest", "features", "sequences", "runs", "registry/versions")
 WITHOUT_SERVERS = tuple(step for step in ORDER if step != "parity")
@@ -52,8 +52,10 @@ def test_a_day_run_twice_is_the_same_day(
     finished: tuple[Layout, str, str, dict[str, str]],
 ) -> None:
     layout, day, config, before = finished
+    stored = online_rows(layout)
     run_steps(layout, day, config, WITHOUT_SERVERS)
     assert digests(layout.root, *KEPT) == before
+    assert online_rows(layout) == stored
     assert registry.versions(layout) == [registry.current(layout)]
 
 
@@ -81,6 +83,7 @@ def test_a_day_resumed_at_any_step_is_the_same_day(
     after = digests(root, *KEPT)
     after.pop(f"impressions/day={day}/.part.parquet.left")
     assert after == before
+    assert online_rows(layout) == online_rows(done)
     assert registry.versions(layout) == [registry.current(layout)]
 
 
