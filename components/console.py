@@ -52,7 +52,7 @@ def emit(kind: str, **fields: Any) -> None:
 
 
 def parse_event(line: str) -> dict[str, Any] | None:
-    """The event of an output line, or None if it is an ordinary line (also one that is cut short)."""
+    """The event of an output line, or None if it is an ordinary line (or one cut short)."""
     _, found, body = line.partition(EVENT)
     if not found:
         return None

@@ -33,7 +33,6 @@ from components.replay import (
     Offline,
     Replayed,
     forward_probabilities,
-    in_double,
     rank_probabilities,
 )
 from components.store import open_store
@@ -51,8 +50,10 @@ FORWARD_CANDIDATES = 2
 """Candidates of a request that are also scored by the training forward, which costs a sequence
 each.
 """
-BOUND_FACTOR = 8
-"""How far two scores may be apart, in units of the model's own error against float64."""
+BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
+"""How far two probabilities may be apart, by the dtype of the weights: about 80 units in the last
+place of 1 (4 for the half types), for sums that are taken in another order.
+"""
 
 
 @dataclass
@@ -112,21 +113,19 @@ class Models:
     def __init__(self, layout: Layout, day: str) -> None:
         self._layout = layout
         self._folders = {RANKER: layout.model(day, RANKER)}
-        self._loaded: dict[str, tuple[Ranker, Ranker, Freshness] | None] = {}
+        self._loaded: dict[str, tuple[Ranker, Freshness] | None] = {}
 
-    def get(self, version: str) -> tuple[Ranker, Ranker, Freshness] | None:
-        """The ranker, its float64 copy and its freshness; None for a version that is not registered
-        any more.
-        """
+    def get(self, version: str) -> tuple[Ranker, Freshness] | None:
+        """The ranker and its freshness; None for a version that is not registered any more."""
         if version not in self._loaded:
             folder = self._folders.get(version, self._layout.registry / "versions" / version)
             self._loaded[version] = self._load(folder) if folder.is_dir() else None
         return self._loaded[version]
 
     @staticmethod
-    def _load(folder: Path) -> tuple[Ranker, Ranker, Freshness]:
+    def _load(folder: Path) -> tuple[Ranker, Freshness]:
         ranker, record = load_model(folder)
-        return ranker, in_double(ranker), record["freshness"]
+        return ranker, record["freshness"]
 
 
 def boundary_of(spec: Spec, time_ms: int) -> int:
@@ -216,22 +215,18 @@ def _compare_scores(
     spec: Spec,
     row: dict[str, Any],
     replayed: Replayed,
-    model: tuple[Ranker, Ranker, Freshness],
+    model: tuple[Ranker, Freshness],
     findings: Findings,
 ) -> None:
     """Serving's scores against `rank` and `forward` on the offline inputs.
 
-    The bound is the model's own rounding: `BOUND_FACTOR` times its largest error against itself in
-    float64, and at least that many units in the last place of 1.
+    Both sides see the same bytes on the same kind of processor, so what may differ is rounding.
     """
-    ranker, double, freshness = model
+    ranker, freshness = model
     request = replayed.request(spec, row["time_ms"])
     served = np.array(row["probabilities"], np.float64).reshape(len(row["post_ids"]), -1)
     ranked = rank_probabilities(ranker, freshness, request)
-    exact = rank_probabilities(double, freshness, request)
-    error = max(float(np.abs(ranked - exact).max()), float(torch.finfo(ranker.dtype).eps))
-    findings.bound = max(findings.bound, BOUND_FACTOR * error)
-    bound = BOUND_FACTOR * error
+    bound = findings.bound = BOUNDS[ranker.dtype]
     rows = range(min(FORWARD_CANDIDATES, len(served)))
     trained = forward_probabilities(ranker, freshness, request, rows)
     differences = [

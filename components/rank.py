@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -158,22 +159,25 @@ def newest_posts(layout: Layout, member: int, time_ms: int, count: int = CANDIDA
 
 
 def render_table(ranking: Ranking, console: Console | None = None) -> None:
-    """Prints a ranking: candidate, probability per task, final score, flags."""
+    """Prints a ranking: candidate, probability per task, final score; footnotes of defaults."""
     flags = f"; {', '.join(ranking.flags)}" if ranking.flags else ""
+    notes = list(dict.fromkeys(flag for row in ranking.rows for flag in row["flags"]))
     table = Table(
         title=f"member {ranking.member_id}, ranked by {ranking.model_version}{flags}",
         title_justify="left",
+        caption="\n".join(f"{i} {note}" for i, note in enumerate(notes, 1)),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
-    table.add_column("#", justify="right")
-    table.add_column("post", justify="right")
-    for task in ranking.tasks:
-        table.add_column(task, justify="right")
-    table.add_column("score", justify="right", style="bold")
-    table.add_column("flags")
+    for name in ("", "post", *ranking.tasks):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("score", justify="right", style="bold", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for place, row in enumerate(ranking.rows, 1):
         shares = [f"{row['probabilities'][task]:.3f}" for task in ranking.tasks]
-        cells = [str(place), str(row["post_id"]), *shares, f"{row['score']:.3f}"]
-        table.add_row(*cells, ", ".join(row["flags"]))
+        marks = " ".join(str(notes.index(flag) + 1) for flag in row["flags"])
+        table.add_row(str(place), str(row["post_id"]), *shares, f"{row['score']:.3f}", marks)
     (console or Console(highlight=False)).print(table)
 
 

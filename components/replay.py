@@ -10,7 +10,6 @@ Shape suffixes: N candidates, C context columns, K tasks, M impressions.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,8 +185,3 @@ def _interleave(history_M: Tensor, candidates: Tensor) -> Tensor:
 def _unknown(like: Tensor, kind: Any, count: int) -> Tensor:
     value = UNKNOWN if isinstance(kind, Binary) else torch.nan
     return torch.full((count,), value, dtype=like.dtype)
-
-
-def in_double(ranker: Ranker) -> Ranker:
-    """A copy of a ranker in float64: what its own precision is measured against."""
-    return copy.deepcopy(ranker).double()

@@ -56,7 +56,7 @@ def yesterday(spec: Spec) -> str:
     """The last day of the feed that is over."""
     import numpy as np
 
-    return spec.day_name(int(spec.day(np.int64(time.time() * 1000))) - 1)
+    return spec.day_name(int(spec.day(np.array(time.time() * 1000, np.int64))) - 1)
 
 
 def _run(package: Path, day: str, config: str, target: Target) -> str:

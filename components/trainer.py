@@ -82,7 +82,7 @@ class Trainer:
         with torch.random.fork_rng(devices=devices), self._progress() as advance:
             advance(self.step)
             for batches in self._batches():
-                lr = self.schedule.get_last_lr()[0]
+                lr = float(self.schedule.get_last_lr()[0])
                 losses = self._take_step(batches)
                 self.curve.add(self.step, losses, lr)
                 self._count(batches)
