@@ -104,7 +104,7 @@ def _show_feed(layout: Layout, config: DailyConfig, out: Console) -> None:
 
 
 def _closing(results: list[DayResult], layout: Layout, seconds: float) -> None:
-    out = Console(highlight=False)
+    out = Console(highlight=False, soft_wrap=True)
     for result in results:
         out.print(f"{result.day}: the gate {result.verdict} the model, report {result.report}")
     out.print(f"{registry.current(layout)} is in production; {seconds:.0f} s in all")
