@@ -11,7 +11,8 @@ PACKAGES := feature_repo components model kernels serving
 SOURCES := $(PACKAGES) tests benchmarks
 
 DATA ?=
-DAYS ?= 8
+DAYS ?=
+CONFIG ?=
 ROOT ?= runs/demo
 MEMBER ?=
 ARGS ?=
@@ -23,9 +24,6 @@ endif
 ifneq ($(wildcard ../shared/tools/check_manifests.py),)
 export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
-
-# torch's threads sleep while they wait instead of spinning; benchmarks set what they measure.
-test demo: export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format pipeline manifests serve rank bench constraints clean
@@ -47,8 +45,9 @@ $(READY): pyproject.toml constraints.txt
 	  /^Successfully installed/ {print "  done"}'
 	@touch $@
 
-demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand, DAYS=<n> simulated days
-	@$(BIN)/feedsr demo --days $(DAYS) $(if $(DATA),--data '$(DATA)')
+demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand or your own log
+	@$(BIN)/feedsr demo $(if $(DAYS),--days $(DAYS)) $(if $(DATA),--data '$(DATA)') \
+	  $(if $(CONFIG),--config '$(CONFIG)')
 
 test: setup lint ## lint, type check and run every test
 	@$(BIN)/python -m pytest $(ARGS)

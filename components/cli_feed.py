@@ -57,6 +57,23 @@ def import_log(
     remember(layout, name)
 
 
+@feed.command()
+def columns(config: ConfigName = "demo") -> None:
+    """List the columns that your own log must have for a configuration's feature spec."""
+    from components.config import load_config
+
+    spec = load_config(config).spec
+    tables = {
+        "impressions*": spec.event_schema,
+        "posts": spec.post_schema,
+        "members": spec.member_schema,
+    }
+    for name, schema in tables.items():
+        typer.echo(f"{name}.parquet")
+        for column in schema:
+            typer.echo(f"  {column.name:<16} {column.type}{' or null' if column.nullable else ''}")
+
+
 def _tell(counts: SourceCounts, root: Path) -> None:
     notes = "".join(f", {name}: {count:,}" for name, count in counts.notes.items())
     typer.echo(
@@ -148,8 +165,9 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="a log's folder; default: simulate")] = None,
     days: Annotated[int, typer.Option(min=4, help="simulated days")] = 9,
     root: Annotated[Path | None, typer.Option(help="default: runs/demo or runs/demo-NAME")] = None,
+    config: Annotated[str, typer.Option(help="for your own log; default: by the data")] = "",
 ) -> None:
     """Two days of the loop, cold then warm, then one feed ranked by the promoted model."""
     from components.demo import demo as run
 
-    run(data, days, root)
+    run(data, days, root, config)

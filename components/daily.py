@@ -99,10 +99,7 @@ def _run_pipeline(
         pipeline_root=str(artifacts),
         raise_on_error=True,
     )
-    # Spinning threads of small steps starve each other where cores are few or busy.
-    policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-    environment = _environment(FEEDSR_PROGRESS="events", OMP_WAIT_POLICY=policy)
-    with environment, contextlib.redirect_stdout(watch):
+    with _environment(FEEDSR_PROGRESS="events"), contextlib.redirect_stdout(watch):
         try:
             daily_pipeline(root=str(layout.root), day=day, config=config)
         except RuntimeError as error:

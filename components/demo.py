@@ -22,20 +22,21 @@ from components.layout import Layout, write_json
 RUNS = Path("runs")
 
 
-def demo(data: Path | None, days: int, root: Path | None) -> None:
+def demo(data: Path | None, days: int, root: Path | None, config: str = "") -> None:
     """Runs the demo.
 
     Args:
         data: a folder of KuaiRand's files or your own Parquet; None simulates.
         days: simulated days of log.
         root: the run's root; by default runs/demo, or runs/demo-<source> for a log.
+        config: a shipped configuration's name or a JSON file; by default the data's own.
 
     Raises:
         ValueError: the data is no known log, or `root` holds another demo.
         StepError: a step of the loop failed.
     """
     started, out = time.monotonic(), console()
-    config, layout = _open(data, days, root)
+    config, layout = _open(data, days, root, config)
     loaded = load_config(config)
     last_two = _log(layout, data, days, config, out)[-2:]
     out.print("[bold]Two days of the daily loop[/bold], through Kubeflow's local runner")
@@ -44,14 +45,14 @@ def demo(data: Path | None, days: int, root: Path | None) -> None:
     _closing(results, layout, time.monotonic() - started)
 
 
-def _open(data: Path | None, days: int, root: Path | None) -> tuple[str, Layout]:
+def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple[str, Layout]:
     """The configuration's name and the root; refuses a root that holds another demo."""
-    config, name, what = "demo", "demo", f"{days} simulated days"
+    name, what = "demo", f"{days} simulated days"
     if data is not None:
         from components.sources import detect_source
 
         source = detect_source(data)
-        config = source.spec_name or "demo"
+        config = config or source.spec_name or ""
         name, what = f"demo-{source.name}", str(data.resolve())
     layout = Layout.at(root or RUNS / name)
     note = layout.root / "config.json"
@@ -61,7 +62,7 @@ def _open(data: Path | None, days: int, root: Path | None) -> tuple[str, Layout]
             f"{layout.root} holds a run on {kept.get('log', 'another log')}: remove it (make clean "
             "removes the demo's) or choose another --root"
         )
-    return config, layout
+    return config or "demo", layout
 
 
 def _log(layout: Layout, data: Path | None, days: int, config: str, out: Console) -> list[str]:

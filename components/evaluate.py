@@ -33,9 +33,8 @@ from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed, ShardFormat, read_shard
 from model.batch import TrainBatch
 from model.checkpoint import load_model
+from serving.rank_batch import SERVING_POSITION
 
-SERVING_POSITION = 5
-"""The feed position that serving assumes of every candidate (the source's section on serving)."""
 HISTORY_LENGTHS = ((0, 9), (10, 49), (50, 199), (200, None))
 """Segments of members, by how many of their impressions were known when they were served."""
 SAMPLE = 50_000
