@@ -121,6 +121,7 @@ def _open(
         batch=config.global_batch,
         seed=config.seed,
         session_shuffle=config.session_shuffle,
+        trade_slots=freshness == "immediate",
         sort_by_length=True,
         limit=window_limit(spec),
         rank=group.rank,

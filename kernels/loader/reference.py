@@ -95,11 +95,13 @@ def spans(starts_S: Ints, lengths_S: Ints) -> Ints:
 class Shuffle:
     """How sessions are shuffled: a function of (seed, epoch, sequence number, place) alone, so the
     order depends neither on the batch a sequence is in nor on the process that packs it.
+    `trade_slots` is for immediate feedback alone (see `session_runs`).
     """
 
     session: str
     seed: int
     epoch: int
+    trade_slots: bool = False
 
 
 def take(
@@ -159,22 +161,27 @@ def without_loss(batch: Packed) -> Packed:
     return replace(batch, columns=columns, context_RC=batch.context_RC[:0])
 
 
-def session_runs(known_M: Array, session_M: Array, cu_seqlens: Array) -> Ints:
+def session_runs(
+    known_M: Array, session_M: Array, cu_seqlens: Array, *, trade_slots: bool = False
+) -> Ints:
     """A run number for each impression; only impressions of one run may change places.
 
-    Two neighbours share a run when they are of one session (a negative session is none), no other
-    impression's known prefix ends between them, and either both have the same `known` or both know
-    everything before them. So a run never lets an impression into a prefix that it was not known
-    in, except where feedback is immediate: there the slots keep their `known` and the session's
-    impressions trade slots, because feedback inside a session is not yet known when its feed is
-    served.
+    Two neighbours share a run when they are of one session (a negative session is none), have the
+    same `known`, and no impression's known prefix ends between them. So a run never lets an
+    impression into a prefix that it was not known in.
+
+    With `trade_slots`, for immediate feedback, neighbours of a session that both know everything
+    before them share a run too: the slots keep their `known` and the impressions trade them,
+    because feedback inside a session is not yet known when its feed is served. With any other
+    freshness an impression can know everything before it by chance (the one after midnight in a
+    session that began before), and what it knew must not see it.
     """
     total = len(known_M)
     if total == 0:
         return np.zeros(0, np.int64)
     lengths_S = np.diff(cu_seqlens)
     start_M = np.repeat(cu_seqlens[:-1].astype(np.int64), lengths_S)
-    at_once_M = known_M == np.arange(total) - start_M
+    at_once_M = (known_M == np.arange(total) - start_M) & trade_slots
     ends_M = np.zeros(total, np.bool_)
     ends_M[(known_M + start_M)[~at_once_M]] = True
     ends_M[cu_seqlens[:-1][lengths_S > 0]] = True
@@ -195,7 +202,7 @@ def _shuffled(
     known_M: Array, session_M: Array, cu_seqlens: Ints, sequence_S: Ints, shuffle: Shuffle
 ) -> Ints:
     """Which impression comes into each slot."""
-    run_M = session_runs(known_M, session_M, cu_seqlens)
+    run_M = session_runs(known_M, session_M, cu_seqlens, trade_slots=shuffle.trade_slots)
     order_M = np.arange(len(run_M), dtype=np.int64)
     if len(run_M) == 0:
         return order_M

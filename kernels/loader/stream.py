@@ -35,6 +35,7 @@ class LoaderConfig:
         batch: sequences a step, over all ranks.
         shuffle: order of the sequences at random; else as stored.
         session_shuffle: order inside sessions at random; needs a column `session_id`.
+        trade_slots: feedback is immediate, so a session's impressions trade slots in the shuffle.
         sort_by_length: inside a batch, so that pieces cut from it hold sequences of like lengths.
         limit: a longer sequence keeps its last `limit` impressions; None keeps all.
         rank, world: this process's share of each batch, every `world`-th sequence.
@@ -45,6 +46,7 @@ class LoaderConfig:
     seed: int = 0
     shuffle: bool = True
     session_shuffle: bool = False
+    trade_slots: bool = False
     sort_by_length: bool = False
     limit: int | None = None
     rank: int = 0
@@ -138,7 +140,12 @@ class Loader:
         bounds = reference.offsets(np.array([len(rows) for _, rows in pieces], np.int64))
         shuffle = None
         if config.session_shuffle:
-            shuffle = Shuffle(session="session_id", seed=config.seed, epoch=epoch)
+            shuffle = Shuffle(
+                session="session_id",
+                seed=config.seed,
+                epoch=epoch,
+                trade_slots=config.trade_slots,
+            )
         parts, places = [], []
         for (shard, rows), low, high in zip(pieces, bounds, bounds[1:], strict=False):
             inside = np.flatnonzero((mine >= low) & (mine < high))

@@ -19,9 +19,11 @@ from components import checkpoints
 from components.config import DailyConfig, TrainConfig
 from components.curve import Curve
 from components.data import shard_format
+from components.distributed import Group
 from components.layout import Layout
 from components.loss import mean_over_tasks, observed, task_sums
 from components.optimizer import parameter_groups
+from components.train import _open as open_training
 from components.train import fit, main, train
 from feature_repo.specs import KUAIRAND
 from kernels.loader import inspect_shard
@@ -147,6 +149,15 @@ def test_the_train_step_reads_and_writes_where_the_layout_says(tmp_path: Path) -
     other = Layout.at(tmp_path / "other")
     shutil.copytree(layout.sequences("train", DAY), other.sequences("train", DAY))
     assert train(other, DAY, config, "feed_sr", start)["inputs"]["start"] is not None
+
+
+@pytest.mark.parametrize("freshness", ["day", "30m", "immediate"])
+def test_slots_are_traded_only_where_feedback_is_immediate(tmp_path: Path, freshness) -> None:
+    write_shards(tmp_path, KUAIRAND, [8] * 4, shards=1, freshness=freshness)
+    group = Group(rank=0, world=1, device=torch.device("cpu"))
+    loader = open_training(tmp_path, KUAIRAND, SMALL, freshness, group)
+    assert loader.config.session_shuffle
+    assert loader.config.trade_slots == (freshness == "immediate")
 
 
 def test_a_long_curve_is_means_of_stretches_and_ends_with_the_run() -> None:

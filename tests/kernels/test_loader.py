@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.data import shard_format
+from feature_repo.spec import Freshness
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.loader import Loader, LoaderConfig, Packed, inspect_shard, prefetched, read_shard
 from kernels.loader.reference import Shuffle, concatenate, session_runs, take
+from serving.history import known_counts
 from tests.shard_builders import random_lengths, write_shards
 
 FORMAT = shard_format(KUAIRAND)
@@ -131,27 +133,29 @@ def one_sequence(known: np.ndarray, session: np.ndarray, number: int = 0) -> Pac
     )
 
 
-def shuffled(packed: Packed, seed: int, epoch: int) -> Packed:
+def shuffled(
+    packed: Packed, seed: int, epoch: int, *, trade: bool = False, limit: int | None = None
+) -> Packed:
     """The whole pack with its sessions shuffled."""
-    shuffle = Shuffle(session="session_id", seed=seed, epoch=epoch)
-    return take(packed, np.arange(packed.num_sequences), shuffle=shuffle)
+    shuffle = Shuffle(session="session_id", seed=seed, epoch=epoch, trade_slots=trade)
+    return take(packed, np.arange(packed.num_sequences), limit, shuffle)
 
 
 @pytest.mark.law
 @settings(max_examples=300, deadline=None)
-@given(histories(), st.integers(0, 3))
+@given(histories(), st.integers(0, 3), st.booleans())
 def test_a_shuffle_brings_nothing_into_a_prefix_that_was_not_known(
-    history: tuple[np.ndarray, np.ndarray], epoch: int
+    history: tuple[np.ndarray, np.ndarray], epoch: int, trade: bool
 ) -> None:
     known, session = history
-    mixed = shuffled(one_sequence(known, session), 1, epoch)
+    mixed = shuffled(one_sequence(known, session), 1, epoch, trade=trade)
     ids = mixed.columns["id"]
     assert sorted(ids) == list(range(len(known)))
     assert mixed.columns["known"].tolist() == known.tolist()
     assert (session[ids] == session).all(), "an impression left its session"
     moved = ids != np.arange(len(known))
     assert (session[moved] >= 0).all(), "an impression without a session moved"
-    immediate = known == np.arange(len(known))
+    immediate = (known == np.arange(len(known))) & trade
     for slot in np.flatnonzero(~immediate):
         prefix = known[slot]
         assert set(ids[:prefix]) == set(range(prefix)), "a known prefix changed"
@@ -159,15 +163,42 @@ def test_a_shuffle_brings_nothing_into_a_prefix_that_was_not_known(
     assert context.tolist() == ids[loss == 1].tolist(), "context left its target"
 
 
+@pytest.mark.law
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 240), st.integers(0, 90)), min_size=1, max_size=16),
+    st.sampled_from(["day", "30m"]),
+    st.integers(0, 3),
+    st.none() | st.integers(1, 16),
+)
+def test_no_order_lets_an_impression_see_what_serving_did_not_know(
+    served: list[tuple[int, int]], freshness: Freshness, epoch: int, limit: int | None
+) -> None:
+    """One session (by its request id) of four hours around midnight, minutes apart, cut or not."""
+    midnight = int(KUAIRAND.day_start(np.array([20_000]))[0])
+    event, late = np.array(served, np.int64).T * 60_000
+    event = event + midnight - 2 * 3_600_000
+    order = np.lexsort((event, event + late))
+    event, arrival = event[order], (event + late)[order]
+    known = known_counts(event, arrival, KUAIRAND, freshness)
+    packed = one_sequence(known, np.zeros(len(known), np.int64))
+    mixed = shuffled(packed, 1, epoch, limit=limit)
+    cutoff = KUAIRAND.cutoff(event, freshness)
+    ids = mixed.columns["id"]
+    for slot, prefix in enumerate(mixed.columns["known"]):
+        assert (arrival[ids[:prefix]] < cutoff[ids[slot]]).all(), "a target sees its future"
+
+
 def test_runs_are_as_long_as_they_may_be() -> None:
-    def runs(known: list[int], session: list[int]) -> list[int]:
+    def runs(known: list[int], session: list[int], trade: bool = False) -> list[int]:
         bounds = np.array([0, len(known)])
-        return session_runs(np.array(known), np.array(session), bounds).tolist()
+        return session_runs(np.array(known), np.array(session), bounds, trade_slots=trade).tolist()
 
     assert runs([0, 0, 0, 3, 3], [1, 1, 1, 1, 1]) == [0, 0, 0, 1, 1]  # two days, one session
     assert runs([0, 0, 0, 0], [1, 1, 2, 2]) == [0, 0, 1, 1]
-    assert runs([0, 1, 2, 3], [1, 1, 1, 2]) == [0, 0, 0, 1]  # immediate
-    assert runs([0, 1, 2, 2, 4], [1] * 5) == [0, 0, 1, 1, 2]  # a tie: known to both, no further
+    assert runs([0, 1, 2, 3], [1, 1, 1, 2], trade=True) == [0, 0, 0, 1]  # immediate
+    assert runs([0, 1, 2, 2, 4], [1] * 5, trade=True) == [0, 0, 1, 1, 2]  # a tie: known to both
+    assert runs([0, 1], [1, 1]) == [0, 1]  # one before midnight, one after
     assert runs([0, 0, 0, 1], [1] * 4) == [0, 1, 1, 2]  # 30 minutes later, only one is known
     assert runs([0, 0], [-1, -1]) == [0, 1]
 
