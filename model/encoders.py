@@ -21,6 +21,8 @@ EMBEDDING_STD = 0.05
 """Embeddings start near zero, so that a row that training never saw says next to nothing."""
 NUMERIC_RANGE = 5.0
 """Standardised values are clipped here: one extreme counter must not drown a cross layer."""
+DENSE_EPSILON = 1e-6
+"""Added to the mean square of a dense vector; below it the vector fades to missing."""
 MIX = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 """SplitMix64's multipliers as signed 64-bit integers."""
 FIT_ROWS = 1_000_000
@@ -68,7 +70,11 @@ class CategoricalEncoder(nn.Module):
 
 
 class DenseEncoder(nn.Module):
-    """A dense vector through a linear layer, beside an indicator that it is missing."""
+    """A dense vector's direction through a linear layer, beside an indicator that it is missing.
+
+    Vectors come at any length (content models often give unit vectors, whose entries are small);
+    at a root mean square of 1 they stand beside standardised numerics and are not drowned by them.
+    """
 
     def __init__(self, kind: Embedding) -> None:
         super().__init__()
@@ -81,7 +87,8 @@ class DenseEncoder(nn.Module):
         finite = vector.isfinite().all(-1, keepdim=True)
         vector = torch.where(finite, vector, 0.0)
         missing = (vector == 0).all(-1, keepdim=True)
-        return self.linear(torch.cat([vector, missing.to(vector.dtype)], -1))
+        direction = vector * torch.rsqrt(vector.square().mean(-1, keepdim=True) + DENSE_EPSILON)
+        return self.linear(torch.cat([direction, missing.to(vector.dtype)], -1))
 
 
 class NumericBank(nn.Module):

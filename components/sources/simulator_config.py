@@ -23,6 +23,9 @@ class SimulatorConfig(BaseModel):
         request_size: the largest number of posts shown in one request.
         position_exponent: a post at position p is examined with probability `(1 + p) ** -exponent`.
         drift: the angle, in radians, by which an interest moves in a day.
+        profile_noise: length of the random vector added to a member's first interest, a unit
+            vector, to make the profile embedding; 2 leaves a cosine of about 0.45.
+        industry_share: members whose industry follows from their interest; the others' is random.
         mood: standard deviation of the logit that all impressions of a visit share.
         freshness_gain: logit a new post has over an old one; halves every `half_life_hours`.
         late_share: requests whose log arrives one to two days after they were served.
@@ -37,7 +40,7 @@ class SimulatorConfig(BaseModel):
     start: datetime.date = datetime.date(2026, 1, 5)
     days: int = Field(9, ge=1)
     members: int = Field(600, ge=1)
-    actors: int = Field(150, ge=2)
+    actors: int = Field(600, ge=2)
     posts_per_day: int = Field(300, ge=1)
     impressions: int = Field(70_000, ge=1)
     activity_sigma: float = Field(1.1, ge=0, le=3)
@@ -54,6 +57,8 @@ class SimulatorConfig(BaseModel):
     quality: float = Field(0.5, ge=0)
     mood: float = Field(0.7, ge=0)
     drift: float = Field(0.12, ge=0)
+    profile_noise: float = Field(2.0, ge=0)
+    industry_share: float = Field(0.4, ge=0, le=1)
     position_exponent: float = Field(0.25, ge=0)
     late_share: float = Field(0.02, ge=0, le=1)
     duplicate_share: float = Field(0.01, ge=0, le=1)

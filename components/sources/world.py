@@ -104,9 +104,9 @@ class World:
         self.activity_M = rng.lognormal(0.0, c.activity_sigma, count)
         self.bias_M = rng.normal(0.0, 0.4, count)
         self.first_interest_ML = self.interest_ML.copy()
-        noise = 0.5 * unit(rng.normal(size=mix.shape))
+        noise = c.profile_noise * unit(rng.normal(size=mix.shape))
         self.profile_ML = unit(self.interest_ML @ self.profile_map + noise)
-        known = rng.random(count) < 0.8
+        known = rng.random(count) < c.industry_share
         self.industry_M = np.where(known, first + 3, rng.integers(0, INDUSTRIES, count))
         self.industry_M %= INDUSTRIES
         self.connections_M = np.floor(rng.lognormal(4.0, 1.0, count))

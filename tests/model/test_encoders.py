@@ -131,7 +131,15 @@ def test_a_missing_vector_has_its_own_encoding(absent: float) -> None:
     missing, known = encoder(vectors)
     weight, bias = encoder.linear.weight, encoder.linear.bias
     torch.testing.assert_close(missing, weight[:, 3] + bias)
-    torch.testing.assert_close(known, vectors[1, 0].float() * weight[:, 0] + bias)
+    torch.testing.assert_close(known, 3**0.5 * weight[:, 0] + bias, rtol=1e-3, atol=1e-4)
+
+
+def test_a_vector_counts_by_its_direction() -> None:
+    encoder = DenseEncoder(Embedding(dim=50))
+    vectors = torch.randn(4, 50)
+    expected = encoder(vectors)
+    torch.testing.assert_close(encoder(0.1 * vectors), expected, rtol=1e-3, atol=1e-4)
+    assert (encoder(-vectors) - expected).abs().max() > 0.1
 
 
 def test_fit_statistics_reaches_every_bank() -> None:
