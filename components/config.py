@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from feature_repo.spec import Freshness, Spec
 from feature_repo.specs import spec_by_name
@@ -14,9 +14,9 @@ from model import DCNv2Config, FeedSRConfig
 
 
 class Config(BaseModel):
-    """Frozen, and an unknown name is an error."""
+    """Frozen; an unknown name is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TrainConfig(Config):
@@ -40,7 +40,7 @@ class TrainConfig(Config):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
-    position_half_life: int | None = None
+    position_half_life: int | None = Field(None, ge=1)
     age_half_life_days: float = Field(60.0, gt=0)
     propensity: bool = True
     session_shuffle: bool = True
@@ -63,11 +63,11 @@ class GateConfig(Config):
     """
 
     task: str = "long_dwell"
-    max_auc_drop: float = 0.005
-    min_auc: float = 0.55
-    max_calibration_error: float = 0.10
-    min_over_baseline: float = -0.01
-    min_positives: int = 50
+    max_auc_drop: float = Field(0.005, ge=0, le=1)
+    min_auc: float = Field(0.55, ge=0, le=1)
+    max_calibration_error: float = Field(0.10, ge=0, le=1)
+    min_over_baseline: float = Field(-0.01, ge=-1, le=1)
+    min_positives: int = Field(50, ge=1)
 
 
 class DailyConfig(Config):
@@ -89,6 +89,14 @@ class DailyConfig(Config):
         """The feature spec this loop runs on."""
         return spec_by_name(self.spec_name)
 
+    @model_validator(mode="after")
+    def _fits_the_spec(self) -> DailyConfig:
+        """Refuses a spec that is not there and a gate on a task that the spec does not have."""
+        tasks = self.spec.task_names
+        if self.gate.task not in tasks:
+            raise ValueError(f"gate.task: there is no {self.gate.task!r}; have {', '.join(tasks)}")
+        return self
+
 
 def load_config(name: str) -> DailyConfig:
     """A shipped configuration by name, or one from a JSON file; ValueError says what is wrong."""
@@ -100,11 +108,12 @@ def load_config(name: str) -> DailyConfig:
             f"there is no configuration {name!r}: want one of {', '.join(PROFILES)} or a JSON file"
         )
     try:
-        return DailyConfig.model_validate_json(path.read_text())
+        return DailyConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: {where}: {first['msg']}") from error
+        what = first["msg"].removeprefix("Value error, ")
+        raise ValueError(": ".join(filter(None, (str(path), where, what)))) from error
 
 
 PROFILES = {

@@ -87,11 +87,32 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
     """
     mode = progress_mode()
     if mode == "bar":
-        with Progress(*bar_columns(), console=console(), transient=True) as bars:
+        with _bars() as bars:
             task = bars.add_task(label, total=total)
-            yield lambda count=1: bars.advance(task, count)
+            try:
+                yield lambda count=1: bars.advance(task, count)
+            finally:
+                bars.remove_task(task)
         return
     yield _throttled(label, total, mode)
+
+
+_shown: list[Progress] = []
+"""The display that is on the terminal, if one is."""
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """The display that is shown already, else a new one: two would draw over each other."""
+    if _shown:
+        yield _shown[0]
+        return
+    with Progress(*bar_columns(), console=console(), transient=True) as bars:
+        _shown.append(bars)
+        try:
+            yield bars
+        finally:
+            _shown.clear()
 
 
 def _throttled(label: str, total: int | None, mode: Mode) -> Callable[..., None]:

@@ -25,7 +25,7 @@ from rich.progress import Progress
 from components.config import load_config
 from components.console import bar_columns, console, parse_event
 from components.layout import Layout
-from components.steps import StepError
+from components.steps import StepError, refuse_day_without_log, refuse_first_day
 
 if TYPE_CHECKING:
     from kfp.local import SubprocessRunner
@@ -63,10 +63,13 @@ def daily(
         runner: Kubeflow's local runner; by default processes of this very Python.
 
     Raises:
-        ValueError: a day or configuration that does not exist, or another run holds this root.
+        ValueError: a configuration that does not exist, a day that has no log or none before it,
+            or another run holds this root; nothing is written then.
         StepError: a step failed.
     """
     load_config(config).spec.day_number(day)
+    refuse_day_without_log(layout, day)
+    refuse_first_day(layout.raw_days(), day)
     config = str(Path(config).resolve()) if Path(config).is_file() else config
     log = layout.run(day) / "pipeline.log"
     log.parent.mkdir(parents=True, exist_ok=True)

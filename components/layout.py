@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import tempfile
@@ -112,13 +113,20 @@ class Layout:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it on success and removed on any error."""
+    """A temporary path beside `path`, renamed to it on success and removed on any error.
+
+    A file that holds the same bytes already stays as it is, its time too: what was made from it
+    need not be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+            temporary.unlink()
+            return
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:

@@ -45,10 +45,15 @@ class Ledger:
     def cover(
         self, days: list[str], inputs: Mapping[str, Path], step: Callable[[str], object]
     ) -> None:
-        """Runs `step` on each day, noting each as it is done."""
+        """Runs `step` on each day, noting each as it is done.
+
+        Later days that were built on another state of a day are no longer covered.
+        """
         for one in days:
             stamp = _stamp(inputs[one])
             step(one)
+            if self.days.get(one) != stamp:
+                self.days = {d: s for d, s in self.days.items() if d < one}
             self.days[one] = stamp
             write_json(self.path, {"key": self.key, "days": self.days})
 

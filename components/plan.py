@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which days a run trains on and which weights it starts from.
 
-A plan is made once a day and kept in runs/<day>/plan.json: after its model is promoted, a run of
-the same day must not start from its own weights. It knows the registry's records and the names of
-days; it never looks at a log or at weights.
+A plan is kept in runs/<day>/plan.json, so that every step of a run has the same one and a day whose
+model is promoted never starts from its own weights. It knows the registry's records and the names
+of days; it never looks at a log or at weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Plan:
         baseline_start: folder of the baseline's weights of the same run.
         production: the version in production when the day was planned.
         reason: why the run is warm or cold, one sentence for people.
-        config: fingerprint of the configuration that was planned for.
+        config: fingerprint of what a plan depends on, see `fingerprint`.
     """
 
     day: str
@@ -57,18 +57,25 @@ class Plan:
         return cls(**{**values, **paths})
 
 
-def plan(layout: Layout, day: str, config: DailyConfig) -> Plan:
+def plan(layout: Layout, day: str, config: DailyConfig, *, renew: bool = False) -> Plan:
     """The day's plan: the one that was written, or a new one (also when the configuration changed).
 
     Paths in plan.json are relative to the root, so that a run's folder can be moved.
 
+    Args:
+        layout: the run's root.
+        day: the as-of day.
+        config: what the run is asked to train.
+        renew: a run begins: plan anew where production was moved (a rollback, the promotion of an
+            earlier day) to another version older than the day. Later steps of the run keep to it.
+
     Raises:
-        ValueError: `day` is not a day.
+        ValueError: `day` is not a day, or the version in production is gone from the registry.
     """
     path = layout.run(day) / "plan.json"
     if path.is_file():
         kept = Plan.from_json(json.loads(path.read_text()))
-        if kept.config == fingerprint(config):
+        if kept.config == fingerprint(config) and not (renew and _moved(layout, kept)):
             return _resolved(kept, layout.root)
     made = _make(layout, day, config)
     write_json(path, made.to_json())
@@ -76,14 +83,26 @@ def plan(layout: Layout, day: str, config: DailyConfig) -> Plan:
 
 
 def fingerprint(config: DailyConfig) -> str:
-    """16 hex digits over the whole configuration and the feature spec it names."""
-    text = config.model_dump_json() + config.spec.hash
+    """16 hex digits over what decides whether weights fit: spec, freshness and both rankers.
+
+    Recipes and thresholds are not among them: with another gate, a day keeps its start.
+    """
+    asked = config.model_dump_json(include={"spec_name", "freshness", "feed_sr", "dcnv2"})
+    text = asked + config.spec.hash
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def day_before(day: str, config: DailyConfig) -> str:
     """The calendar day before `day`; ValueError if it is not YYYY-MM-DD."""
     return config.spec.day_name(config.spec.day_number(day) - 1)
+
+
+def _moved(layout: Layout, kept: Plan) -> bool:
+    """Whether another version than the planned one, older than the day, is in production."""
+    now = registry.current(layout)
+    if now == kept.production or now is None:
+        return False
+    return registry.version_record(layout, now)["day"] < kept.day
 
 
 def _resolved(made: Plan, root: Path) -> Plan:
@@ -130,12 +149,23 @@ def _why_cold(layout: Layout, day: str, config: DailyConfig, production: str | N
         return f"the feature spec changed since {production}"
     if record["freshness"] != config.freshness:
         return f"{production} was trained for freshness {record['freshness']}"
-    if not (layout.model(record["day"], BASELINE) / "config.json").is_file():
-        return f"the baseline of the run of {record['day']} is gone"
-    return _other_shape(registry.version_folder(layout, production), config, production)
+    kept = json.loads((registry.version_folder(layout, production) / "config.json").read_text())
+    if kept.get("config") != config.feed_sr.model_dump(mode="json"):
+        return f"the model's configuration changed since {production}"
+    return _why_no_baseline(layout, record["day"], config)
 
 
-def _other_shape(folder: Path, config: DailyConfig, production: str) -> str | None:
-    kept = json.loads((folder / "config.json").read_text()).get("config")
-    wanted = json.loads(config.feed_sr.model_dump_json())
-    return None if kept == wanted else f"the model's configuration changed since {production}"
+def _why_no_baseline(layout: Layout, trained: str, config: DailyConfig) -> str | None:
+    """Why the baseline of a day's run is no start, or None: a day may have been run again with
+    another configuration than the one whose model is in production.
+    """
+    path = layout.model(trained, BASELINE) / "config.json"
+    if not path.is_file():
+        return f"the baseline of the run of {trained} is gone"
+    kept = json.loads(path.read_text())
+    same = (
+        kept.get("config") == config.dcnv2.model_dump(mode="json")
+        and kept.get("spec_hash") == config.spec.hash
+        and kept.get("record", {}).get("freshness") == config.freshness
+    )
+    return None if same else f"the baseline's configuration changed since the run of {trained}"

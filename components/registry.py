@@ -126,6 +126,11 @@ def version_folder(layout: Layout, version: str) -> Path:
     """The folder of a version, which serving loads; ValueError lists the versions there are."""
     if version not in versions(layout):
         have = ", ".join(versions(layout)) or "none yet"
+        if version == current(layout):
+            raise ValueError(
+                f"{version} is in production and gone from {layout.registry / 'versions'}: restore "
+                f"it, promote another ({have}), or remove {layout.registry / 'current'}"
+            )
         raise ValueError(f"{layout.registry} has no version {version!r}; have {have}")
     return _folder(layout, version)
 

@@ -113,18 +113,33 @@ def _cover(
 
 
 def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
+    refuse_day_without_log(layout, day)
     raw = layout.raw_days()
-    if day not in raw:
-        have = f"have {raw[0]} to {raw[-1]}" if raw else "there is no log yet"
-        raise ValueError(f"no log of {day} under {layout.root / 'raw'}: {have}")
     _refuse_other_log(layout, raw)
     days = _cover("ingest", layout, day, config, {d: layout.raw_day(d) for d in raw})
     counts = [json.loads(layout.ingest_counts(d).read_text()) for d in days]
     total: Values = {"days": len(days)}
     for name in ("read", "kept", "duplicates", "quarantined", "late"):
         total[name] = sum(_count(c.get(name, 0)) for c in counts)
-    total["plan"] = plan(layout, day, config).reason
+    total["plan"] = plan(layout, day, config, renew=True).reason
     return total
+
+
+def refuse_day_without_log(layout: Layout, day: str) -> None:
+    """ValueError where a source wrote no log of the day."""
+    raw = layout.raw_days()
+    if day not in raw:
+        have = f"have {raw[0]} to {raw[-1]}" if raw else "there is no log yet"
+        raise ValueError(f"no log of {day} under {layout.root / 'raw'}: {have}")
+
+
+def refuse_first_day(days: list[str], day: str) -> None:
+    """ValueError where no earlier day could be trained on."""
+    if day <= days[0]:
+        raise ValueError(
+            f"{day} is the first day of the log: a run ranks its day with a model that was trained "
+            "on the days before; choose a later day"
+        )
 
 
 def _refuse_other_log(layout: Layout, raw: list[str]) -> None:
@@ -161,6 +176,7 @@ def _materialize(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
+    refuse_first_day(layout.impression_days() or [day], day)
     build = _function("sequences")
     chosen = plan(layout, day, config)
     build(layout, day, config, "train", chosen.after_day, chosen.through_day)
@@ -218,7 +234,9 @@ def _promote(layout: Layout, day: str, config: DailyConfig, version: str) -> Val
 
 def _report(layout: Layout, day: str, config: DailyConfig) -> Values:
     """No metrics, no report: a step before the evaluation failed, and its log says why."""
-    if not (layout.run(day) / "metrics.json").is_file():
+    metrics = layout.run(day) / "metrics.json"
+    # Metrics of an earlier run with another spec have other tasks than the configuration's.
+    if not metrics.is_file() or json.loads(metrics.read_text())["spec_hash"] != config.spec.hash:
         return {"report": ""}
     _function("report")(layout, day, config)
     return {"report": str(layout.run(day) / "report.html")}

@@ -62,6 +62,9 @@ def test_a_failing_step_is_one_sentence_with_the_log(tmp_path: Path) -> None:
 
 def test_a_root_is_worked_on_by_one_run(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path)
+    for day in ("2026-01-04", "2026-01-05"):
+        layout.raw_day(day).parent.mkdir(parents=True)
+        layout.raw_day(day).touch()
     with (tmp_path / ".daily.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="another daily run works on"):
@@ -73,14 +76,19 @@ def test_a_root_is_worked_on_by_one_run(tmp_path: Path) -> None:
     [
         ("5 Jan", "demo", "'5 Jan' is not a day"),
         ("2026-01-05", "nothing", "there is no configuration 'nothing'"),
+        ("2026-01-05", "demo", "no log of 2026-01-05 .* have 2026-01-04 to 2026-01-04"),
+        ("2026-01-04", "demo", "2026-01-04 is the first day of the log"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(
     tmp_path: Path, day: str, config: str, told: str
 ) -> None:
+    layout = Layout.at(tmp_path)
+    layout.raw_day("2026-01-04").parent.mkdir(parents=True)
+    layout.raw_day("2026-01-04").touch()
     with pytest.raises(ValueError, match=told):
-        daily(Layout.at(tmp_path), day, config)
-    assert not (tmp_path / "runs").exists()
+        daily(layout, day, config)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
 
 
 def watch(*lines: str) -> tuple[Watch, str]:

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.config import DailyConfig
+from components.config import DailyConfig, GateConfig
 from components.layout import Layout, write_json
 from components.plan import plan
-from model import FeedSRConfig
+from model import DCNv2Config, FeedSRConfig
 from tests.loop_builders import tiny_config
 
 VERSION, TRAINED, DAY = "2026-01-08-aaaaaaaa", "2026-01-08", "2026-01-09"
@@ -30,8 +31,21 @@ def root_with_production(root: Path, config: DailyConfig, **changed: Any) -> Lay
     write_json(folder / "version.json", record)
     write_json(folder / "config.json", {"config": config.feed_sr.model_dump(mode="json")})
     (layout.registry / "current").symlink_to(Path("versions") / VERSION)
-    write_json(layout.model(TRAINED, "dcnv2") / "config.json", {})
+    baseline = {
+        "config": config.dcnv2.model_dump(mode="json"),
+        "spec_hash": config.spec.hash,
+        "record": {"freshness": config.freshness},
+    }
+    write_json(layout.model(TRAINED, "dcnv2") / "config.json", baseline)
     return layout
+
+
+def promote_by_hand(layout: Layout, version: str, config: DailyConfig) -> None:
+    """Puts a version of another day into production, as the registry does."""
+    record = {"day": version[:10], "spec_hash": config.spec.hash, "freshness": config.freshness}
+    write_json(layout.registry / "versions" / version / "version.json", record)
+    (layout.registry / "current").unlink()
+    (layout.registry / "current").symlink_to(Path("versions") / version)
 
 
 def test_without_a_model_in_production_the_start_is_cold(tmp_path: Path) -> None:
@@ -85,5 +99,63 @@ def test_a_day_keeps_its_plan_after_its_model_is_promoted(tmp_path: Path) -> Non
     cold = plan(Layout.at(tmp_path), DAY, config)
     layout = root_with_production(tmp_path, config)
     assert plan(layout, DAY, config) == cold
-    other = config.model_copy(update={"parity_requests": 3})
-    assert plan(layout, DAY, other).start is not None
+    wider = config.model_copy(update={"feed_sr": FeedSRConfig(width=32, layers=1, heads=1)})
+    promote_by_hand(layout, f"{DAY}-bbbbbbbb", config)
+    assert plan(layout, DAY, config, renew=True) == cold
+    assert "is not older than" in plan(layout, DAY, wider).reason
+
+
+def test_another_gate_keeps_the_start(tmp_path: Path) -> None:
+    config = tiny_config()
+    layout = root_with_production(tmp_path, config)
+    made = plan(layout, DAY, config)
+    promote_by_hand(layout, f"{DAY}-bbbbbbbb", config)
+    looser = config.model_copy(update={"gate": GateConfig(min_auc=0.5), "parity_requests": 3})
+    assert plan(layout, DAY, looser, renew=True) == made
+
+
+def test_a_run_that_begins_after_a_rollback_starts_from_what_is_in_production(
+    tmp_path: Path,
+) -> None:
+    config = tiny_config()
+    layout = root_with_production(tmp_path, config)
+    promote_by_hand(layout, "2026-01-07-cccccccc", config)
+    write_json(
+        layout.registry / "versions" / "2026-01-07-cccccccc" / "config.json",
+        {"config": config.feed_sr.model_dump(mode="json")},
+    )
+    layout.model(TRAINED, "dcnv2").rename(layout.model(TRAINED, "aside"))
+    layout.run("2026-01-07").mkdir(parents=True)
+    layout.model(TRAINED, "aside").rename(layout.model("2026-01-07", "dcnv2"))
+    before = plan(layout, DAY, config)
+    assert before.production == "2026-01-07-cccccccc"
+    (layout.registry / "current").unlink()
+    (layout.registry / "current").symlink_to(Path("versions") / VERSION)
+    assert plan(layout, DAY, config) == before, "a run that is on its way keeps its plan"
+    assert plan(layout, DAY, config, renew=True).production == VERSION
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": DCNv2Config(embedding_dropout=0.0).model_dump(mode="json")},
+        {"spec_hash": "0"},
+        {"record": {"freshness": "immediate"}},
+    ],
+)
+def test_a_baseline_of_another_configuration_is_a_cold_start(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    config = tiny_config()
+    layout = root_with_production(tmp_path, config)
+    path = layout.model(TRAINED, "dcnv2") / "config.json"
+    write_json(path, {**json.loads(path.read_text()), **changed})
+    assert "the baseline's configuration changed" in plan(layout, DAY, config).reason
+
+
+def test_a_version_in_production_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    config = tiny_config()
+    layout = root_with_production(tmp_path, config)
+    (layout.registry / "versions" / VERSION / "version.json").unlink()
+    with pytest.raises(ValueError, match=f"{VERSION} is in production and gone"):
+        plan(layout, DAY, config)
