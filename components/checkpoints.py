@@ -2,8 +2,8 @@
 """Training checkpoints: whole or not there, and found again after a crash.
 
 A checkpoint is a folder `step-<n>` that appears by one rename: weights and optimiser state in
-safetensors, everything else in state.json, with the checksums of both. What the numbers mean is the
-trainer's matter.
+safetensors, everything else in state.json, with the checksums of all three. What the numbers mean
+is the trainer's matter.
 """
 
 from __future__ import annotations
@@ -52,15 +52,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         MODEL: tensor_bytes(checkpoint.model, {}),
         OPTIMIZER: tensor_bytes(checkpoint.optimizer, {}),
     }
-    state = {
-        "step": checkpoint.step,
-        "inputs": checkpoint.inputs,
-        "state": checkpoint.state,
-        "sha256": {name: _sha256(content) for name, content in files.items()},
-    }
-    write_folder(final, {**files, STATE: json.dumps(state).encode()})
+    run = {"step": checkpoint.step, "inputs": checkpoint.inputs, "state": checkpoint.state}
+    sums = {name: _sha256(content) for name, content in files.items()}
+    sums[STATE] = _sha256(json.dumps(run).encode())
+    write_folder(final, {**files, STATE: json.dumps({"run": run, "sha256": sums}).encode()})
     for old in _folders(folder)[KEPT:]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 
@@ -104,17 +101,18 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> Checkpoint:
-    state = json.loads(read_bytes(folder / STATE))
+    written = json.loads(read_bytes(folder / STATE))
+    run, sums = written["run"], written["sha256"]
     contents = {name: read_bytes(folder / name) for name in (MODEL, OPTIMIZER)}
-    for name, content in contents.items():
-        if _sha256(content) != state["sha256"][name]:
+    for name, content in {**contents, STATE: json.dumps(run).encode()}.items():
+        if _sha256(content) != sums[name]:
             raise ValueError(f"{name} is not the file that was written")
     return Checkpoint(
-        step=state["step"],
-        inputs=state["inputs"],
+        step=run["step"],
+        inputs=run["inputs"],
         model=parse_tensors(contents[MODEL], folder / MODEL)[0],
         optimizer=parse_tensors(contents[OPTIMIZER], folder / OPTIMIZER)[0],
-        state=state["state"],
+        state=run["state"],
     )
 
 

@@ -88,8 +88,10 @@ def fit(
     with process_group() as group:
         loader = _open(shards_dir, spec, train_config, freshness, group)
         inputs = describe_inputs(loader, ranker_config, spec, train_config, freshness, start)
-        finished = finished_record(out_dir, inputs)
+        finished = finished_record(out_dir, inputs, spec)
         if finished is not None:
+            if group.leads:  # a run killed after its model was whole left them
+                clear_checkpoints(checkpoints)
             return finished
         packs = sample(loader)
         model = starting_model(ranker_config, spec, train_config.seed, start, packs)
@@ -203,12 +205,12 @@ def fingerprint(inputs: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def finished_record(out_dir: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+def finished_record(out_dir: Path, inputs: dict[str, Any], spec: Spec) -> dict[str, Any] | None:
     """The record of a whole model in `out_dir` that these very inputs made, or None."""
     if not (out_dir / "config.json").is_file():
         return None
     try:
-        record = load_model(out_dir)[1]
+        record = load_model(out_dir, spec)[1]
     except ValueError:
         return None
     return record if record.get("inputs") == inputs else None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -124,6 +125,15 @@ def test_a_finished_run_returns_at_once_and_another_one_does_not(
     other = SMALL.model_copy(update={"learning_rate": 1e-4})
     assert fitted(shards, tmp_path / "m", config=other)["inputs"] != record["inputs"]
     assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns > written
+
+
+def test_a_finished_run_of_a_spec_of_ones_own_returns_at_once(tmp_path: Path) -> None:
+    spec = dataclasses.replace(KUAIRAND, name="mine")
+    write_shards(tmp_path / "shards", spec, random_lengths(20))
+    fit(tmp_path / "shards", tmp_path / "m", STILL, spec, SMALL, "day")
+    written = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
+    fit(tmp_path / "shards", tmp_path / "m", STILL, spec, SMALL, "day")
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_warm_starts_from_yesterdays_weights(shards: Path, tmp_path: Path) -> None:
@@ -282,6 +292,36 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "step-00000009 is damaged" in caplog.text
     assert "resuming at step 6 of 10" in caplog.text
     assert_equal(weights(out), expected)
+
+
+def test_a_number_changed_in_the_state_is_damage_too(shards: Path, interrupted, caplog) -> None:
+    out, expected, _ = interrupted
+    path = out.parent / "checkpoints" / "m" / "step-00000009" / "state.json"
+    path.write_text(path.read_text().replace('"step": 9, "inputs"', '"step": 8, "inputs"'))
+    with caplog.at_level("INFO", logger="feedsr.train"):
+        fitted(shards, out)
+    assert "step-00000009 is damaged" in caplog.text
+    assert_equal(weights(out), expected)
+
+
+def test_killed_after_the_model_was_whole_its_checkpoints_go_with_the_next_call(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components import train as step
+
+    def stop(folder: Path) -> None:
+        raise _StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "clear_checkpoints", stop)
+        with pytest.raises(_StopError):
+            fitted(shards, tmp_path / "m")
+    folder = tmp_path / "checkpoints" / "m"
+    assert folder.is_dir()
+    written = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
+    fitted(shards, tmp_path / "m")
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == written
+    assert not folder.exists()
 
 
 def test_another_runs_checkpoints_are_not_resumed(shards: Path, interrupted, caplog) -> None:
