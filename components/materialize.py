@@ -2,13 +2,15 @@
 """Feast's online store as of the end of a day, and pushes of fresh histories between two days.
 
 All through Feast's own API. The store never goes backwards: a day that is older than what was
-materialized changes nothing, and a history that was pushed since stays. It computes no features.
+materialized changes nothing, and a history that was pushed since stays. A view whose older files
+were written anew is emptied and filled again. It computes no features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,12 +24,16 @@ from components.events import column
 from components.features import day_end
 from components.histories import VIEW as HISTORY
 from components.layout import Layout
+from components.online_files import OnlineFiles
 from components.store import apply_store, open_store, quiet, reachable
 from feature_repo.spec import Spec
 from serving.history import decode_history
 
 READ_CHUNK = 2_000
 """Members whose online histories are read at once."""
+
+LOST_PROBES = 16
+"""Members that were brought online and are looked for, to see whether the store was emptied."""
 
 
 def materialize(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
@@ -51,9 +57,10 @@ def materialize(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]
     apply_store(layout, spec, store)
     written = {}
     with reachable(store), progress("materialize", len(views)) as advance:
+        online = _online_files(layout, store, spec)
         for name in views:
             with quiet():
-                written[name] = _materialize_view(layout, store, name, day, spec)
+                written[name] = _materialize_view(layout, store, name, day, spec, online)
             advance()
     return written
 
@@ -93,20 +100,52 @@ def online_histories(store: Any, members: Sequence[int]) -> dict[int, bytes]:
     return found
 
 
-def _materialize_view(layout: Layout, store: Any, name: str, day: str, spec: Spec) -> int:
+def _online_files(layout: Layout, store: Any, spec: Spec) -> OnlineFiles:
+    """What is online; nothing where the store is another one or has lost its rows."""
+    online = store.config.online_store
+    where = getattr(online, "connection_string", None) or getattr(online, "path", "")
+    kept = OnlineFiles(layout.root / "ledger" / "online.json", f"{online.type} {where} {spec.hash}")
+    if last := kept.last_day(HISTORY):
+        files = _files(layout, HISTORY, last).values()
+        members = ds.dataset([str(p) for p in files]).head(LOST_PROBES, columns=["member_id"])
+        if members.num_rows and not online_histories(store, column(members, "member_id").tolist()):
+            kept.views.clear()
+    return kept
+
+
+def _materialize_view(
+    layout: Layout, store: Any, name: str, day: str, spec: Spec, online: OnlineFiles
+) -> int:
     """One view, from the end of what is online already; a day that is online is written again."""
-    end = _utc(day_end(spec, day))
-    done = store.get_feature_view(name).most_recent_end_time
-    if done is not None and done > end:
+    files, last = _files(layout, name, day), online.last_day(name)
+    if last is not None and last > day:
         return 0
-    since = None if done is None else min(done, end - timedelta(days=1))
-    new = _new_rows(layout, name, since, day, spec)
+    newer: dict[int, dict[int, bytes]] = {}
+    done = store.get_feature_view(name).most_recent_end_time
+    if online.changed(name, files) or (last is None and done is not None):
+        # Redis refuses a row that is no newer than the one it has, and no row takes another away.
+        newer = _newer_online(store, _keys(files), spec) if name == HISTORY else {}
+        online.forget(name)
+        _empty(layout, store, name, spec)
+        last = None
+    new = {d: p for d, p in files.items() if last is None or d > last or d == day}
+    written = _bring_online(store, name, new, spec)
+    for time_ms, values in newer.items():
+        _push(store, values, time_ms)
+    online.note(name, files)
+    return written
+
+
+def _bring_online(store: Any, name: str, files: Mapping[str, Path], spec: Spec) -> int:
+    """Materializes the rows of some days' files, the first of which may be online already."""
+    new, end = _keys(files), _utc(day_end(spec, max(files)))
     if not new.num_rows:
         # An interval without rows is still recorded: the next day starts from here.
         store.materialize(end - timedelta(milliseconds=1), end, feature_views=[name])
         return 0
     start = pc.min(new["event_timestamp"]).as_py()
     kept = _newer_online(store, new, spec) if name == HISTORY else {}
+    done = store.get_feature_view(name).most_recent_end_time
     # An incremental run begins at `done` itself and writes that day's rows again: harmless, but it
     # would put back the histories of members who were pushed since.
     if done is not None and start > done and name != HISTORY:
@@ -118,15 +157,24 @@ def _materialize_view(layout: Layout, store: Any, name: str, day: str, spec: Spe
     return int(new.num_rows)
 
 
-def _new_rows(layout: Layout, name: str, since: datetime | None, day: str, spec: Spec) -> pa.Table:
-    """Keys and event times of the rows in the files of the days that end after `since`."""
-    files = [
-        str(p)
-        for p in sorted(layout.feature_dir(name).glob("day=*.parquet"))
-        if p.stem[4:] <= day and (since is None or _utc(day_end(spec, p.stem[4:])) > since)
+def _empty(layout: Layout, store: Any, name: str, spec: Spec) -> None:
+    """Takes a view and its online rows away, and declares it again."""
+    store.apply([], objects_to_delete=[store.get_feature_view(name)], partial=False)
+    apply_store(layout, spec, store)
+
+
+def _files(layout: Layout, name: str, day: str) -> dict[str, Path]:
+    """A view's files through a day, by day."""
+    found = {p.stem[4:]: p for p in sorted(layout.feature_dir(name).glob("day=*.parquet"))}
+    return {d: p for d, p in found.items() if d <= day}
+
+
+def _keys(files: Mapping[str, Path]) -> pa.Table:
+    """Keys and event times of the rows in some files."""
+    names = [
+        n for n in pq.read_schema(next(iter(files.values()))).names if n not in ("packed", HISTORY)
     ]
-    names = [n for n in pq.read_schema(files[0]).names if n not in ("packed", HISTORY)]
-    return ds.dataset(files).to_table(columns=names)
+    return ds.dataset([str(p) for p in files.values()]).to_table(columns=names)
 
 
 def _newer_online(store: Any, new: pa.Table, spec: Spec) -> dict[int, dict[int, bytes]]:

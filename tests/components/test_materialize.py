@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import socket
 import subprocess
@@ -95,10 +96,10 @@ def test_a_day_that_is_run_again_or_after_a_crash_leaves_the_same_store(layout, 
     materialize(layout, days[-2], CONFIG)
     whole = module._materialize_view
 
-    def dies_at_affinity(layout, store, name, day, spec):
+    def dies_at_affinity(layout, store, name, *rest):
         if name == "affinity":
             raise KeyboardInterrupt
-        return whole(layout, store, name, day, spec)
+        return whole(layout, store, name, *rest)
 
     monkeypatch.setattr(module, "_materialize_view", dies_at_affinity)
     with pytest.raises(KeyboardInterrupt):
@@ -117,6 +118,56 @@ def test_an_older_day_never_brings_the_store_back(layout):
     before = online(layout)
     assert set(materialize(layout, days[-2], CONFIG).values()) == {0}
     assert online(layout) == before
+
+
+def flipped(log: Log) -> Log:
+    """The same log, but that members did otherwise."""
+    table = log.impressions
+    for name in ("click", "like", "long_dwell"):
+        place = table.schema.get_field_index(name)
+        values = (1 - np.abs(column(table, name))).astype(np.int8)
+        table = table.set_column(place, table.schema.field(place), pa.array(values))
+    return dataclasses.replace(log, impressions=table)
+
+
+def change_the_log(layout: Layout, config) -> list[str]:
+    """Materializes a sparse log, then the same days of a corrected one; returns the days."""
+    log = random_log(SPEC, 12, rows=40, members=12, posts=9, days=9)
+    days = build_run(layout, log, config)
+    materialize(layout, days[-1], config)
+    assert_online_is_offline(layout, days, config)
+    build_run(layout, flipped(log), config)
+    materialize(layout, days[-1], config)
+    assert_online_is_offline(layout, days, config)
+    return days
+
+
+@pytest.mark.law
+def test_older_days_that_were_written_anew_come_online(layout):
+    change_the_log(layout, CONFIG)
+
+
+@pytest.mark.law
+def test_a_crash_while_a_view_is_filled_anew_leaves_the_same_store(layout, monkeypatch):
+    log = random_log(SPEC, 12, rows=40, members=12, posts=9, days=9)
+    days = build_run(layout, log, CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    build_run(layout, flipped(log), CONFIG)
+    for step in ("_empty", "_bring_online"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                materialize(layout, days[-1], CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    assert_online_is_offline(layout, days)
+
+
+def test_a_store_that_lost_its_rows_is_filled_again(layout):
+    days = build_run(layout, random_log(SPEC, 13, members=12, days=6), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    (layout.feast / "online_store.db").unlink()
+    materialize(layout, days[-1], CONFIG)
+    assert_online_is_offline(layout, days)
 
 
 def pushed_values(log: Log, cutoff: int) -> dict[int, bytes]:
@@ -188,6 +239,19 @@ def test_redis_holds_the_same_bytes(layout, monkeypatch):
         materialize(layout, days[-2], config)
         materialize(layout, days[-1], config)
         assert online(layout, config) == before
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on PATH")
+def test_another_store_is_filled_whole_and_corrected_days_reach_redis(layout, monkeypatch):
+    config = small_config(SPEC, online_store="redis")
+    days = build_run(layout, random_log(SPEC, 12, rows=40, members=12, posts=9, days=9), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    with redis_server(layout.root) as address:
+        monkeypatch.setenv("FEEDSR_REDIS", address)
+        materialize(layout, days[-1], config)
+        assert_online_is_offline(layout, days, config)
+        change_the_log(layout, config)
 
 
 def free_port() -> int:
