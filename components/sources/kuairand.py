@@ -141,6 +141,10 @@ class _Import:
         notes = {"timed": self._number("SELECT count(*) FROM raw")}
         if not notes["timed"]:
             raise ValueError(f"{files.impressions[0]} has no rows; want KuaiRand's standard log")
+        if not self._number("SELECT count(day) FROM raw"):
+            raise ValueError(
+                f"{files.impressions[0]}: no time_ms is a time; want milliseconds since 1970"
+            )
         if files.prehistory:
             self._read("prehistory", files.prehistory, sql.PREHISTORY)
             notes.update(self._add_untimed())
@@ -171,7 +175,7 @@ class _Import:
         name = str(file).replace("'", "''")
         if file.suffix == ".parquet":
             return f"read_parquet('{name}')"
-        return f"read_csv('{name}', header = true, all_varchar = true)"
+        return f"read_csv('{name}', header = true, all_varchar = true, delim = ',', quote = '\"')"
 
     def _columns(self, file: Path) -> list[str]:
         try:

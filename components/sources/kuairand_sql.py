@@ -7,7 +7,10 @@ module knows nothing of files.
 
 from __future__ import annotations
 
+from components.checks import SANE_MS
+
 UTC_OFFSET_MS = 8 * 3_600_000
+SANE_TIME = f"time_ms >= {SANE_MS[0]} AND time_ms < {SANE_MS[1]}"
 SKIP_MS = 3_000
 
 LOG = {
@@ -89,7 +92,8 @@ def in_range(value: str, cardinality: int) -> str:
 
 
 def _flag(value: str) -> str:
-    return f"CAST(coalesce({value}, -1) AS TINYINT)"
+    """A flag, -1 where it is not said; one that no TINYINT holds stays one that ingest refuses."""
+    return f"CAST(greatest(-128, least(127, coalesce({value}, -1))) AS TINYINT)"
 
 
 def _count(value: str) -> str:
@@ -101,17 +105,25 @@ def _tag(place: int, cardinality: int) -> str:
 
 
 def timed(tabs: int) -> str:
-    """The log's rows as impressions, with the local `day` they arrived on."""
+    """The log's rows as impressions, with the local `day` they arrived on.
+
+    What ingest is to refuse is brought to it: a row whose time is none is put with the first day's,
+    a play time that is none is -1.
+    """
     return f"""
 SELECT user_id AS member_id, video_id AS post_id, time_ms AS event_time, time_ms AS arrival_time,
     true AS timed, NULL::BIGINT AS request_id, (-1)::SMALLINT AS position,
-    CAST(play_time_ms AS INTEGER) AS dwell_ms, {in_range("tab", tabs)} AS tab,
-    CAST((time_ms + {UTC_OFFSET_MS}) // 3600000 % 24 AS INTEGER) AS hour,
+    CAST(CASE WHEN play_time_ms NOT BETWEEN 0 AND 2147483647 THEN -1 ELSE play_time_ms END
+        AS INTEGER) AS dwell_ms,
+    {in_range("tab", tabs)} AS tab,
+    CAST(CASE WHEN {SANE_TIME} THEN (time_ms + {UTC_OFFSET_MS}) // 3600000 % 24 ELSE -1 END
+        AS INTEGER) AS hour,
     {_flag("is_click")} AS click,
     {_flag(f"(is_click = 0 AND play_time_ms < {SKIP_MS})::TINYINT")} AS skip,
     {_flag("long_view")} AS long_dwell, {_flag("is_like")} AS "like",
     {_flag("is_comment")} AS comment, {_flag("is_forward")} AS share,
-    (time_ms + {UTC_OFFSET_MS}) // 86400000 AS day
+    (CASE WHEN {SANE_TIME} THEN time_ms ELSE (SELECT min(time_ms) FROM log WHERE {SANE_TIME}) END
+        + {UTC_OFFSET_MS}) // 86400000 AS day
 FROM log"""
 
 
@@ -142,7 +154,8 @@ SELECT user_id, length, coalesce(first_ms, {end_ms}) AS first_ms,
 FROM (SELECT user_id, max(pos) + 1 AS length FROM prehistory GROUP BY user_id)
 LEFT JOIN (SELECT user_id, min(prehist_last_time_ms) AS prehist_last_time_ms FROM users
     GROUP BY user_id) USING (user_id)
-LEFT JOIN (SELECT user_id, min(time_ms) AS first_ms FROM log GROUP BY user_id) USING (user_id)"""
+LEFT JOIN (SELECT user_id, min(time_ms) AS first_ms FROM log WHERE {SANE_TIME} GROUP BY user_id)
+    USING (user_id)"""
 
 
 def posts(cardinality: dict[str, int], log_has_author: bool) -> str:

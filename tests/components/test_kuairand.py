@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,40 @@ def test_values_that_cannot_be_read(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     log.write_text(text.replace(str(MIDNIGHT), ""))
     with pytest.raises(ValueError, match="time_ms is empty in 2 rows"):
+        import_kuairand(folder, Layout.at(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("time_ms", str(MIDNIGHT * 1000), "event_time is out of range"),
+        ("time_ms", str(MIDNIGHT // 1000), "event_time is out of range"),
+        ("time_ms", "1000000000000000000", "event_time is out of range"),
+        ("is_click", "300", "click is not -1, 0 or 1"),
+        ("play_time_ms", "99999999999", "dwell_ms is negative"),
+    ],
+)
+def test_a_number_out_of_range_ends_in_quarantine(
+    tmp_path: Path, column: str, value: str, reason: str
+) -> None:
+    folder, layout = write_csv(tmp_path), Layout.at(tmp_path / "run")
+    log = next((folder / "KuaiRand-Pure" / "data").glob("log_standard_4_22*"))
+    head, *lines = log.read_text().splitlines()
+    row = lines[-1].split(",")
+    row[head.split(",").index(column)] = value
+    log.write_text("\n".join([head, *lines[:-1], ",".join(row), ""]))
+    counts = import_kuairand(folder, layout)
+    assert counts.days == ("2022-04-23", "2022-04-25")
+    results = [ingest(layout, day, PROFILES["kuairand"]) for day in counts.days]
+    assert sum(r.read for r in results) == 5
+    assert {k: v for r in results for k, v in r.quarantined.items()} == {reason: 1}
+
+
+def test_a_log_without_times_is_one_sentence(tmp_path: Path) -> None:
+    folder = write_csv(tmp_path)
+    for log in (folder / "KuaiRand-Pure" / "data").glob("log_standard_*"):
+        log.write_text(re.sub(r"\b16\d{11}\b", "16", log.read_text()))
+    with pytest.raises(ValueError, match="no time_ms is a time; want milliseconds"):
         import_kuairand(folder, Layout.at(tmp_path / "run"))
 
 
