@@ -122,7 +122,7 @@ PROFILES = {
         feed_sr=FeedSRConfig(width=64, layers=2, heads=2),
         dcnv2=DCNv2Config(),
         # A few hundred members: a larger batch leaves too few steps to learn anything.
-        cold=TrainConfig(global_batch=8, micro_batch=8, epochs=3, learning_rate=2e-3),
+        cold=TrainConfig(global_batch=8, micro_batch=8, epochs=5),
         warm=TrainConfig(global_batch=8, micro_batch=8, learning_rate=5e-4),
     ),
     "kuairand": DailyConfig(
