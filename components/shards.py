@@ -16,6 +16,8 @@ from tempfile import mkdtemp
 import numpy as np
 import pyarrow as pa
 
+from kernels.loader import write_checksums
+
 BATCH_ROWS = 256
 """The most rows of a record batch; a sequence of embeddings is large."""
 
@@ -79,6 +81,7 @@ def write_shards(folder: Path, metadata: Mapping[str, str]) -> Iterator[ShardWri
     try:
         yield writer
         writer.close()
+        write_checksums(temporary)
         temporary.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)

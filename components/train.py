@@ -186,7 +186,7 @@ def describe_inputs(
 ) -> dict[str, Any]:
     """Everything a run's weights are a function of, as JSON values."""
     listing = "".join(
-        f"{s.path.name} {s.path.stat().st_size} {s.impressions} {sorted(s.metadata.items())}\n"
+        f"{s.path.name} {s.checksum} {s.impressions} {sorted(s.metadata.items())}\n"
         for s in loader.shards
     )
     weights = start and read_bytes(existing_folder(start) / "model.safetensors")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loader: Arrow IPC shards of sequences in, packed NumPy columns out. See README.md."""
 
+from kernels.loader.checksums import write_checksums
 from kernels.loader.reference import AUXILIARY, TARGET, Packed
 from kernels.loader.shards import ShardFormat, ShardInfo, inspect_shard, read_shard
 from kernels.loader.stream import Loader, LoaderConfig, prefetched
@@ -16,4 +17,5 @@ __all__ = [
     "inspect_shard",
     "prefetched",
     "read_shard",
+    "write_checksums",
 ]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from kernels.loader.checksums import file_checksum, recorded_checksum
 from kernels.loader.reference import AUXILIARY, TARGET, Packed, offsets
 
 REBUILD = "build the sequences again"
@@ -48,7 +49,10 @@ class ShardFormat:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What is known of a shard before it is read: counted on its `loss` column alone."""
+    """What is known of a shard before it is read: counted on its `loss` column alone.
+
+    `checksum` is the one that was recorded beside it, or the file's own where none was.
+    """
 
     path: Path
     sequences: int
@@ -56,6 +60,7 @@ class ShardInfo:
     targets: int
     auxiliary: int
     metadata: dict[str, str]
+    checksum: int
 
 
 def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
@@ -69,6 +74,7 @@ def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
     _check_schema(path, schema, form)
     table = _read(path, [schema.get_field_index("loss")])
     loss = _flat(path, "loss", table.column(0))[1]
+    recorded = recorded_checksum(path)
     return ShardInfo(
         path=path,
         sequences=table.num_rows,
@@ -76,6 +82,7 @@ def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
         targets=int(np.count_nonzero(loss == TARGET)),
         auxiliary=int(np.count_nonzero(loss == AUXILIARY)),
         metadata=_metadata(schema),
+        checksum=file_checksum(path) if recorded is None else recorded,
     )
 
 
@@ -83,10 +90,14 @@ def read_shard(path: Path, form: ShardFormat, first: int = 0) -> Packed:
     """A whole shard as flat columns; `first` is the number of its first sequence over all shards.
 
     Raises:
-        ValueError: the file is truncated or corrupted, a column is missing or of another type, or
-            columns disagree; one sentence that names the file.
+        ValueError: the file is truncated or corrupted, is not what its recorded checksum says, a
+            column is missing or of another type, or columns disagree; one sentence that names the
+            file.
     """
     schema = _open(path).schema
+    recorded = recorded_checksum(path)
+    if recorded is not None and file_checksum(path) != recorded:
+        raise _broken(path, "is damaged: it differs from its checksum")
     _check_schema(path, schema, form)
     names = [*form.keys, *form.elements, "context"]
     table = _read(path, sorted(schema.get_field_index(n) for n in names))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from components import shards
 from components.config import TrainConfig
 from components.data import (
     Weighting,
@@ -23,7 +24,7 @@ from feature_repo.spec import DAY_MS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.loader import LoaderConfig, Packed, read_shard
 from kernels.loader.reference import take
-from tests.shard_builders import START_MS, random_lengths, write_shards
+from tests.shard_builders import START_MS, random_lengths, shard_batch, write_shards
 
 
 @pytest.mark.parametrize("spec", [KUAIRAND, SIMULATOR], ids=lambda s: s.name)
@@ -135,6 +136,20 @@ def test_evaluation_reads_everything_in_order(tmp_path: Path) -> None:
     post = torch.cat([batch.impressions.features["post_id"] for batch, _ in seen])
     assert post.tolist() == np.concatenate([p.columns["post_id"] for p in stored]).tolist()
     assert all((batch.weight_R == 1).all() for batch, _ in seen)
+
+
+def test_the_shards_of_a_step_are_checked_when_they_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    made = shard_batch(KUAIRAND, np.array([4, 7]), np.random.default_rng(0), 1)
+    with shards.write_shards(folder, {"spec_hash": KUAIRAND.hash}) as writer:
+        writer.write(made)
+    (path,) = folder.glob("*.arrow")
+    assert len(list(evaluation_batches(folder, KUAIRAND))) == 1
+    with path.open("r+b") as file:
+        file.seek(6)
+        file.write(b"x")  # padding that no reader looks at
+    with pytest.raises(ValueError, match=r"00000\.arrow: is damaged.*build the sequences again"):
+        list(evaluation_batches(folder, KUAIRAND))
 
 
 def test_a_folder_without_shards_or_of_another_spec_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -125,6 +126,28 @@ def test_a_finished_run_returns_at_once_and_another_one_does_not(
     other = SMALL.model_copy(update={"learning_rate": 1e-4})
     assert fitted(shards, tmp_path / "m", config=other)["inputs"] != record["inputs"]
     assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns > written
+
+
+@pytest.mark.law
+def test_shards_of_the_same_size_with_other_contents_are_another_run(
+    shards: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(shards, tmp_path / "shards"))
+    record = fitted(folder, tmp_path / "m")
+    path = folder / "part-00000.arrow"
+    size, table = path.stat().st_size, pa.ipc.open_file(str(path)).read_all()
+    place = table.schema.get_field_index("click")
+    labels = table.column("click").to_pylist()
+    labels[0][0] = 1 - labels[0][0]
+    column = pa.array(labels, table.column("click").type)
+    changed = table.set_column(place, "click", column).replace_schema_metadata(
+        table.schema.metadata
+    )
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_file(str(path), changed.schema, options=options) as writer:
+        writer.write_table(changed, max_chunksize=256)
+    assert path.stat().st_size == size
+    assert fitted(folder, tmp_path / "m")["inputs"] != record["inputs"]
 
 
 def test_a_finished_run_of_a_spec_of_ones_own_returns_at_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 from components.data import shard_format
 from feature_repo.spec import Freshness
 from feature_repo.specs import KUAIRAND, SIMULATOR
-from kernels.loader import Loader, LoaderConfig, Packed, inspect_shard, prefetched, read_shard
+from kernels.loader import (
+    Loader,
+    LoaderConfig,
+    Packed,
+    inspect_shard,
+    prefetched,
+    read_shard,
+    write_checksums,
+)
 from kernels.loader.reference import Shuffle, concatenate, session_runs, take
 from serving.history import known_counts
 from tests.shard_builders import random_lengths, write_shards
@@ -398,3 +407,40 @@ def test_damage_found_while_reading_reaches_the_reader(paths: list[Path], tmp_pa
     loader = Loader([path, Path(whole)], FORMAT, LoaderConfig(batch=8, shuffle=False))
     with pytest.raises(ValueError, match=r"damaged\.arrow.*build the sequences again"):
         list(loader.epoch())
+
+
+def test_damage_that_keeps_the_structure_is_found_by_the_checksum(
+    paths: list[Path], tmp_path: Path
+) -> None:
+    """Uncompressed, a flipped bit of a label is a label; only the checksum tells."""
+    path = rewrite(tmp_path / "part.arrow", pa.ipc.open_file(str(paths[0])).read_all())
+    column = pa.ipc.open_file(str(path)).read_all().column("click").chunk(0).values
+    labels = column.buffers()[1].to_pybytes()[: len(column)]
+    content = bytearray(path.read_bytes())
+    content[content.index(labels)] ^= 1
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    assert read_shard(path, FORMAT).columns["click"][0] in (0, 1)
+    path.write_bytes(whole)
+    write_checksums(tmp_path)
+    info = inspect_shard(path, FORMAT)
+    read_shard(path, FORMAT)
+    path.write_bytes(content)
+    assert inspect_shard(path, FORMAT) == info, "what is recorded names the shard"
+    with pytest.raises(ValueError, match=r"part\.arrow: is damaged.*build the sequences again"):
+        read_shard(path, FORMAT)
+    other = Path(shutil.copy(paths[1], tmp_path / "other.arrow"))
+    for harm in ("[]", "{", '{"part.arrow": "x"}'):
+        (tmp_path / "checksums.json").write_text(harm)
+        with pytest.raises(ValueError, match=r"no checksum of other\.arrow; build the sequences"):
+            read_shard(other, FORMAT)
+
+
+def test_without_a_record_a_shard_is_named_by_its_own_bytes(
+    paths: list[Path], tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(paths[0], tmp_path / "part.arrow"))
+    info = inspect_shard(path, FORMAT)
+    assert info.checksum == zlib.crc32(path.read_bytes())
+    write_checksums(tmp_path)
+    assert inspect_shard(path, FORMAT) == info
