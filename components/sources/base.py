@@ -8,7 +8,8 @@ counting them, is ingest's work.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,9 +50,18 @@ class Source:
     load: Callable[[Path, Layout, Spec], SourceCounts]
 
 
-def clear_raw(layout: Layout) -> None:
-    """Removes what an earlier source wrote, so that two logs never mix."""
-    for folder in layout.root.glob("raw/day=*"):
-        shutil.rmtree(folder)
-    layout.raw_posts.unlink(missing_ok=True)
-    layout.raw_members.unlink(missing_ok=True)
+@contextmanager
+def fresh_raw(layout: Layout) -> Iterator[Layout]:
+    """A layout whose `raw/` takes the place of the run's when the block ends well, so that two logs
+    never mix and one that cannot be read whole replaces nothing.
+    """
+    scratch, raw = layout.root / ".raw", layout.root / "raw"
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "raw").mkdir(parents=True)
+    try:
+        yield Layout(scratch)
+        if raw.exists():
+            raw.replace(scratch / "old")
+        (scratch / "raw").replace(raw)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from components.console import progress
 from components.layout import Layout, write_parquet
 from components.sources import kuairand_sql as sql
-from components.sources.base import SourceCounts, clear_raw
+from components.sources.base import SourceCounts, fresh_raw
 from feature_repo.spec import Categorical, Spec
 from feature_repo.specs import KUAIRAND
 
@@ -118,15 +118,15 @@ class _Import:
     def run(self, files: Files) -> SourceCounts:
         """Reads everything before it replaces anything."""
         notes = self._read_all(files)
-        clear_raw(self.layout)
         posts = sql.posts(self._cardinality(), self.log_has_author)
-        return SourceCounts(
-            impressions=self._write_days(),
-            posts=self._write(self.layout.raw_posts, posts, self.spec.post_schema),
-            members=self._write(self.layout.raw_members, sql.MEMBERS, self.spec.member_schema),
-            days=tuple(self.layout.raw_days()),
-            notes=notes,
-        )
+        with fresh_raw(self.layout) as fresh:
+            return SourceCounts(
+                impressions=self._write_days(fresh),
+                posts=self._write(fresh.raw_posts, posts, self.spec.post_schema),
+                members=self._write(fresh.raw_members, sql.MEMBERS, self.spec.member_schema),
+                days=tuple(fresh.raw_days()),
+                notes=notes,
+            )
 
     def _read_all(self, files: Files) -> dict[str, int]:
         self.log_has_author = "author_id" in self._columns(files.impressions[0])
@@ -213,7 +213,7 @@ class _Import:
         assert row is not None
         return int(row[0])
 
-    def _write_days(self) -> int:
+    def _write_days(self, layout: Layout) -> int:
         days = [
             d
             for (d,) in self.connection.execute(
@@ -227,9 +227,8 @@ class _Import:
                     f"SELECT {names} FROM raw WHERE day = {day} "
                     f"ORDER BY arrival_time, event_time, {names}"
                 )
-                self._write(
-                    self.layout.raw_day(self.spec.day_name(day)), query, self.spec.event_schema
-                )
+                path = layout.raw_day(self.spec.day_name(day))
+                self._write(path, query, self.spec.event_schema)
                 advance()
         return self._number("SELECT count(*) FROM raw")
 

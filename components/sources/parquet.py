@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 from components.console import progress
 from components.layout import Layout, atomic_path
 from components.schema import check_schema
-from components.sources.base import SourceCounts, clear_raw
+from components.sources.base import SourceCounts, fresh_raw
 from feature_repo.spec import DAY_MS, Spec
 
 BATCH_ROWS = 1 << 17
 MAX_DAYS = 3660
 """More arrival days than this in one log are a mistake in its times, not a log."""
+OPEN_DAYS = 256
+"""Files open at once: a system allows about a thousand."""
 
 
 def is_parquet(data_dir: Path) -> bool:
@@ -54,14 +56,14 @@ def import_parquet(data_dir: Path | str, layout: Layout, spec: Spec) -> SourceCo
     posts, members = folder / "posts.parquet", folder / "members.parquet"
     extra += check_schema(posts, spec.post_schema) + check_schema(members, spec.member_schema)
     days = _days(files, spec)
-    clear_raw(layout)
-    return SourceCounts(
-        impressions=_split(files, layout, spec, days),
-        posts=_copy(posts, layout.raw_posts, spec.post_schema),
-        members=_copy(members, layout.raw_members, spec.member_schema),
-        days=tuple(layout.raw_days()),
-        notes={"ignored_columns": len(extra)},
-    )
+    with fresh_raw(layout) as fresh:
+        return SourceCounts(
+            impressions=_split(files, fresh, spec, days),
+            posts=_copy(posts, fresh.raw_posts, spec.post_schema),
+            members=_copy(members, fresh.raw_members, spec.member_schema),
+            days=tuple(fresh.raw_days()),
+            notes={"ignored_columns": len(extra)},
+        )
 
 
 def _days(files: list[Path], spec: Spec) -> list[int]:
@@ -99,21 +101,41 @@ def _day(batch: pa.RecordBatch, spec: Spec) -> npt.NDArray[np.int64]:
 
 
 def _split(files: list[Path], layout: Layout, spec: Spec, days: list[int]) -> int:
-    schema, rows = pa.schema([f.with_nullable(True) for f in spec.event_schema]), 0
-    with ExitStack() as stack, progress("import", len(files)) as advance:
-        writers = {}
-        for day in days:
-            path = stack.enter_context(atomic_path(layout.raw_day(spec.day_name(day))))
-            writers[day] = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
-        for file in files:
-            for batch in _batches(file, schema.names):
-                table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-                found = _day(batch, spec)
-                arrived = np.where(found > 0, found, days[0])
-                for day in np.unique(arrived).tolist():
-                    writers[day].write_table(table.filter(pa.array(arrived == day)))
-                rows += table.num_rows
-            advance()
+    """Writes the rows by arrival day; a long log is read several times, some days at a time."""
+    rows, parts = 0, [days[i : i + OPEN_DAYS] for i in range(0, len(days), OPEN_DAYS)]
+    with progress("import", len(files) * len(parts)) as advance:
+        for part in parts:
+            with ExitStack() as stack:
+                writers = _writers(stack, layout, spec, part)
+                for file in files:
+                    rows += _write_some(file, writers, spec, days[0])
+                    advance()
+    return rows
+
+
+def _writers(
+    stack: ExitStack, layout: Layout, spec: Spec, days: list[int]
+) -> dict[int, pq.ParquetWriter]:
+    schema = pa.schema([f.with_nullable(True) for f in spec.event_schema])
+    writers = {}
+    for day in days:
+        path = stack.enter_context(atomic_path(layout.raw_day(spec.day_name(day))))
+        writers[day] = stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
+    return writers
+
+
+def _write_some(file: Path, writers: dict[int, pq.ParquetWriter], spec: Spec, first: int) -> int:
+    """Writes the rows of the days that have a writer; those of no day are the first day's."""
+    schema, rows = next(iter(writers.values())).schema, 0
+    for batch in _batches(file, schema.names):
+        table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+        found = _day(batch, spec)
+        arrived = np.where(found > 0, found, first)
+        for day in np.unique(arrived).tolist():
+            if day in writers:
+                here = arrived == day
+                writers[day].write_table(table.filter(pa.array(here)))
+                rows += int(here.sum())
     return rows
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from components.console import progress
 from components.layout import Layout, atomic_path, write_parquet
-from components.sources.base import SourceCounts, clear_raw
+from components.sources.base import SourceCounts, fresh_raw
 from components.sources.feed import Columns, Feed
 from components.sources.feedback import ACTIONS
 from components.sources.simulator_config import SimulatorConfig
@@ -44,17 +44,18 @@ def simulate(layout: Layout, config: SimulatorConfig) -> SourceCounts:
         What was written; the notes count the duplicates, the bad and the late rows in the log, and
         the rows whose log had not arrived when the last day ended.
     """
-    clear_raw(layout)
-    feed, log = Feed(config), Log(layout, config, SIMULATOR)
-    with progress("simulate", config.days) as advance, ExitStack() as stack:
-        posts = _writer(stack, layout.raw_posts, SIMULATOR.post_schema)
-        for stock in feed.world.stock:
-            posts.write_table(_post_table(feed.world, stock))
-        for day in range(config.days):
-            posts.write_table(_post_table(feed.world, feed.world.next_day()))
-            _simulate_day(feed, log, day)
-            advance()
-    write_parquet(layout.raw_members, _member_table(feed.world))
+    feed = Feed(config)
+    with fresh_raw(layout) as fresh:
+        log = Log(fresh, config, SIMULATOR)
+        with progress("simulate", config.days) as advance, ExitStack() as stack:
+            posts = _writer(stack, fresh.raw_posts, SIMULATOR.post_schema)
+            for stock in feed.world.stock:
+                posts.write_table(_post_table(feed.world, stock))
+            for day in range(config.days):
+                posts.write_table(_post_table(feed.world, feed.world.next_day()))
+                _simulate_day(feed, log, day, layout)
+                advance()
+        write_parquet(fresh.raw_members, _member_table(feed.world))
     return SourceCounts(
         impressions=log.written,
         posts=feed.world.posts_made,
@@ -78,7 +79,7 @@ def _truth_path(layout: Layout, day: str) -> Path:
     return layout.root / "truth" / f"day={day}.parquet"
 
 
-def _simulate_day(feed: Feed, log: Log, day: int) -> None:
+def _simulate_day(feed: Feed, log: Log, day: int, layout: Layout) -> None:
     """Draws a day, keeps its rows until they arrive, and writes what arrived on it."""
     name = SIMULATOR.day_name(feed.world.start_ms // DAY_MS + day)
     with ExitStack() as stack:
@@ -87,7 +88,7 @@ def _simulate_day(feed: Feed, log: Log, day: int) -> None:
             log.add(chunk)
             if feed.config.truth:
                 table = pa.table({n: _narrow(chunk[n]) for n in TRUTH})
-                truth = truth or _writer(stack, _truth_path(log.layout, name), table.schema)
+                truth = truth or _writer(stack, _truth_path(layout, name), table.schema)
                 truth.write_table(table)
     log.write_day(name)
 

@@ -59,6 +59,37 @@ def test_every_row_lands_on_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert ingest(layout, day, PROFILES["demo"]).kept == 30
 
 
+def test_a_long_log_is_split_some_days_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "OPEN_DAYS", 2)
+    layout = Layout.at(tmp_path / "run")
+    folder = write_own(tmp_path / "own")
+    assert import_parquet(folder, layout, SIMULATOR).impressions == 90
+    for seed, day in enumerate(DAYS):
+        got = pq.read_table(layout.raw_day(day)).sort_by("post_id")
+        assert got.to_pylist() == make_impressions(SIMULATOR, day, 30, seed).to_pylist()
+
+
+@pytest.mark.parametrize("name", ["impressions-b", "members"])
+def test_a_file_that_breaks_on_the_way_replaces_nothing(tmp_path: Path, name: str) -> None:
+    layout = Layout.at(tmp_path / "run")
+    folder = write_own(tmp_path / "own")
+    import_parquet(folder, layout, SIMULATOR)
+    before = digest(layout.root)
+    path = folder / f"{name}.parquet"
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    last = group.column(group.num_columns - 1)
+    data = bytearray(path.read_bytes())
+    start = last.dictionary_page_offset or last.data_page_offset
+    data[start : start + last.total_compressed_size] = b"\xff" * last.total_compressed_size
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=rf"{name}\.parquet cannot be read"):
+        import_parquet(folder, layout, SIMULATOR)
+    assert digest(layout.root) == before
+    assert sorted(p.name for p in layout.root.iterdir()) == ["raw"]
+
+
 def test_a_simulated_log_comes_back_the_same(tmp_path: Path) -> None:
     """What one run's source wrote is a valid own log, and ingests to the same bytes."""
     first, second = Layout.at(tmp_path / "first"), Layout.at(tmp_path / "second")
