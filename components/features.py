@@ -30,8 +30,8 @@ from components.layout import Layout, write_parquet
 from feature_repo.spec import DAY_MS, Spec, View
 
 EPOCH = 0
-"""The event time of the first row of a member, and of a post whose creation time is unknown: it
-holds from the beginning."""
+"""The event time of the members that a log begins with, and of a post whose creation time is
+unknown: such a row holds from the beginning."""
 
 
 def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
@@ -113,7 +113,9 @@ def _static(layout: Layout, view: View, day: str, spec: Spec) -> pa.Table:
         table = table.filter(pa.array(column(table, "created_ms") < end))
     table = table.sort_by(key)
     packed = records(table, view)
-    since = np.full(len(packed), EPOCH, np.int64)
+    # A member who comes later has a profile from then on: nobody knew it before.
+    begins = previous_end(layout, view.name, day, spec) is None
+    since = np.full(len(packed), EPOCH if begins else end, np.int64)
     if view.kind == "content":
         since = np.maximum(packed["created_ms"], EPOCH)
     rows = feature_rows(table.select([key]), since, packed_bytes(packed))

@@ -40,7 +40,7 @@ KEY = ("member_id", "post_id", "event_time")
 
 @dataclass(frozen=True, kw_only=True)
 class TableCounts:
-    """What became of the rows of the posts or the members table; `replaced` by a later row."""
+    """What became of the rows of the raw posts or members table; `replaced` by a later row."""
 
     read: int
     kept: int
@@ -90,7 +90,7 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
     spec, number = config.spec, config.spec.day_number(day)
     ignored = _ignored_columns(layout, day, spec)
     raw = read_table(layout.raw_day(day), spec.event_schema)
-    posts, post_counts = _posts(layout, spec)
+    posts, post_counts = _posts(layout, spec, day)
     members, member_counts = _members(layout, spec)
     kept, duplicate, reasons = _sort_out(layout, spec, number, raw)
     write_parquet(layout.quarantine_day(day), _refused(raw, reasons))
@@ -135,18 +135,28 @@ def _sort_out(
     return _in_order(kept), duplicate, reasons
 
 
-def _posts(layout: Layout, spec: Spec) -> tuple[pa.Table, TableCounts]:
-    """The first declaration of each post: content is immutable, another one is refused."""
+def _posts(layout: Layout, spec: Spec, day: str) -> tuple[pa.Table, TableCounts]:
+    """The first declaration of each post, earlier days' before this one: content is immutable,
+    another one is refused. The first day of a log begins anew.
+    """
     raw = read_table(layout.raw_posts, spec.post_schema)
     reasons = post_reasons(raw, spec)
-    first = _first_of(raw, reasons == "", ("post_id",))
-    again = (reasons == "") & (first != np.arange(raw.num_rows))
-    same = again & _same(raw, first)
-    reasons = np.where(again & ~same, DECLARED, reasons)
-    kept = raw.filter((reasons == "") & ~again).sort_by("post_id").cast(spec.post_schema)
+    declared = raw.slice(0, 0)
+    if layout.posts.is_file() and any(d < day for d in layout.impression_days()):
+        declared = read_table(layout.posts, spec.post_schema)
+    known, both = declared.num_rows, pa.concat_tables([declared, raw])
+    good = np.append(np.ones(known, np.bool_), reasons == "")
+    first = _first_of(both, good, ("post_id",))
+    same = _same(both, first)[known:]
+    reasons = np.where((reasons == "") & ~same, DECLARED, reasons)
+    stands = first == np.arange(len(first))
+    table = both.filter(good & stands).sort_by("post_id").cast(spec.post_schema)
+    # A post that an earlier day declared is kept like a new one: a day run again counts the same.
+    ones = _first_of(raw, reasons == "", ("post_id",)) == np.arange(raw.num_rows)
+    again = (reasons == "") & ~ones
     write_parquet(layout.root / "quarantine" / "posts.parquet", _refused(raw, reasons))
-    write_parquet(layout.posts, kept)
-    return kept, _table_counts(raw, kept, same, np.zeros_like(same), reasons)
+    write_parquet(layout.posts, table)
+    return table, _table_counts(raw, again, np.zeros_like(again), reasons)
 
 
 def _members(layout: Layout, spec: Spec) -> tuple[pa.Table, TableCounts]:
@@ -160,23 +170,19 @@ def _members(layout: Layout, spec: Spec) -> tuple[pa.Table, TableCounts]:
     kept = raw.filter((reasons == "") & ~again).sort_by("member_id").cast(spec.member_schema)
     write_parquet(layout.root / "quarantine" / "members.parquet", _refused(raw, reasons))
     write_parquet(layout.members, kept)
-    return kept, _table_counts(raw, kept, same, again & ~same, reasons)
+    return kept, _table_counts(raw, same, again & ~same, reasons)
 
 
 def _table_counts(
-    raw: pa.Table, kept: pa.Table, same: Mask, replaced: Mask, reasons: npt.NDArray[np.str_]
+    raw: pa.Table, same: Mask, replaced: Mask, reasons: npt.NDArray[np.str_]
 ) -> TableCounts:
-    counts = TableCounts(
+    return TableCounts(
         read=raw.num_rows,
-        kept=kept.num_rows,
+        kept=int(((reasons == "") & ~same & ~replaced).sum()),
         duplicates=int(same.sum()),
         replaced=int(replaced.sum()),
         quarantined=_tally(reasons),
     )
-    assert counts.read == counts.kept + counts.duplicates + counts.replaced + sum(
-        counts.quarantined.values()
-    )
-    return counts
 
 
 def _earlier(layout: Layout, spec: Spec, day: int, good: pa.Table) -> pa.Table:

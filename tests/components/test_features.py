@@ -105,6 +105,22 @@ def test_content_holds_from_creation_and_a_change_from_the_days_end(tmp_path):
     ]
 
 
+@pytest.mark.law
+def test_a_later_members_profile_holds_from_the_day_that_brought_it(tmp_path):
+    """Law 4: what an impression is joined with was known when it was served."""
+    layout = Layout.at(tmp_path)
+    log = random_log(SPEC, 5)
+    days = Log(SPEC, log.impressions, log.posts, log.members.slice(1)).write(layout)
+    features(layout, days[0], CONFIG)
+    write_parquet(layout.members, log.members)
+    for day in days[1:]:
+        features(layout, day, CONFIG)
+    first, second = (read_packed(layout, SPEC.view("member_profile"), d)[0] for d in days[:2])
+    assert set(first["event_timestamp"].cast(pa.int64()).to_pylist()) == {0}
+    assert second["member_id"].to_pylist() == [1]
+    assert second["event_timestamp"].cast(pa.int64()).to_pylist() == [day_end(SPEC, days[1]) * 1000]
+
+
 def test_posts_made_after_the_day_are_not_in_it(tmp_path):
     layout = Layout.at(tmp_path)
     log = random_log(SPEC, 4)

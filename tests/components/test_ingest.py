@@ -277,6 +277,27 @@ def test_posts_the_first_declaration_stands_members_the_last(layout: Layout) -> 
     assert len(rows_of(layout.root / "quarantine" / "posts.parquet")) == 4
 
 
+def test_what_an_earlier_day_declared_stands(layout: Layout) -> None:
+    """Histories and counters were built with it: content that changes would reach the past."""
+    posts = make_posts(SIMULATOR, 8)
+    write_log(layout, SIMULATOR, {d: make_impressions(SIMULATOR, d, 4) for d in (DAY, NEXT)})
+    write_parquet(layout.raw_posts, posts.slice(0, 6))
+    ingest(layout, DAY, CONFIG)
+    before = pq.read_table(layout.posts)
+    other = (posts["media"][3].as_py() + 2) % 6
+    # Post 2 is no longer in the table, post 3 is another, posts 6 and 7 are new.
+    later = stack([posts.slice(0, 2), at(posts.slice(3), 0, media=other), posts.slice(0, 1)])
+    write_parquet(layout.raw_posts, later)
+    for _ in range(2):
+        counts = ingest(layout, NEXT, CONFIG).posts
+        assert (counts.kept, counts.duplicates, counts.quarantined) == (6, 1, {DECLARED: 1})
+        after = pq.read_table(layout.posts)
+        assert after.slice(0, 6).equals(before)
+        assert after["post_id"].to_pylist() == list(range(8))
+    assert ingest(layout, DAY, CONFIG).posts.quarantined == {}
+    assert pq.read_table(layout.posts)["media"][2].as_py() == other
+
+
 def test_numeric_nan_is_missing_and_is_kept(layout: Layout) -> None:
     write_log(layout, SIMULATOR, {DAY: make_impressions(SIMULATOR, DAY, 4)})
     posts = at(make_posts(SIMULATOR, 3), 1, length_s=float("nan"), created_ms=-1)
