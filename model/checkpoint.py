@@ -31,8 +31,6 @@ def save_model(
     directory: Path | str,
     ranker: Ranker,
     record: Mapping[str, Any],
-    *,
-    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a ranker's folder, in the place of what was there.
 
@@ -43,8 +41,6 @@ def save_model(
         directory: the checkpoint's folder.
         ranker: what to save; weights go as they are, whatever device they are on.
         record: how it was trained; anything that JSON holds.
-        beside: more files of the same folder by name, such as the optimiser's state
-            (`model.files.tensor_bytes`).
 
     Raises:
         ValueError: the folder cannot be written (a full disk, no permission); the old one is still
@@ -61,7 +57,7 @@ def save_model(
         "record": dict(record),
     }
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    write_folder(directory, {WEIGHTS: weights, CONFIG: text.encode(), **(beside or {})})
+    write_folder(directory, {WEIGHTS: weights, CONFIG: text.encode()})
 
 
 def load_model(directory: Path | str, spec: Spec | None = None) -> tuple[Ranker, dict[str, Any]]:

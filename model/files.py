@@ -22,37 +22,8 @@ import torch
 from torch import Tensor
 
 
-def save_tensors(
-    path: Path | str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
-) -> None:
-    """Writes one file of tensors by name with a JSON record inside it, atomically.
-
-    Raises:
-        ValueError: the file cannot be written; what was there is still there.
-    """
-    path = Path(path)
-    with _one_sentence(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            _write(temporary, tensor_bytes(tensors, record))
-            temporary.replace(path)
-            _flush_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_tensors` wrote: tensors on the CPU, and the record.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    return parse_tensors(read_bytes(Path(path)), Path(path))
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as a flat dictionary for `save_tensors`: `<parameter index>.<name>`.
+    """An optimiser's state as a flat dictionary for `tensor_bytes`: `<parameter index>.<name>`.
 
     Hyperparameters of its groups are not in it: they belong to the training configuration.
     """
