@@ -46,7 +46,7 @@ class TrainConfig(Config):
     session_shuffle: bool = True
     auxiliary_weight: float = Field(1.0, ge=0)
     checkpoint_steps: int = Field(50, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
 
 
 class GateConfig(Config):

@@ -424,6 +424,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(shards: Path, tmp_path: Path) -
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=r"seed\n.*Input should be"):
+        TrainConfig(seed=seed)
+
+
 def test_shards_without_a_target_are_refused(tmp_path: Path) -> None:
     (path,) = write_shards(tmp_path / "shards", KUAIRAND, [1, 1], shards=1)
     assert inspect_shard(path, shard_format(KUAIRAND)).auxiliary == 2
