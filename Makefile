@@ -42,7 +42,8 @@ $(READY): pyproject.toml constraints.txt
 	  -e '.[features,pipelines,serving,dev]' 2> >(grep -v '^WARNING' >&2) | awk ' \
 	  /^ *Collecting/ {printf "\r  %d packages found", ++n; fflush()} \
 	  /^ *Installing collected/ {printf "\n  installing them\n"; fflush()} \
-	  /^Successfully installed/ {print "  done"}'
+	  /^Successfully installed/ {print "  done"}' || \
+	  { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
 	@touch $@
 
 demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand or your own log
@@ -64,7 +65,8 @@ format: setup ## format the code and mend what ruff can mend
 pipeline: setup ## compile the daily loop to build/pipeline.yaml
 	@$(BIN)/feedsr pipeline --out build/pipeline.yaml
 
-manifests: ## render the base and the production overlay to build/manifests/
+manifests: ## render the base and the production overlay to build/manifests/ (wants kubectl)
+	@command -v kubectl >/dev/null || { echo "make manifests renders with kubectl, which is not on PATH: install it" >&2; exit 1; }
 	@mkdir -p build/manifests
 	@kubectl kustomize manifests/base > build/manifests/base.yaml
 	@kubectl kustomize manifests/overlays/production > build/manifests/production.yaml
@@ -81,9 +83,9 @@ bench: setup ## run every benchmark; results go to benchmarks/results/
 	  echo "$$script"; $(BIN)/python $$script || exit 1; done
 
 constraints: setup ## write constraints.txt anew from what .venv holds
-	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude feedsr | grep -v ' @ ' \
+	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude feedsr --exclude pip | grep -v ' @ ' \
 	  | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > build.constraints && mv build.constraints constraints.txt
 
 clean: ## remove what was built and the demo's runs (the environment stays)
-	@rm -rf build dist runs/demo runs/demo-kuairand .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist runs/demo runs/demo-kuairand runs/demo-parquet .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

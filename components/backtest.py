@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def backtest(
 
     Raises:
         ValueError: a date, a ranker, the log or the configuration is wrong; one sentence.
+        OSError: `json_path` cannot be written; before anything is trained.
     """
     options = options or BacktestOptions()
     data = str(data)
@@ -94,6 +96,9 @@ def backtest(
         freshness=options.freshness,
         spec=config.spec,
     )
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=json_path.parent).close()  # fails now, not after the training
     work = (options.work or default_work(data)).expanduser().resolve()
     prepared = prepare(data, work, split, config)
     models = work / "models" / f"{train_before}-{options.freshness}"
@@ -104,7 +109,7 @@ def backtest(
         **_summary(runs, config),
         "stages": prepared.stages,
         "settings": {
-            "data": data,
+            "data": Path(data).expanduser().resolve().name,
             "train_before": train_before,
             "test_through": test_through,
             "seeds": options.seeds,

@@ -86,7 +86,9 @@ def _tell(counts: SourceCounts, root: Path) -> None:
 def serve(
     root: Root = DEFAULT_ROOT,
     config: ConfigName = "",
-    port: Annotated[int, typer.Option(help="HTTP port of the transformer on loopback")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="HTTP port on loopback; 0 takes a free one")
+    ] = 8080,
 ) -> None:
     """Serve the model in production on loopback until Ctrl-C."""
     from components.rank import serve as run

@@ -41,6 +41,11 @@ def demo(data: Path | None, days: int, root: Path | None, config: str = "") -> N
     last_two = _log(layout, data, days, config, out)[-2:]
     out.print("[bold]Two days of the daily loop[/bold], through Kubeflow's local runner")
     results = [daily(layout, day, config) for day in last_two]
+    if registry.current(layout) is None:
+        raise ValueError(
+            f"the gate let no model through, so there is nothing to serve; {results[-1].report} "
+            "says why"
+        )
     _show_feed(layout, loaded, out)
     _closing(results, layout, time.monotonic() - started)
 
@@ -56,26 +61,34 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
         name, what = f"demo-{source.name}", str(data.resolve())
     layout = Layout.at(root or RUNS / name)
     note = layout.root / "config.json"
-    kept = json.loads(note.read_text()) if note.is_file() else None
-    if kept is not None and kept.get("log") != what:
+    kept = json.loads(note.read_text()) if note.is_file() else {}
+    if kept.get("log") != what and (kept or layout.impression_days()):
         raise ValueError(
             f"{layout.root} holds a run on {kept.get('log', 'another log')}: remove it (make clean "
             "removes the demo's) or choose another --root"
         )
-    return config or "demo", layout
+    config = config or "demo"
+    load_config(config)
+    return (str(Path(config).resolve()) if Path(config).is_file() else config), layout
 
 
 def _log(layout: Layout, data: Path | None, days: int, config: str, out: Console) -> list[str]:
-    """Brings the log where that was not done, and returns its days."""
+    """Brings the log where that was not done, notes the configuration, and returns the days."""
     note = layout.root / "config.json"
+    what = f"{days} simulated days" if data is None else str(data.resolve())
     if not note.is_file():
-        if data is None:
-            counts, what = _simulate(layout, days, out), f"{days} simulated days"
-        else:
-            counts, what = _import(layout, data, config, out), str(data.resolve())
+        counts = (
+            _simulate(layout, days, out) if data is None else _import(layout, data, config, out)
+        )
         out.print(f"  {counts}")
-        write_json(note, {"config": config, "log": what})
-    return layout.raw_days()
+    write_json(note, {"config": config, "log": what})
+    found = layout.raw_days()
+    if len(found) < 3:
+        raise ValueError(
+            f"the log of {what} has {len(found)} days ({', '.join(found)}): two days of the loop "
+            "and one to train on before them are three"
+        )
+    return found
 
 
 def _simulate(layout: Layout, days: int, out: Console) -> str:
@@ -95,9 +108,7 @@ def _import(layout: Layout, data: Path, config: str, out: Console) -> str:
 
 
 def _show_feed(layout: Layout, config: DailyConfig, out: Console) -> None:
-    """Ranks one member's feed through the predictor; needs a model that the gate let through."""
-    if registry.current(layout) is None:
-        raise ValueError("the gate let no model through: there is nothing to serve; see the report")
+    """Ranks one member's feed through the predictor."""
     from components import rank as ranking
 
     out.print("[bold]One feed[/bold], through transformer and predictor on loopback")

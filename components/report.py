@@ -67,9 +67,8 @@ def _context(layout: Layout, metrics: Metrics, config: DailyConfig) -> dict[str,
     """Everything the template shows."""
     day, task = metrics["day"], config.gate.task
     rankers = [name for name in LABELS if name in metrics["rankers"]]
-    verdict = layout.run(day) / "gate.json"
     days = map(_read, sorted(layout.root.glob("runs/*/metrics.json")))
-    earlier = [m for m in days if m["day"] <= day]
+    earlier = [m for m in days if m["day"] <= day and _judged(m, task)]
     curves = {name: _curve(layout.model(day, name)) for name in (CANDIDATE, BASELINE)}
     return {
         "day": day,
@@ -80,7 +79,7 @@ def _context(layout: Layout, metrics: Metrics, config: DailyConfig) -> dict[str,
         "others": rankers[1:],
         "impressions": metrics["rankers"][CANDIDATE]["tasks"][task]["n"],
         "quality": _quality(metrics, rankers, config.spec.task_names),
-        "verdict": GateVerdict.read(verdict) if verdict.is_file() else None,
+        "verdict": _verdict(layout, metrics),
         "gate_task": task,
         "min_positives": config.gate.min_positives,
         "plots": figures(Run(metrics, curves, earlier, config.spec.task_names, task)),
@@ -96,6 +95,18 @@ def _context(layout: Layout, metrics: Metrics, config: DailyConfig) -> dict[str,
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _verdict(layout: Layout, metrics: Metrics) -> GateVerdict | None:
+    """The gate's verdict on these metrics; None if it judged none, or the model of a run before."""
+    path = layout.run(metrics["day"]) / "gate.json"
+    verdict = GateVerdict.read(path) if path.is_file() else None
+    return verdict if verdict and verdict.model == metrics["model"] else None
+
+
+def _judged(metrics: Metrics, task: str) -> bool:
+    """Whether a day's metrics have the task; a day under another spec may not."""
+    return all(task in of["tasks"] for of in metrics["rankers"].values())
 
 
 def _curve(model: Path) -> list[dict[str, Any]]:
@@ -217,7 +228,7 @@ def _versions(layout: Layout, day: str, task: str) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "link": f"../../registry/versions/{name}/version.json",
-                "auc": record["metrics"][task]["auc"],
+                "auc": record["metrics"].get(task, {}).get("auc"),
                 "passed": record["gate"]["passed"],
                 "note": ", ".join(notes),
             }

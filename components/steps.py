@@ -85,6 +85,11 @@ def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> V
 def sentence(error: BaseException) -> str:
     """An error as one line for people: its own sentence where it has one, else with its type."""
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return (
+            f"{error.filename}: {error.strerror.lower()}; look at the path, who may write there "
+            "and the space that is left"
+        )
     if isinstance(error, (*USER_ERRORS, StepError)) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

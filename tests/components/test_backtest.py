@@ -85,6 +85,7 @@ def test_the_result_has_every_ranker_and_task_and_says_how_it_was_made(result, w
     settings_, first = result["settings"], result["rankers"]["feed_sr"]["click"]
     assert (settings_["train_before"], settings_["test_through"]) == (BEFORE, THROUGH)
     assert settings_["config"]["freshness"] == "day"
+    assert settings_["data"] == LOG
     each = [run["rankers"]["feed_sr"]["click"]["auc"] for run in result["seeds"]]
     assert first["auc"] == pytest.approx(np.mean(each))
     assert result["spread"]["feed_sr"]["click"]["auc"] == pytest.approx(np.std(each, ddof=1))
@@ -236,6 +237,14 @@ def test_a_mistake_is_one_sentence(work, arguments, options, sentence) -> None:
     with pytest.raises(ValueError, match=sentence) as error:
         backtest(*arguments, BacktestOptions(**{"work": where, **options}))
     assert "\n" not in str(error.value)
+
+
+def test_a_result_that_cannot_be_written_is_told_before_any_work(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    options = BacktestOptions(work=tmp_path / "work")
+    with pytest.raises(OSError, match="file"):
+        backtest(LOG, BEFORE, THROUGH, options, tmp_path / "file" / "result.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_log_of_your_own_must_name_its_configuration(tmp_path) -> None:

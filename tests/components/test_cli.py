@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from components.config import load_config
 from components.layout import Layout
 
 COMMANDS = """backtest daily demo evaluate features gate histories import ingest materialize parity
@@ -86,6 +88,39 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
 def test_a_command_line_that_cannot_be_parsed_is_two() -> None:
     assert feedsr("daily", "--nothing").returncode == 2
     assert feedsr("nothing").returncode == 2
+    assert feedsr("serve", "--port", "65536").returncode == 2
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    root = str(tmp_path / "file" / "root")
+    result = feedsr("simulate", "--days", "2", "--members", "10", "--root", root)
+    assert result.returncode == 1
+    assert f"{tmp_path / 'file'}" in result.stderr
+    assert "not a directory; look at the path" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"gate": {"max_auc_dorp": 0.1}}, "gate.max_auc_dorp: Extra inputs are not permitted"),
+        ({"gate": {"max_auc_drop": -0.1}}, "gate.max_auc_drop: Input should be greater than"),
+        ({"gate": {"min_auc": float("nan")}}, "gate.min_auc: Input should be a finite number"),
+        ({"gate": {"min_positives": 0}}, "gate.min_positives: Input should be greater than"),
+        ({"gate": {"task": "lick"}}, "gate.task: there is no 'lick'; have click"),
+        ({"spec_name": "mine"}, "there is no spec 'mine'"),
+        ({"cold": {"learning_rate": float("inf")}}, "cold.learning_rate: Input should be a finite"),
+    ],
+)
+def test_a_wrong_setting_is_told_before_anything_runs(
+    tmp_path: Path, change: dict[str, object], told: str
+) -> None:
+    whole = {"spec_name": "simulator", "feed_sr": {"width": 16, "layers": 1, "heads": 1}}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**whole, "dcnv2": {}, **change}))
+    with pytest.raises(ValueError, match=re.escape(told)):
+        load_config(str(path))
 
 
 def test_a_trace_can_be_asked_for(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -152,6 +153,29 @@ def test_what_is_missing_is_said(tmp_path) -> None:
     page = report(layout, DAYS[0], CONFIG).read_text()
     for text in ("has not judged", "parity step has not run", "Nothing is registered", "No ingest"):
         assert text in page
+
+
+def test_a_verdict_on_other_weights_is_not_shown(tmp_path) -> None:
+    layout = Layout.at(tmp_path)
+    write_day(layout, DAYS[0])
+    path = layout.run(DAYS[0]) / "metrics.json"
+    write_json(path, {**json.loads(path.read_text()), "model": "cd" * 32})
+    assert "has not judged" in report(layout, DAYS[0], CONFIG).read_text()
+
+
+def test_days_and_versions_without_the_task_are_left_out(tmp_path) -> None:
+    layout = Layout.at(tmp_path)
+    write_day(layout, DAYS[0])
+    path = layout.run(DAYS[0]) / "metrics.json"
+    old = json.loads(path.read_text())
+    for of in old["rankers"].values():
+        del of["tasks"][CONFIG.gate.task]
+    write_json(path, old)
+    write_day(layout, DAYS[1])
+    version = {"day": DAYS[0], "metrics": {}, "gate": {"passed": True}}
+    write_json(layout.registry / "versions" / "v1" / "version.json", version)
+    page = report(layout, DAYS[1], CONFIG).read_text()
+    assert "v1" in page
 
 
 def test_undefined_metrics_are_a_dash(tmp_path) -> None:

@@ -141,6 +141,48 @@ def test_production_survives_a_disruption_and_closes_its_network() -> None:
     assert closed["spec"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
 
 
+@needs_kubectl
+@pytest.mark.parametrize("server", ["predictor", "transformer"])
+def test_every_flag_exists(documents: dict[tuple[str, str], dict[str, Any]], server: str) -> None:
+    container = {
+        "predictor": documents["ServingRuntime", "feedsr"]["spec"],
+        "transformer": documents["InferenceService", "feed-sr"]["spec"]["transformer"],
+    }[server]["containers"][0]
+    told = subprocess.run(
+        [sys.executable, "-m", f"serving.{server}", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    flags = [argument.split("=")[0] for argument in container["args"]]
+    assert set(flags) <= set(re.findall(r"--\w+", told))
+    ports = {p["containerPort"] for p in container["ports"]}
+    asked = {int(a.split("=")[1]) for a in container["args"] if "_port=" in a}
+    assert ports <= asked
+
+
+def test_the_submit_job_is_a_command_that_exists() -> None:
+    (job,) = [
+        d
+        for d in yaml.safe_load_all((MANIFESTS / "base" / "daily.yaml").read_text())
+        if d["kind"] == "CronJob"
+    ]
+    container = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    name, command, *flags = container["command"]
+    assert name == "feedsr"
+    told = subprocess.run(
+        [sys.executable, "-c", "from components.cli import main; main()", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert {f for f in flags if f.startswith("--")} <= set(re.findall(r"--[\w-]+", told))
+    settings = yaml.safe_load((MANIFESTS / "base" / "settings.yaml").read_text())["data"]
+    for variable in ("FEEDSR_CONFIG", "FEEDSR_KFP_HOST", "FEEDSR_KFP_NAMESPACE"):
+        assert variable in settings
+        assert variable in told
+
+
 def test_the_predictor_image_has_neither_feast_nor_pipelines() -> None:
     text = (MANIFESTS / "containers" / "Containerfile.predictor").read_text()
     installed = re.search(r"pip install.*?\n(?=COPY)", text, re.S)
