@@ -41,7 +41,7 @@ from model.checkpoint import load_model
 from model.ranker import Ranker
 from serving.history import decode_history
 from serving.launch import Serving, launch
-from serving.request_log import read_log
+from serving.request_log import read_log, sample_log
 from serving.wire import decode_candidates, to_numpy
 
 RANKER = "feed_sr"
@@ -263,11 +263,8 @@ def logged_requests(
     layout: Layout, day: str, config: DailyConfig
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The day's logged requests that can be made again, evenly thinned, and why others cannot."""
-    rows = read_log(layout.requests_day(day))
-    reasons = [_unfit(config.spec, row) for row in rows]
-    fit = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
-    chosen = np.linspace(0, len(fit) - 1, min(len(fit), config.parity_requests)).astype(int)
-    return [fit[i] for i in chosen], Counter(filter(None, reasons))
+    folder, spec = layout.requests_day(day), config.spec
+    return sample_log(folder, config.parity_requests, lambda row: _unfit(spec, row))
 
 
 def _unfit(spec: Spec, row: dict[str, Any]) -> str:

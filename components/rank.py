@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rich.table import Table
 from components.config import DailyConfig
 from components.features import day_end
 from components.layout import Layout, write_json
+from feature_repo.spec import Spec
 from serving.launch import HOST, NAME, Serving, launch
 
 CANDIDATES = 20
@@ -55,6 +56,7 @@ def rank(
     member: int | None = None,
     candidates: Sequence[int] | None = None,
     time_ms: int | None = None,
+    request: Mapping[str, int] | None = None,
 ) -> Ranking:
     """Ranks candidates for a member by the running servers of this root, or by ones started for the
     call.
@@ -65,6 +67,9 @@ def rank(
         member: by default the one with the most impressions.
         candidates: post ids; by default the newest posts that the member has not seen.
         time_ms: when the feed is asked for; by default the end of the last day the store knows.
+        request: request features by name (surface, tab, ..); one that is not named has the log's
+            most common value, because a model has seen few impressions where it is unknown. `hour`
+            follows from the time.
 
     Raises:
         ValueError: nothing to rank with, or the servers' own sentence.
@@ -72,7 +77,12 @@ def rank(
     time_ms = _last_end(layout, config) if time_ms is None else time_ms
     member = _most_active(layout) if member is None else member
     posts = list(candidates or newest_posts(layout, member, time_ms))
-    instance = {"member_id": member, "candidates": posts, "time_ms": time_ms}
+    instance = {
+        "member_id": member,
+        "candidates": posts,
+        "time_ms": time_ms,
+        "request": {**usual_request(layout, config.spec), **(request or {})},
+    }
     with _transformer(layout, config) as url:
         answer = ask(url, [instance])[0]
     return Ranking(
@@ -91,17 +101,19 @@ def serve(layout: Layout, config: DailyConfig, http_port: int = 8080, grpc_port:
     Raises:
         ValueError: no model or store, or a port is in use.
     """
-    told = threading.Event()
     for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: told.set())
-    with launch(serving_of(layout, config, http_port, grpc_port)) as pair:
+        signal.signal(one, signal.default_int_handler)
+    serving = serving_of(layout, config, http_port, grpc_port)
+    with suppress(KeyboardInterrupt), launch(serving) as pair:
         url = pair.transformer.url
         write_json(_address(layout), {"url": url, "pid": os.getpid()})
         console = Console(stderr=True, highlight=False)
         console.print(f"serving on {url}/v1/models/{NAME}:predict, gRPC on {pair.transformer.grpc}")
         try:
-            while not told.wait(1.0):
+            while True:
+                time.sleep(1.0)
                 for server in (pair.predictor, pair.transformer):
+                    server.trim()
                     if server.process.poll() is not None:
                         raise ValueError(f"the {server.name} ended: {server.tail()}")
         finally:
@@ -158,6 +170,17 @@ def newest_posts(layout: Layout, member: int, time_ms: int, count: int = CANDIDA
     return [row[0] for row in rows]
 
 
+def usual_request(layout: Layout, spec: Spec) -> dict[str, int]:
+    """The most common known value of each request feature in the log, `hour` left out."""
+    names = [f.name for f in spec.features if f.source == "request" and f.name != "hour"]
+    if not names or not layout.impression_days():
+        return {}
+    modes = ", ".join(f'mode("{n}") filter ("{n}" >= 0)' for n in names)
+    with duckdb.connect() as connection:
+        row = connection.execute(f"select {modes} from {_impressions(layout)}").fetchone()
+    return {n: int(value) for n, value in zip(names, row or (), strict=False) if value is not None}
+
+
 def render_table(ranking: Ranking, console: Console | None = None) -> None:
     """Prints a ranking: candidate, probability per task, final score; footnotes of defaults."""
     flags = f"; {', '.join(ranking.flags)}" if ranking.flags else ""
@@ -196,14 +219,26 @@ def _running(layout: Layout) -> str | None:
     path = _address(layout)
     if not path.is_file():
         return None
-    url = str(json.loads(path.read_text())["url"])
-    if not url.startswith(f"http://{HOST}:"):
+    address = json.loads(path.read_text())
+    url = str(address["url"])
+    # The port of a serve that was killed may be another root's by now.
+    if not url.startswith(f"http://{HOST}:") or not _alive(int(address["pid"])):
         return None
     try:
         with urllib.request.urlopen(f"{url}/v2/models/{NAME}/ready", timeout=2):
             return url
     except OSError:
         return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _address(layout: Layout) -> Path:

@@ -87,7 +87,13 @@ class Batcher(Generic[Item, Result]):
         self._queue.append(waiting)
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._empty())
-        return await waiting.done
+        try:
+            return await waiting.done
+        except asyncio.CancelledError:
+            # Who left takes no place in the queue.
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            raise
 
     def close(self) -> None:
         """Ends the thread after the call that is running."""
@@ -117,14 +123,17 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     async def _call(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """Runs a batch; where that fails each item is run alone, so that a bad one fails alone."""
         start, loop = time.monotonic(), asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self._thread, self._run, [w.item for w in batch])
             assert len(results) == len(batch)
         except Exception as error:
-            for waiting in batch:
-                if not waiting.done.done():
-                    waiting.done.set_exception(error)
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._call([waiting])
+            elif not batch[0].done.done():
+                batch[0].done.set_exception(error)
             return
         seconds = time.monotonic() - start
         self._expected = seconds if self._expected == 0 else 0.8 * self._expected + 0.2 * seconds

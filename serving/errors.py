@@ -2,7 +2,8 @@
 """How serving refuses: one exception a status, the same over REST and gRPC.
 
 KServe's own `InvalidInput` is 400 / INVALID_ARGUMENT and `ModelNotFound` is 404 / NOT_FOUND; this
-module adds the two it has no working exception for. It knows nothing of models or features.
+module adds the two it has no working exception for, and refuses over REST what FastAPI would answer
+with 422 and a body that nobody bounds. It knows nothing of models or features.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import ClassVar
 
 import pyarrow as pa
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from grpc import StatusCode
 from grpc_interceptor.exceptions import GrpcException
 from kserve.errors import InferenceError, InvalidInput
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Refused(GrpcException):
@@ -46,9 +49,42 @@ async def _refuse(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(status_code=error.http_status, content={"error": error.details})
 
 
-def register(app: FastAPI) -> None:
-    """Maps `Refused` to its HTTP status on a FastAPI application."""
+async def _malformed(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return JSONResponse(status_code=400, content={"error": f"{where}: {first['msg']}"[:500]})
+
+
+class BodyLimit:
+    """ASGI middleware: a request's body beyond `limit` bytes is refused with 400 and not kept."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Counts what is received on its way to the application."""
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size <= self.limit:
+                return message
+            # A caller reads no answer before all is sent: the rest is taken and forgotten.
+            while message.get("more_body"):
+                message = await receive()
+            raise InvalidInput(f"the body has more than {self.limit} bytes; split the call")
+
+        await self.app(scope, counted, send)
+
+
+def register(app: FastAPI, max_body: int) -> None:
+    """Maps refusals to their HTTP status on a FastAPI application, and bounds a request's body."""
     app.add_exception_handler(Refused, _refuse)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_middleware(BodyLimit, limit=max_body)
 
 
 BAD_INPUT = (

@@ -65,6 +65,8 @@ class Fetcher:
         Raises:
             Unavailable: the store does not answer, or holds values of another spec.
         """
+        # Before any value is read: what is read now is at least as new as the store said then.
+        self.store.refresh()
         flags: list[str] = []
         post_flags: list[list[str]] = [[] for _ in asked.post_ids]
         history, as_of = self._history(asked, flags)
@@ -117,15 +119,14 @@ class Fetcher:
         """The view's records: `[1]` where its keys name the member alone, else `[N]`."""
         keys = _keys(view, asked, posts)
         stored = self._read(view, keys)
-        reasons = self._degraded(view.name, stored, asked.time_ms)
-        records = _unpack(view, stored, reasons)
         # A pair that never met has no row: that is its value, not a loss.
-        if len(view.keys) == 1:
-            targets = [flags] if view.keys == ("member_id",) else post_flags
-            for target, reason in zip(targets, reasons, strict=True):
-                if reason:
-                    target.append(f"{reason}:{view.name}")
-        return records
+        pair = len(view.keys) > 1
+        reasons = self._degraded(view.name, stored, asked.time_ms, may_miss=pair)
+        targets = [flags] if view.keys == ("member_id",) else post_flags
+        for target, reason in zip(targets, reasons, strict=True):
+            if reason:
+                target.append(f"{reason}:{view.name}")
+        return _unpack(view, stored, reasons)
 
     def _read(self, view: View, keys: Sequence[Key]) -> list[Stored]:
         """Members' own values are read, values shared by all members may come from the cache."""
@@ -134,16 +135,20 @@ class Fetcher:
         by_key = dict(zip(unique, read(view.name, unique), strict=True))
         return [by_key[key] for key in keys]
 
-    def _degraded(self, view: str, stored: Sequence[Stored], time_ms: int) -> list[str]:
+    def _degraded(
+        self, view: str, stored: Sequence[Stored], time_ms: int, *, may_miss: bool = False
+    ) -> list[str]:
         """Why each value is not as the spec wants it: "" (fine), "missing", "stale" or "ahead".
 
         "ahead" is a value newer than the request's time: it is used, and flagged, because the
-        online store keeps no older one.
+        online store keeps no older one. Each reason is counted here and flagged by the caller.
         """
         oldest = time_ms - self.max_age_ms
         if self.store.as_of_ms(view) >= oldest:
             oldest = 0
-        reasons = [_reason(s, time_ms, oldest) for s in stored]
+        reasons = [
+            "" if may_miss and s.value is None else _reason(s, time_ms, oldest) for s in stored
+        ]
         for reason in filter(None, set(reasons)):
             metrics.DEFAULTS.labels(view, reason).inc(reasons.count(reason))
         return reasons

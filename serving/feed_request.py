@@ -20,7 +20,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_repo.spec import Spec
-from serving.infer import MAX_TIME_MS
+from serving.infer import MAX_TIME_MS, check_requests, instances_of
 from serving.utility import order_of, weights_of
 from serving.wire import check_count
 
@@ -78,10 +78,7 @@ class Ranked:
 
 def from_json(spec: Spec, payload: Any, max_candidates: int) -> list[FeedRequest]:
     """The requests of a V1 body; ValueError says what is wrong and where."""
-    instances = payload.get("instances") if isinstance(payload, dict) else None
-    if not isinstance(instances, list) or not instances:
-        raise ValueError('want {"instances": [..]} with at least one request')
-    return [_from_instance(spec, i, max_candidates) for i in instances]
+    return [_from_instance(spec, i, max_candidates) for i in instances_of(payload)]
 
 
 def _from_instance(spec: Spec, instance: Any, max_candidates: int) -> FeedRequest:
@@ -111,6 +108,7 @@ def from_arrow(spec: Spec, data: bytes, max_candidates: int) -> list[FeedRequest
         raise ValueError(f"requests are not an Arrow IPC stream: {error}") from error
     if table.num_rows == 0:
         raise ValueError("requests has no row; send at least one")
+    check_requests(table.num_rows)
     _check_columns(spec, table)
     return [_from_row(spec, row, max_candidates) for row in table.to_pylist()]
 

@@ -16,8 +16,10 @@ import numpy.typing as npt
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 from kserve.protocol.infer_type import to_http_parameters
 
-MAX_TIME_MS = 2**53
-"""Times a JSON reader keeps exactly; far beyond any calendar the specs can name."""
+MAX_TIME_MS = 253_402_214_400_000
+"""The last day of the year 9999 (UTC): every earlier time has a date in every time zone."""
+MAX_REQUESTS = 32
+"""Most requests in one call: half of what a predictor lets wait, so that a call alone fits."""
 
 
 def bytes_input(request: InferRequest, name: str) -> bytes:
@@ -48,7 +50,7 @@ def parameters_of(request: InferRequest) -> dict[str, Any]:
 
 
 def whole_number(values: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """An integer parameter within [0, 2^53); ValueError when it is absent without a default."""
+    """An integer parameter within [0, MAX_TIME_MS); ValueError if absent without a default."""
     value = values.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} is {value!r}, want a whole number")
@@ -64,6 +66,23 @@ def deadline_of(values: Mapping[str, Any]) -> float | None:
     if values.get("deadline_ms") is None:
         return None
     return time.monotonic() + whole_number(values, "deadline_ms") / 1000
+
+
+def instances_of(payload: Any) -> list[Any]:
+    """The requests of a V1 body, each unchecked; ValueError unless there are 1 to MAX_REQUESTS."""
+    instances = payload.get("instances") if isinstance(payload, dict) else None
+    if not isinstance(instances, list) or not instances:
+        raise ValueError('want {"instances": [..]} with at least one request')
+    check_requests(len(instances))
+    return instances
+
+
+def check_requests(count: int) -> None:
+    """ValueError if one call has more than MAX_REQUESTS requests."""
+    if count > MAX_REQUESTS:
+        raise ValueError(
+            f"the call has {count} requests, this server takes {MAX_REQUESTS}; split the call"
+        )
 
 
 def bytes_tensor(name: str, value: bytes) -> InferInput:

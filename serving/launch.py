@@ -24,6 +24,8 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 NAME = "feed-sr"
+LOG_BYTES = 16 * 2**20
+"""What a server's output file may grow to before it is emptied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,11 @@ class Server:
                 self.process.kill()
                 self.process.wait()
 
+    def trim(self, limit: int = LOG_BYTES) -> None:
+        """Empties its output file once that is larger than `limit` bytes."""
+        if self.log.stat().st_size > limit:
+            os.truncate(self.log, 0)
+
     def tail(self, lines: int = 8) -> str:
         """The last lines of its output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -158,9 +165,11 @@ def wait_ready(servers: Sequence[Server], timeout: float) -> None:
     """Returns when all are ready; ValueError with the end of the output of one that is not."""
     end = time.monotonic() + timeout
     for server in servers:
-        while not server.ready():
+        while True:
             if server.process.poll() is not None:
                 raise ValueError(f"the {server.name} did not start: {server.tail()}")
+            if server.ready():
+                break
             if time.monotonic() > end:
                 raise ValueError(
                     f"the {server.name} was not ready after {timeout:.0f} s: {server.tail()}"
@@ -185,7 +194,8 @@ def _start(name: str, flags: Sequence[str], ports: Sequence[int], logs: Path) ->
     # Run from wherever the packages were imported from, installed or not.
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    with log.open("wb") as sink:
+    # Appending, so that the file can be emptied while the process writes.
+    with log.open("ab") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", f"serving.{name}", "--model_name", NAME, *places, *flags],
             stdout=sink,

@@ -27,7 +27,9 @@ CANDIDATES = Histogram(
 )
 CACHE_READS = Counter("feedsr_cache_reads_total", "Keys looked up in the cache", ["view", "result"])
 DEFAULTS = Counter(
-    "feedsr_defaults_total", "Values that degraded to the declared default", ["view", "reason"]
+    "feedsr_defaults_total",
+    "Values that are missing or stale (the declared default) or ahead of the request",
+    ["view", "reason"],
 )
 REFUSED = Counter("feedsr_refused_total", "Requests refused", ["reason"])
 LOGGED = Counter(

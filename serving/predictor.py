@@ -40,7 +40,15 @@ from serving.batcher import Batcher, BatcherConfig
 from serving.errors import bad_input
 from serving.history import decode_history
 from serving.rank_batch import build_rank_batch
-from serving.wire import CONTEXT, RankRequest, check_spec_hash, columns_of, decode_candidates
+from serving.wire import (
+    CONTEXT,
+    RankRequest,
+    candidate_schema,
+    check_names,
+    check_spec_hash,
+    columns_of,
+    decode_candidates,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +162,8 @@ class Predictor(Model):
         return Work(requests=[request], deadline=deadline, message=message)
 
     def _decode_json(self, payload: Any) -> Work:
-        instances = payload.get("instances") if isinstance(payload, dict) else None
-        if not isinstance(instances, list) or not instances:
-            raise ValueError('want {"instances": [..]} with at least one request')
         return Work(
-            requests=[self._decode_instance(i) for i in instances],
+            requests=[self._decode_instance(i) for i in infer.instances_of(payload)],
             deadline=infer.deadline_of(payload),
             message=None,
         )
@@ -167,6 +172,7 @@ class Predictor(Model):
         if not isinstance(instance, dict) or not isinstance(instance.get("candidates"), dict):
             raise ValueError('an instance wants "candidates": {column: [values]}')
         check_spec_hash(self.spec, instance.get("spec_hash"))
+        check_names(candidate_schema(self.spec), [*instance["candidates"], CONTEXT])
         rows = [_floats(row) for row in instance.get("context", [])]
         width = self.spec.context_width
         if any(len(row) != width for row in rows):
@@ -220,9 +226,11 @@ def _freshness(record: dict[str, Any], folder: Path) -> Freshness:
 
 def _json_column(feature: Feature, values: Any) -> pa.Array:
     """A column out of JSON, where null stands for the declared default."""
-    default = default_value(feature.kind)
+    default, kind = default_value(feature.kind), arrow_type(feature.kind)
     filled = [default if value is None else value for value in values]
-    return pa.array(filled, arrow_type(feature.kind))
+    if pa.types.is_integer(kind) and any(isinstance(value, float) for value in filled):
+        raise ValueError(f"candidates: column {feature.name!r} has fractions, want whole numbers")
+    return pa.array(filled, kind)
 
 
 def _floats(row: Any) -> list[float]:

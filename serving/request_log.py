@@ -16,11 +16,13 @@ import queue
 import random
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from feature_repo.spec import Spec
@@ -58,12 +60,14 @@ class LogConfig:
         queue: most requests waiting to be written; more are dropped.
         rows: requests in one file.
         seconds: a request waits no longer than this for its file.
+        day_bytes: most bytes this process writes in one day of its clock (UTC); more are dropped.
     """
 
     rate: float = 1.0
     queue: int = 256
     rows: int = 64
     seconds: float = 5.0
+    day_bytes: int = 4 * 2**30
 
 
 class RequestLog:
@@ -73,6 +77,7 @@ class RequestLog:
         self.folder, self.spec, self.config = folder, spec, config or LogConfig()
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(self.config.queue)
         self._random, self._files = random.Random(), 0
+        self._today, self._today_bytes = 0, 0
         self._thread = threading.Thread(target=self._write_all, name="request-log", daemon=True)
         self._thread.start()
 
@@ -122,14 +127,25 @@ class RequestLog:
     def _write(self, rows: list[dict[str, Any]]) -> None:
         days = defaultdict(list)
         for row in rows:
-            days[self.spec.day_name(int(self.spec.day(row["time_ms"])))].append(row)
+            days[int(self.spec.day(row["time_ms"]))].append(row)
         for day, batch in days.items():
+            if self._full():
+                metrics.LOGGED.labels("dropped").inc(len(batch))
+                continue
             try:
-                self._write_file(self.folder / f"day={day}", batch)
+                self._write_file(self.folder / f"day={self.spec.day_name(day)}", batch)
                 metrics.LOGGED.labels("written").inc(len(batch))
-            except (OSError, pa.ArrowException) as error:
+            except Exception as error:
+                # A row that cannot be written must not end the thread: the ones after it count.
                 metrics.LOGGED.labels("failed").inc(len(batch))
                 logging.getLogger(__name__).error("request log: %s", error)
+
+    def _full(self) -> bool:
+        """Whether today's bytes are written already."""
+        today = int(time.time() // 86_400)
+        if today != self._today:
+            self._today, self._today_bytes = today, 0
+        return self._today_bytes >= self.config.day_bytes
 
     def _write_file(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         self._files += 1
@@ -139,19 +155,66 @@ class RequestLog:
         try:
             with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            self._today_bytes += temporary.stat().st_size
             temporary.replace(folder / name)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+HEAD = ["member_id", "time_ms", "logged_ms", "as_of_ms", "flags", "model_version", "spec_hash"]
+"""The columns that say what a row is; the others are what makes it heavy."""
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The requests logged in one day's folder, oldest first; ValueError names a file that cannot be
     read.
     """
-    rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.arrow")):
-        try:
-            rows += pa.ipc.open_file(pa.memory_map(str(path))).read_all().to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is no request log: {error}; remove it") from error
+    rows = [row for path in _files(folder) for row in _table(path).to_pylist()]
     return sorted(rows, key=lambda r: (r["logged_ms"], r["member_id"]))
+
+
+def sample_log(
+    folder: Path, count: int, unfit: Callable[[dict[str, Any]], str]
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """At most `count` fit requests of a day's folder, evenly spread from the oldest to the newest,
+    and how many are unfit by reason.
+
+    A day of a busy feed is larger than memory: all rows are judged by their `HEAD`, the sampled
+    ones alone are read whole.
+
+    Args:
+        folder: one day's folder; an absent one has no rows.
+        count: most rows returned.
+        unfit: why a row (its `HEAD`) is not wanted, or "".
+
+    Raises:
+        ValueError: a file that cannot be read.
+    """
+    reasons: Counter[str] = Counter()
+    fit: list[tuple[int, int, Path, int]] = []
+    for path in _files(folder):
+        for place, row in enumerate(_table(path, HEAD).to_pylist()):
+            reason = unfit(row)
+            if reason:
+                reasons[reason] += 1
+            else:
+                fit.append((row["logged_ms"], row["member_id"], path, place))
+    fit.sort()
+    chosen = np.linspace(0, len(fit) - 1, min(len(fit), count)).astype(int)
+    places = [fit[i][2:] for i in chosen]
+    return [_table(path).slice(place, 1).to_pylist()[0] for path, place in places], reasons
+
+
+def _files(folder: Path) -> list[Path]:
+    """Whole files; a writer that was killed may have left a temporary one, whose name has a dot."""
+    return sorted(path for path in folder.glob("*.arrow") if not path.name.startswith("."))
+
+
+def _table(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """A file's rows, or some of their columns, mapped and not yet read."""
+    fields = [SCHEMA.get_field_index(name) for name in names or SCHEMA.names]
+    options = pa.ipc.IpcReadOptions(included_fields=fields)
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)), options=options).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no request log: {error}; remove it") from error

@@ -19,7 +19,7 @@ import time
 from concurrent import futures
 from typing import Any
 
-from grpc import aio
+from grpc import RpcError, aio
 from kserve import Model, ModelServer, model_server
 from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
@@ -53,7 +53,9 @@ class BoundGRPCServer(GRPCServer):
         self._server = aio.server(
             futures.ThreadPoolExecutor(max_workers=max_workers),
             interceptors=(ExceptionToStatusInterceptor(),),
-            options=[(name.replace("_", ".", 1), self._kwargs[name]) for name in limits],
+            # Two servers must not share a port: calls would go to either model.
+            options=[(name.replace("_", ".", 1), self._kwargs[name]) for name in limits]
+            + [("grpc.so_reuseport", 0)],
         )
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             InferenceServicer(self._data_plane, self._model_repository_extension), self._server
@@ -84,7 +86,7 @@ class BoundServer(ModelServer):
             grace_period=self.grace_period,
         )
         self.servers.append(self._grpc_server.start(self.max_threads))
-        register(model_server.app)
+        register(model_server.app, arguments.grpc_max_receive_message_length)
 
     async def _serve(self) -> None:
         # The coroutines made by start() have not run yet, so the address can still be set.
@@ -119,10 +121,15 @@ def check_ports(host: str, *ports: int) -> None:
                 ) from error
 
 
+NEWS = (InvalidInput, Refused, ModelNotFound, RpcError)
+
+
 def _without_traceback(record: logging.LogRecord) -> bool:
     """A refused request is the caller's news: KServe logs it with a traceback, we with one line."""
-    if record.exc_info and isinstance(record.exc_info[1], InvalidInput | Refused | ModelNotFound):
-        record.msg, record.args, record.exc_info = str(record.exc_info[1]), (), None
+    if record.exc_info and isinstance(record.exc_info[1], NEWS):
+        error = record.exc_info[1]
+        text = str(error.details()) if isinstance(error, aio.AioRpcError) else str(error)
+        record.msg, record.args, record.exc_info = text, (), None
     return True
 
 

@@ -81,6 +81,11 @@ class Cache:
         while len(self._values) > self.config.entries:
             self._values.popitem(last=False)
 
+    def forget(self, view: str) -> None:
+        """Drops the values of one view."""
+        for key in [key for key in self._values if key[0] == view]:
+            del self._values[key]
+
 
 class StoreClient:
     """Online reads of a rendered Feast repository.
@@ -91,7 +96,7 @@ class StoreClient:
         cache: the limits of the cache.
 
     Raises:
-        ValueError: no such repository, or one without the spec's views.
+        ValueError: no such repository, one without the spec's views, or one of another spec.
     """
 
     def __init__(self, feast_dir: Path, spec: Spec, cache: CacheConfig | None = None) -> None:
@@ -105,19 +110,17 @@ class StoreClient:
         self._store, self._provider = store, get_provider(store.config)
         self._keys = {view.name: view.keys for view in spec.views} | {HISTORY: ("member_id",)}
         self._views = {name: _view(store, name, feast_dir) for name in self._keys}
+        self._spec, self._feast_dir = spec, feast_dir
+        self._check_spec()
         self._cache, self._refreshed = Cache(cache or CacheConfig()), time.monotonic()
 
     def as_of_ms(self, view: str) -> int:
         """The end of the view's last materialization, in ms since the epoch; 0 before the first.
 
         A row is written only where something changed, so a value is as young as the later of its
-        own time and this. Feast's registry is asked again once in `REGISTRY_SECONDS`.
+        own time and this.
         """
-        if time.monotonic() - self._refreshed > REGISTRY_SECONDS:
-            self._refreshed = time.monotonic()
-            self._refresh()
-        ends = [end for _, end in self._views[view].materialization_intervals]
-        return max((_milliseconds(end) for end in ends), default=0)
+        return _as_of_ms(self._views[view])
 
     def read(self, view: str, keys: Sequence[Key]) -> list[Stored]:
         """The value of each key, straight from the store; Unavailable if it does not answer."""
@@ -152,15 +155,49 @@ class StoreClient:
         metrics.CACHE_READS.labels(view, "miss").inc(len(missed))
         return [found[key] or NOTHING for key in keys]
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Asks Feast's registry again what was materialized, once in `REGISTRY_SECONDS`.
+
+        Values that were cached before a materialization are forgotten with it, so that none is
+        older than `as_of_ms` says.
+
+        Raises:
+            Unavailable: the store was applied with another spec meanwhile.
+        """
+        if time.monotonic() - self._refreshed > REGISTRY_SECONDS:
+            self._refreshed = time.monotonic()
+            self._reload()
+        try:
+            self._check_spec()
+        except ValueError as error:
+            raise Unavailable(str(error)) from error
+
+    def _check_spec(self) -> None:
+        for name, view in self._views.items():
+            found = view.tags.get("spec_hash")
+            if found != self._spec.hash:
+                raise ValueError(
+                    f"{self._feast_dir}: feature view {name!r} was applied with spec {found}, this "
+                    f"one is {self._spec.name} ({self._spec.hash}); serve with the store's spec"
+                )
+
+    def _reload(self) -> None:
         try:
             self._store.refresh_registry()
-            for view in self._store.list_feature_views(allow_cache=True):
-                if view.name in self._views:
-                    self._views[view.name] = view
+            views = self._store.list_feature_views(allow_cache=True)
         except Exception as error:
             # What was known a minute ago still serves; the store itself says whether it is there.
             logging.getLogger(__name__).warning("the Feast registry cannot be read: %s", error)
+            return
+        for view in views:
+            if view.name in self._views:
+                if _as_of_ms(view) != self.as_of_ms(view.name):
+                    self._cache.forget(view.name)
+                self._views[view.name] = view
+
+
+def _as_of_ms(view: Any) -> int:
+    return max((_milliseconds(end) for _, end in view.materialization_intervals), default=0)
 
 
 def _view(store: Any, name: str, feast_dir: Path) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from kserve.errors import ModelNotReady
 
 from feature_repo.specs import spec_by_name
 from serving import feed_request, infer, metrics, server
-from serving.errors import bad_input
+from serving.errors import TooLate, Unavailable, bad_input
 from serving.features import Fetched, Fetcher
 from serving.feed_request import FeedRequest, Ranked
 from serving.predictor_client import PredictorClient, Scores
@@ -41,7 +42,8 @@ class TransformerConfig:
         feast_dir: the rendered Feast repository.
         predictor_host: host:port of the predictor's gRPC.
         max_candidates: a request with more is refused with 400.
-        timeout: most seconds the predictor may take.
+        timeout: most seconds the predictor may take, and most seconds the store may.
+        max_queue: most calls that wait for the store; the next one is refused with 503.
         max_age_hours: features last brought up to date longer ago than this degrade to their
             defaults.
         log_dir: where served requests are logged; None logs none.
@@ -52,6 +54,7 @@ class TransformerConfig:
     predictor_host: str
     max_candidates: int = 512
     timeout: float = 10.0
+    max_queue: int = 64
     max_age_hours: float = 168.0
     cache: CacheConfig = field(default_factory=CacheConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -87,6 +90,7 @@ class Transformer(Model):
         # One thread: Feast's reads block, its SQLite connection is not for several, nor is the
         # cache.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="feast")
+        self._reading = 0
 
     def load(self) -> bool:
         """Opens the store; ValueError says what is wrong with it. Ready only after this."""
@@ -119,13 +123,33 @@ class Transformer(Model):
             raise ModelNotReady(self.name)
         with metrics.stage("decode"), bad_input("the request"):
             requests, deadline = self._decode(payload)
-        loop = asyncio.get_running_loop()
         with metrics.stage("features"), metrics.refusals():
-            prepared = [
-                await loop.run_in_executor(self._reader, self._prepare, r) for r in requests
-            ]
+            prepared = await self._fetch(requests, deadline)
         message = payload if isinstance(payload, InferRequest) else None
         return Call(prepared=prepared, deadline=deadline, message=message)
+
+    async def _fetch(self, requests: list[FeedRequest], deadline: float | None) -> list[Prepared]:
+        """The features of each request from the reader's thread, which a slow store holds up."""
+        if self._reading >= self.config.max_queue:
+            raise Unavailable(f"{self._reading} calls wait for the online store; try again later")
+        start, timeout = time.monotonic(), self.config.timeout
+        loop, prepared = asyncio.get_running_loop(), []
+        self._reading += 1
+        try:
+            async with asyncio.timeout_at(
+                loop.time() + (timeout if deadline is None else min(timeout, deadline - start))
+            ):
+                for request in requests:
+                    prepared.append(
+                        await loop.run_in_executor(self._reader, self._prepare, request)
+                    )
+        except TimeoutError as error:
+            if deadline is not None and deadline - start < timeout:
+                raise TooLate("the deadline passed before the features were read") from error
+            raise Unavailable(f"the online store did not answer within {timeout:g} s") from error
+        finally:
+            self._reading -= 1
+        return prepared
 
     async def predict(self, payload: Call, headers: dict[str, str] | None = None) -> Any:
         """The predictor's probabilities for each request."""
@@ -218,6 +242,7 @@ def _config(arguments: argparse.Namespace) -> TransformerConfig:
         feast_dir=arguments.feast_dir,
         predictor_host=arguments.predictor_host,
         max_candidates=arguments.max_candidates,
+        max_queue=arguments.max_queue,
         timeout=min(arguments.predictor_timeout, arguments.predictor_request_timeout_seconds),
         max_age_hours=arguments.max_age_hours,
         cache=CacheConfig(seconds=arguments.cache_seconds, entries=arguments.cache_entries),
@@ -232,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spec_name", required=True, help="feature spec, as the model's")
     parser.add_argument("--max_candidates", type=int, default=512)
     parser.add_argument("--predictor_timeout", type=float, default=10.0, help="seconds")
+    parser.add_argument("--max_queue", type=int, default=TransformerConfig.max_queue)
     parser.add_argument("--max_age_hours", type=float, default=TransformerConfig.max_age_hours)
     parser.add_argument("--cache_seconds", type=float, default=CacheConfig.seconds)
     parser.add_argument("--cache_entries", type=int, default=CacheConfig.entries)

@@ -7,7 +7,6 @@ Shape suffixes: N candidates, K tasks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,19 +14,22 @@ import numpy.typing as npt
 
 from feature_repo.spec import Spec
 
+MAX_WEIGHT = 1e30
+"""A sum of weights up to this is finite in the float32 that carries scores."""
+
 
 def weights_of(spec: Spec, asked: Mapping[str, float] | None) -> npt.NDArray[np.float64]:
     """Weights `[K]`: the spec's utilities, each replaced by the one that was asked for.
 
     Raises:
-        ValueError: a task the spec does not have, or a weight that is not a finite number.
+        ValueError: a task the spec does not have, or a weight beyond +-MAX_WEIGHT.
     """
     asked = asked or {}
     for name, value in asked.items():
         if name not in spec.task_names:
             raise ValueError(f"weights: {name!r} is no task; have {', '.join(spec.task_names)}")
-        if not math.isfinite(value):
-            raise ValueError(f"weights: {name} is {value}, want a finite number")
+        if not abs(value) <= MAX_WEIGHT:
+            raise ValueError(f"weights: {name} is {value}, want -{MAX_WEIGHT} to {MAX_WEIGHT}")
     return np.array([asked.get(t.name, t.utility) for t in spec.tasks], np.float64)
 
 

@@ -10,7 +10,7 @@ Shape suffixes: N candidates, C context columns, E embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,12 +83,14 @@ def decode_candidates(
             no candidate or more than `max_candidates`.
     """
     try:
-        reader = pa.ipc.open_stream(pa.py_buffer(data))
-        batch = reader.read_next_batch()
-        batch.validate(full=True)
-    except (pa.ArrowException, OSError, StopIteration) as error:
+        batches = list(pa.ipc.open_stream(pa.py_buffer(data)))
+        for batch in batches:
+            batch.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"candidates are not an Arrow IPC stream of one batch: {error}") from error
-    return columns_of(spec, batch, max_candidates)
+    if len(batches) != 1:
+        raise ValueError(f"candidates are {len(batches)} record batches; send them in one")
+    return columns_of(spec, batches[0], max_candidates)
 
 
 def columns_of(
@@ -96,7 +98,9 @@ def columns_of(
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
     """A candidates' record batch as arrays; ValueError as in `decode_candidates`."""
     check_count(batch.num_rows, max_candidates)
-    check_schema(candidate_schema(spec), batch)
+    schema = candidate_schema(spec)
+    check_names(schema, batch.schema.names)
+    check_schema(schema, batch)
     arrays = {name: to_numpy(batch.column(name)) for name in batch.schema.names}
     context_NC = arrays.pop(CONTEXT)
     return arrays, context_NC
@@ -113,9 +117,16 @@ def check_count(count: int, max_candidates: int) -> None:
         )
 
 
+def check_names(schema: pa.Schema, names: Iterable[str]) -> None:
+    """ValueError if a column is none of the spec's."""
+    extra = sorted(set(names) - set(schema.names))
+    if extra:
+        raise ValueError(f"candidates: column {extra[0]!r} is not in the spec")
+
+
 def check_schema(schema: pa.Schema, batch: pa.RecordBatch) -> None:
-    """ValueError unless the batch has exactly the columns and types of `schema`, in any order,
-    without nulls.
+    """ValueError unless the batch has the columns and types of `schema`, in any order, without
+    nulls.
     """
     names = batch.schema.names
     for field in schema:
@@ -132,9 +143,6 @@ def check_schema(schema: pa.Schema, batch: pa.RecordBatch) -> None:
             raise ValueError(
                 f"candidates: column {field.name!r} has nulls; send the declared default"
             )
-    extra = sorted(set(names) - set(schema.names))
-    if extra:
-        raise ValueError(f"candidates: column {extra[0]!r} is not in the spec")
 
 
 def check_spec_hash(spec: Spec, got: str | None) -> None:

@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from components.layout import Layout
-from components.rank import newest_posts, rank, render_table
-from serving.launch import NAME, free_ports
+from components.rank import _running, newest_posts, rank, render_table, usual_request
+from serving.launch import NAME, free_ports, launch
 from tests.serving_builders import SmallRun
 
 SERVE = """
@@ -44,6 +46,51 @@ def test_defaults_rank_the_newest_unseen_posts_of_the_most_active_member(
     table = sink.getvalue()
     for word in ("post", "click", "long_dwell", "score", str(ranking.rows[0]["post_id"])):
         assert word in table
+
+
+def test_request_features_are_by_default_the_log_s_most_common(small_run: SmallRun) -> None:
+    paths = (small_run.layout.root / "impressions").glob("day=*/part.parquet")
+    seen = Counter(s for p in paths for s in pq.read_table(p)["surface"].to_pylist())
+    assert usual_request(small_run.layout, small_run.config.spec) == {
+        "surface": seen.most_common(1)[0][0]
+    }
+    posts = small_run.posts[:3]
+    usual = rank(small_run.layout, small_run.config, candidates=posts)
+    other = rank(small_run.layout, small_run.config, candidates=posts, request={"surface": -1})
+    assert usual.rows != other.rows
+
+
+def test_an_address_whose_server_is_gone_is_not_asked(small_run: SmallRun, tmp_path: Path) -> None:
+    """Its port may be another root's by now."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    with launch(small_run.serving()) as pair:
+        address = {"url": pair.transformer.url, "pid": done.pid}
+        (tmp_path / "serving.json").write_text(json.dumps(address))
+        assert _running(Layout.at(tmp_path)) is None
+        (tmp_path / "serving.json").write_text(json.dumps({**address, "pid": os.getpid()}))
+        assert _running(Layout.at(tmp_path)) == pair.transformer.url
+
+
+def test_sigterm_while_the_servers_load_ends_serve_at_once(small_run: SmallRun) -> None:
+    [port] = free_ports(1)
+    root = str(small_run.layout.root)
+    process = subprocess.Popen([sys.executable, "-c", SERVE, root, str(port)])
+    end = time.monotonic() + 60
+    while not children(process.pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    servers = children(process.pid)
+    assert servers
+    start = time.monotonic()
+    process.terminate()
+    assert process.wait(30) == 0
+    assert time.monotonic() - start < 5
+    assert not any(Path(f"/proc/{pid}").exists() for pid in servers)
+
+
+def children(pid: int) -> list[str]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return path.read_text().split() if path.exists() else []
 
 
 def test_newest_posts_leaves_out_what_was_seen_and_what_is_not_made_yet(

@@ -136,7 +136,7 @@ def test_a_deadline_nearer_than_a_call_takes_is_refused_at_once_but_not_for_ever
     assert work.batches == [[1], [2]]
 
 
-def test_an_error_reaches_those_who_shared_the_batch_alone() -> None:
+def test_a_bad_request_fails_alone() -> None:
     work = Work()
 
     async def main() -> list[Any]:
@@ -146,8 +146,8 @@ def test_an_error_reaches_those_who_shared_the_batch_alone() -> None:
 
     first, second, third = run(main())
     assert isinstance(first, ArithmeticError)
-    assert isinstance(second, ArithmeticError)
-    assert third == 8
+    assert (second, third) == (6, 8)
+    assert work.batches == [[-1, 3], [-1], [3], [4]]
 
 
 def test_a_caller_who_left_is_not_computed() -> None:
@@ -167,6 +167,25 @@ def test_a_caller_who_left_is_not_computed() -> None:
 
     assert run(main()) == [2, 6]
     assert work.batches == [[1], [3]]
+
+
+def test_a_caller_who_left_takes_no_place_in_the_queue() -> None:
+    gate = threading.Event()
+
+    async def main() -> list[int]:
+        batcher = Batcher(Work(gate), BatcherConfig(max_queue=1))
+        first = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0.05)
+        gone = asyncio.create_task(batcher.submit(2))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await asyncio.sleep(0.05)
+        stays = asyncio.create_task(batcher.submit(3))
+        await asyncio.sleep(0.05)
+        gate.set()
+        return await asyncio.gather(first, stays)
+
+    assert run(main()) == [2, 6]
 
 
 @pytest.mark.parametrize("kind", [Unavailable, TooLate])

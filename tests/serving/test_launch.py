@@ -35,6 +35,37 @@ def test_a_port_in_use_is_one_sentence(small_run: SmallRun) -> None:
             check_ports(HOST, port)
 
 
+def test_a_grpc_port_that_was_taken_while_loading_ends_the_server(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    """Not two servers behind one port."""
+    with launch(small_run.serving()) as pair:
+        port = pair.predictor.grpc_port
+        command = [sys.executable, "-c", TAKEN, "--model_dir", str(small_run.serving().model_dir)]
+        command += ["--http_port", str(free_ports(1)[0]), "--grpc_port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode != 0
+    assert str(port) in done.stdout + done.stderr
+
+
+TAKEN = """
+import sys
+from serving import predictor, server
+server.check_ports = lambda *_: None
+predictor.main(sys.argv[1:])
+"""
+
+
+def test_the_output_file_is_bounded(small_run: SmallRun, tmp_path: Path) -> None:
+    server = start_predictor(replace(small_run.serving(), model_dir=tmp_path), tmp_path)
+    server.process.wait(60)
+    size = server.log.stat().st_size
+    server.trim(size)
+    assert server.log.stat().st_size == size > 0
+    server.trim(size - 1)
+    assert server.log.stat().st_size == 0
+
+
 def test_a_missing_model_is_one_sentence(small_run: SmallRun, tmp_path: Path) -> None:
     serving = replace(small_run.serving(), model_dir=tmp_path / "nothing")
     server = start_predictor(serving, tmp_path)

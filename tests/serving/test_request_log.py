@@ -14,7 +14,7 @@ from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.features import Fetched
 from serving.feed_request import FeedRequest, Ranked
-from serving.request_log import LogConfig, RequestLog, read_log
+from serving.request_log import LogConfig, RequestLog, read_log, sample_log
 from serving.utility import weights_of
 from tests.serving_builders import NOW_MS, candidates
 
@@ -103,6 +103,49 @@ def test_a_folder_that_cannot_be_written_loses_the_log_alone(tmp_path: Path) -> 
     log = RequestLog(tmp_path / "file", SPEC, LogConfig(rows=1))
     log.add(*served(1), b"c")
     log.close()
+
+
+def test_a_row_that_cannot_be_written_does_not_end_the_log(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, SPEC, LogConfig(rows=1))
+    log.add(*served(1, 2**53), b"c")
+    for member in (2, 3):
+        log.add(*served(member), b"c")
+    log.close()
+    assert [r["member_id"] for one in tmp_path.iterdir() for r in read_log(one)] == [2, 3]
+
+
+def test_what_a_killed_writer_left_is_not_read(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, SPEC)
+    log.add(*served(1), b"c")
+    log.close()
+    [file] = tmp_path.rglob("*.arrow")
+    file.with_name(f".{file.name}").write_bytes(file.read_bytes()[:100])
+    assert len(read_log(file.parent)) == 1
+    assert len(sample_log(file.parent, 9, lambda row: "")[0]) == 1
+
+
+def test_a_day_is_bounded(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, SPEC, LogConfig(rows=1, day_bytes=1))
+    before = dropped()
+    for member in range(3):
+        log.add(*served(member), b"c")
+    log.close()
+    assert dropped() - before == 2
+    assert len(list(tmp_path.rglob("*.arrow"))) == 1
+
+
+def test_a_sample_is_spread_over_the_day_and_counts_the_rest(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path, SPEC, LogConfig(rows=3))
+    for member in range(10):
+        log.add(*served(member), b"c")
+    log.close()
+    [day] = tmp_path.iterdir()
+    whole = read_log(day)
+    rows, skipped = sample_log(day, 3, lambda row: "odd" if row["member_id"] % 2 else "")
+    assert [r["member_id"] for r in rows] == [0, 4, 8]
+    assert rows == [r for r in whole if r["member_id"] in (0, 4, 8)]
+    assert skipped == {"odd": 5}
+    assert sample_log(tmp_path / "day=1999-01-01", 3, lambda row: "") == ([], {})
 
 
 def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:

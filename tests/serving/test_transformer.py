@@ -5,10 +5,13 @@ logging.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import dataclasses
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from kserve import InferRequest
+from prometheus_client import REGISTRY
 
 from feature_repo.specs import SIMULATOR as SPEC
-from serving.errors import Unavailable
+from serving import store_client
+from serving.errors import TooLate, Unavailable
 from serving.features import Fetcher
 from serving.feed_request import FeedRequest
 from serving.infer import bytes_tensor
 from serving.launch import NAME, Pair, Serving, launch, start_transformer, wait_ready
 from serving.request_log import read_log
-from serving.store_client import CacheConfig, StoreClient
+from serving.store_client import CacheConfig, StoreClient, Stored
+from serving.transformer import Transformer, TransformerConfig
 from serving.utility import weights_of
 from serving.wire import decode_candidates
 from tests.serving_builders import Grpc, SmallRun, post
@@ -134,6 +140,8 @@ BAD = {
     "an unknown task": {"weights": {"applause": 1.0}},
     "a time before 1970": {"time_ms": -5},
     "a time beyond any calendar": {"time_ms": 2**62},
+    "a time after the year 9999": {"time_ms": 253_402_300_800_000},
+    "a weight beyond any sum": {"weights": {"click": 1e308, "like": 1e308}},
 }
 
 
@@ -145,7 +153,10 @@ def test_bad_input_is_400_in_one_sentence(url: str, small_run: SmallRun, name: s
     assert "\n" not in answer["error"]
 
 
-@pytest.mark.parametrize("what", [b"{", b"", [1], {}, {"instances": []}, {"instances": [3]}])
+@pytest.mark.parametrize(
+    "what",
+    [b"{", b"", [1], {}, {"instances": []}, {"instances": [3]}, {"instances": [{}] * 33}],
+)
 def test_a_body_that_is_no_request_is_400(url: str, what: Any) -> None:
     assert post(url, what)[0] == 400
 
@@ -153,6 +164,18 @@ def test_a_body_that_is_no_request_is_400(url: str, what: Any) -> None:
 def test_a_weight_that_is_not_finite_is_400(url: str, small_run: SmallRun) -> None:
     text = json.dumps(body(small_run, weights={"click": 1e400})).encode()
     assert post(url, text)[0] == 400
+
+
+def test_more_requests_than_fit_a_call_are_invalid_over_grpc(
+    servers: Pair, small_run: SmallRun
+) -> None:
+    columns = {
+        "member_id": pa.array(range(100_000), pa.int64()),
+        "candidates": pa.array([[1]] * 100_000, pa.list_(pa.int64())),
+    }
+    code, reason = Grpc(servers.transformer.grpc).status(arrow_call(columns))
+    assert code == "INVALID_ARGUMENT"
+    assert "split the call" in reason
 
 
 def test_an_unknown_model_is_404(servers: Pair, small_run: SmallRun) -> None:
@@ -304,6 +327,89 @@ def test_values_of_another_spec_are_refused_in_one_sentence(small_run: SmallRun)
     other = dataclasses.replace(SPEC, views=views)
     with pytest.raises(Unavailable, match="post_popularity: a stored value has"):
         Fetcher(other, store).fetch(feed_request(small_run))
+
+
+def defaults(view: str, reason: str) -> float:
+    labels = {"view": view, "reason": reason}
+    return REGISTRY.get_sample_value("feedsr_defaults_total", labels) or 0.0
+
+
+def test_a_pair_that_never_met_is_no_loss_and_a_stale_pair_is(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreClient(small_run.layout.feast, SPEC)
+    asked = dataclasses.replace(feed_request(small_run), post_ids=np.array(small_run.posts))
+
+    def flagged(asked: FeedRequest) -> int:
+        flags = Fetcher(SPEC, store).fetch(asked).post_flags
+        return sum(name.endswith(":affinity") for names in flags for name in names)
+
+    before = defaults("affinity", "missing")
+    assert flagged(dataclasses.replace(asked, member_id=STRANGER)) == 0
+    assert defaults("affinity", "missing") == before
+    late = small_run.end_ms + 200 * 3_600_000
+    monkeypatch.setattr(store, "as_of_ms", lambda view: 0 if view == "affinity" else late)
+    before = defaults("affinity", "stale")
+    assert flagged(dataclasses.replace(asked, time_ms=late)) > 0
+    assert defaults("affinity", "stale") > before
+
+
+def test_a_materialization_forgets_what_was_cached_before_it(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreClient(small_run.layout.feast, SPEC, CacheConfig(seconds=3600))
+    key = [(small_run.posts[0],)]
+    [fresh] = store.read_cached("post_popularity", key)
+    store._cache.put("post_popularity", key[0], Stored(b"old", 1), time.monotonic())
+    monkeypatch.setattr(store_client, "REGISTRY_SECONDS", 0.0)
+    store.refresh()
+    assert store.read_cached("post_popularity", key)[0].value == b"old"
+    view = store._views["post_popularity"]
+    store._views["post_popularity"] = other = copy.copy(view)
+    other.materialization_intervals = []
+    store.refresh()
+    assert store.read_cached("post_popularity", key) == [fresh]
+
+
+def test_a_store_of_another_spec_is_refused_at_the_start(small_run: SmallRun) -> None:
+    task = dataclasses.replace(SPEC.tasks[0], prior=0.5)
+    other = dataclasses.replace(SPEC, tasks=(task, *SPEC.tasks[1:]))
+    with pytest.raises(ValueError, match=r"was applied with spec .* serve with the store's spec"):
+        StoreClient(small_run.layout.feast, other)
+
+
+def slow_transformer(run: SmallRun, monkeypatch: pytest.MonkeyPatch, **limits: Any) -> Transformer:
+    """A transformer whose store takes half a second for a request."""
+    config = TransformerConfig(
+        spec_name=SPEC.name, feast_dir=run.layout.feast, predictor_host="", **limits
+    )
+    transformer = Transformer(NAME, config)
+    transformer.load()
+    monkeypatch.setattr(transformer._fetcher, "fetch", lambda asked: time.sleep(0.5))
+    return transformer
+
+
+def test_a_store_that_hangs_is_refused_in_time(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = slow_transformer(small_run, monkeypatch, timeout=0.1, max_queue=1)
+
+    async def main() -> list[Any]:
+        late = {**body(small_run), "deadline_ms": 50}
+        first = asyncio.create_task(transformer.preprocess(body(small_run)))
+        await asyncio.sleep(0)
+        results = [await asyncio.gather(transformer.preprocess(late), return_exceptions=True)]
+        results.append(await asyncio.gather(first, return_exceptions=True))
+        results.append(await asyncio.gather(transformer.preprocess(late), return_exceptions=True))
+        return [one for [one] in results]
+
+    full, hung, late = asyncio.run(main())
+    assert isinstance(full, Unavailable)
+    assert "wait for the online store" in str(full)
+    assert isinstance(hung, Unavailable)
+    assert "did not answer within 0.1 s" in str(hung)
+    assert isinstance(late, TooLate)
+    transformer.close()
 
 
 def feed_request(run: SmallRun) -> FeedRequest:

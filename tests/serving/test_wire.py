@@ -71,6 +71,15 @@ def test_a_flipped_byte_never_ends_in_another_error(data: st.DataObject) -> None
     assert all(len(column) == len(context) for column in features.values())
 
 
+def test_a_second_batch_is_not_lost_in_silence() -> None:
+    batch, sink = batch_of(SIMULATOR, 2), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+        writer.write_batch(batch)
+    with pytest.raises(ValueError, match="2 record batches; send them in one"):
+        decode_candidates(SIMULATOR, sink.getvalue().to_pybytes(), 64)
+
+
 @pytest.mark.parametrize("count", [0, 65, 5000])
 def test_the_number_of_candidates_is_limited(count: int) -> None:
     data = encode_candidates(SIMULATOR, *candidates(SIMULATOR, count, 0))
