@@ -28,7 +28,7 @@ CONFIG = DailyConfig(
     feed_sr=FeedSRConfig(width=32, layers=1, heads=2, head=HEAD, embedding_dropout=0.0),
     dcnv2=DCNv2Config(head=HEAD),
     cold=RECIPE,
-    gate=GateConfig(min_over_baseline=-0.05),
+    gate=GateConfig(min_over_baseline=-0.05, max_calibration_error=0.15),
 )
 
 
