@@ -143,7 +143,8 @@ def sample(loader: Loader, impressions: int = SAMPLE_IMPRESSIONS) -> list[Packed
     """Whole shards, evenly spaced, that together hold about so many impressions."""
     total = sum(shard.impressions for shard in loader.shards)
     every = max(total // impressions, 1)
-    return [read_shard(shard.path, loader.form) for shard in loader.shards[::every]]
+    chosen = loader.shards[::every]
+    return [read_shard(shard.path, loader.form, checksum=shard.checksum) for shard in chosen]
 
 
 def starting_model(

@@ -2,8 +2,7 @@
 """Checksums of a folder of shards. Arrow IPC has none: to it, a flipped bit of a value is data.
 
 `checksums.json` beside the shards holds the CRC-32 of each by file name. Whoever writes a folder
-calls `write_checksums` last; shards without the file are read unchecked. Knows files and their
-bytes; does not know Arrow.
+calls `write_checksums` last. Knows files and their bytes; does not know Arrow.
 """
 
 from __future__ import annotations

@@ -86,18 +86,25 @@ def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
     )
 
 
-def read_shard(path: Path, form: ShardFormat, first: int = 0) -> Packed:
-    """A whole shard as flat columns; `first` is the number of its first sequence over all shards.
+def read_shard(
+    path: Path, form: ShardFormat, first: int = 0, checksum: int | None = None
+) -> Packed:
+    """A whole shard as flat columns.
+
+    Args:
+        path: the file.
+        form: what to read from it.
+        first: the number of its first sequence over all shards.
+        checksum: of the shard that was inspected; None is the one recorded beside it, if any.
 
     Raises:
-        ValueError: the file is truncated or corrupted, is not what its recorded checksum says, a
-            column is missing or of another type, or columns disagree; one sentence that names the
-            file.
+        ValueError: the file is truncated or corrupted, has another checksum, a column is missing or
+            of another type, or columns disagree; one sentence that names the file.
     """
     schema = _open(path).schema
-    recorded = recorded_checksum(path)
-    if recorded is not None and file_checksum(path) != recorded:
-        raise _broken(path, "is damaged: it differs from its checksum")
+    expected = recorded_checksum(path) if checksum is None else checksum
+    if expected is not None and file_checksum(path) != expected:
+        raise _broken(path, "is damaged or was replaced: it differs from its checksum")
     _check_schema(path, schema, form)
     names = [*form.keys, *form.elements, "context"]
     table = _read(path, sorted(schema.get_field_index(n) for n in names))

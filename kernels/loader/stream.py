@@ -60,7 +60,7 @@ class Loader:
 
     Raises:
         ValueError: on construction for a shard that is missing or of another schema, on iteration
-            for one whose contents are broken; one sentence that names the file.
+            for one whose contents are broken or were replaced; one sentence that names the file.
     """
 
     paths: Sequence[Path]
@@ -124,7 +124,8 @@ class Loader:
             yield pieces
 
     def _read(self, shard: int) -> Packed:
-        return read_shard(self.shards[shard].path, self.form, int(self._firsts[shard]))
+        info = self.shards[shard]
+        return read_shard(info.path, self.form, int(self._firsts[shard]), info.checksum)
 
     def _pack(self, pieces: list[tuple[Packed, Ints]], epoch: int) -> Packed:
         """This rank's sequences of a batch, in their final order."""

@@ -427,13 +427,23 @@ def test_damage_that_keeps_the_structure_is_found_by_the_checksum(
     read_shard(path, FORMAT)
     path.write_bytes(content)
     assert inspect_shard(path, FORMAT) == info, "what is recorded names the shard"
-    with pytest.raises(ValueError, match=r"part\.arrow: is damaged.*build the sequences again"):
+    with pytest.raises(ValueError, match=r"part\.arrow: is damaged or.*build the sequences again"):
         read_shard(path, FORMAT)
     other = Path(shutil.copy(paths[1], tmp_path / "other.arrow"))
     for harm in ("[]", "{", '{"part.arrow": "x"}'):
         (tmp_path / "checksums.json").write_text(harm)
         with pytest.raises(ValueError, match=r"no checksum of other\.arrow; build the sequences"):
             read_shard(other, FORMAT)
+
+
+def test_shards_replaced_under_a_reader_are_noticed(paths: list[Path], tmp_path: Path) -> None:
+    path = Path(shutil.copy(paths[0], tmp_path / "part.arrow"))
+    loader = Loader([path], FORMAT, LoaderConfig(batch=8, prefetch=0))
+    table = pa.ipc.open_file(str(paths[1])).read_all()
+    for other in (table, table[:10]):
+        rewrite(path, other)
+        with pytest.raises(ValueError, match=r"part\.arrow: is damaged or was replaced"):
+            list(loader.epoch())
 
 
 def test_without_a_record_a_shard_is_named_by_its_own_bytes(
