@@ -78,9 +78,9 @@ serve: setup ## serve the promoted model of ROOT (default: the demo's) on loopba
 rank: setup ## rank one feed of ROOT; MEMBER=<id>
 	@$(BIN)/feedsr rank --root $(ROOT) $(if $(MEMBER),--member $(MEMBER)) $(ARGS)
 
-bench: setup ## run every benchmark; results go to benchmarks/results/
+bench: setup ## run every benchmark; ARGS=--save keeps the results in benchmarks/results/
 	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
-	  echo "$$script"; $(BIN)/python $$script || exit 1; done
+	  echo "$$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
 constraints: setup ## write constraints.txt anew from what .venv holds
 	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude feedsr --exclude pip | grep -v ' @ ' \

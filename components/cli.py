@@ -135,12 +135,20 @@ def rollback(root: Root = DEFAULT_ROOT) -> None:
 
 
 @app.command()
-def versions(root: Root = DEFAULT_ROOT) -> None:
-    """List the registered versions; * marks the one in production."""
+def versions(
+    prune: Annotated[
+        int | None,
+        typer.Option(min=1, help="first delete all but so many of the newest"),
+    ] = None,
+    root: Root = DEFAULT_ROOT,
+) -> None:
+    """List the registered versions; * marks the one in production, which is never deleted."""
     from components import registry
     from components.layout import Layout
 
     layout = Layout.at(root)
+    for version in registry.prune(layout, prune) if prune and layout.registry.is_dir() else []:
+        typer.echo(f"{version} is deleted")
     production = registry.current(layout)
     found = registry.versions(layout)
     if not found:

@@ -105,6 +105,26 @@ def rollback(layout: Layout) -> str:
     return version
 
 
+def prune(layout: Layout, keep: int) -> list[str]:
+    """Deletes all but the newest `keep` versions; returns the names of those that are gone.
+
+    What is in production, and what a rollback would go to, always stays.
+    """
+    with _locked(layout):
+        found = versions(layout)
+        stay = {
+            current(layout),
+            *_stack(_history(layout))[-2:],
+            *found[max(len(found) - keep, 0) :],
+        }
+        gone = [version for version in found if version not in stay]
+        for version in gone:
+            hidden = _folder(layout, version).with_name(f".{version}.pruned")
+            _folder(layout, version).rename(hidden)
+            _remove(hidden)
+    return gone
+
+
 def current(layout: Layout) -> str | None:
     """The version in production; None before the first promotion."""
     link = layout.registry / "current"

@@ -160,6 +160,19 @@ def test_promote_and_roll_back_walk_the_history(layout) -> None:
     ]  # fmt: skip
 
 
+def test_old_versions_are_deleted_but_for_production_and_the_way_back(layout) -> None:
+    names = [registered(layout, day, seed=i) for i, day in enumerate(DAYS[:6])]
+    for version in names[:2]:
+        registry.promote(layout, version)
+    assert registry.prune(layout, 9) == []
+    assert registry.prune(layout, 1) == names[2:5]
+    assert registry.versions(layout) == [*names[:2], names[5]]
+    assert sorted(p.name for p in (layout.registry / "versions").iterdir()) == [
+        *names[:2], names[5]
+    ]  # fmt: skip
+    assert registry.rollback(layout) == names[0]
+
+
 def test_a_refused_version_is_promoted_only_by_force(layout) -> None:
     version = registered(layout, DAYS[0], auc=0.5)
     with pytest.raises(ValueError, match=r"the gate refused .*AUC of long_dwell is 0\.5"):
