@@ -7,6 +7,7 @@ Feast is imported when a function needs it: it costs seconds and hundreds of meg
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -21,6 +22,8 @@ from feature_repo.spec import Spec
 
 STORES = Path(__file__).parent.parent / "feature_repo" / "stores"
 DEFAULT_REDIS = "127.0.0.1:6379"
+REDIS_ADDRESS = re.compile(r"[^:,\s]+:\d+(,[^,\s]+)*")
+"""host:port, then what else Feast takes (further hosts, `password=...`)."""
 
 DEFINITIONS = Template(
     '''# SPDX-License-Identifier: Apache-2.0
@@ -42,18 +45,29 @@ def render_store(layout: Layout, config: DailyConfig) -> Path:
     The Redis address is `FEEDSR_REDIS` (host:port), by default 127.0.0.1:6379.
 
     Raises:
-        ValueError: the store has no declaration under feature_repo/stores.
+        ValueError: the store has no declaration under feature_repo/stores, or FEEDSR_REDIS is no
+            address.
     """
     declared = STORES / f"{config.online_store}.yaml"
     if not declared.is_file():
         raise ValueError(f"there is no {declared}; declare the online store there")
     text = Template(declared.read_text()).substitute(
-        FEEDSR_ROOT=str(layout.root), FEEDSR_REDIS=os.environ.get("FEEDSR_REDIS", DEFAULT_REDIS)
+        FEEDSR_ROOT=str(layout.root), FEEDSR_REDIS=_redis_address()
     )
     _write_text(layout.feast / "feature_store.yaml", text)
     definitions = DEFINITIONS.substitute(spec=config.spec_name)
     _write_text(layout.feast / "definitions.py", definitions)
     return layout.feast
+
+
+def _redis_address() -> str:
+    address = os.environ.get("FEEDSR_REDIS") or DEFAULT_REDIS
+    if not REDIS_ADDRESS.fullmatch(address):
+        raise ValueError(
+            f"FEEDSR_REDIS starts with {address.split(',')[0]!r}, want host:port, "
+            f"for example {DEFAULT_REDIS}"
+        )
+    return address
 
 
 def open_store(layout: Layout, config: DailyConfig) -> Any:
@@ -66,8 +80,17 @@ def open_store(layout: Layout, config: DailyConfig) -> Any:
     # Feast draws bars of its own; a step has its own progress.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from feast import FeatureStore
+    from google.protobuf.message import DecodeError
 
-    return FeatureStore(repo_path=str(folder))
+    store = FeatureStore(repo_path=str(folder))
+    try:
+        store.list_projects()
+    except DecodeError as error:
+        raise ValueError(
+            f"the Feast registry {layout.feast / 'registry.db'} is damaged ({error}); remove it "
+            "and run materialize, which fills the online store again"
+        ) from error
+    return store
 
 
 def apply_store(layout: Layout, spec: Spec, store: Any) -> None:
@@ -100,7 +123,10 @@ def reachable(store: Any) -> Iterator[None]:
             raise
         online = store.config.online_store
         where = getattr(online, "connection_string", None) or getattr(online, "path", "")
-        text = str(error).split("\n")[0][:160]
+        # What follows the address may be a password.
+        where = where.split(",")[0]
+        # Redis quotes the failed command, bytes and all, before it says why.
+        text = str(error).split("caused error: ")[-1].split("\n")[0][:160]
         raise ConnectionError(
             f"the online store ({online.type} at {where}) cannot be reached: {text}; "
             "start it, or choose another with online_store"
@@ -114,11 +140,7 @@ def _is_connection_error(error: BaseException) -> bool:
 
     return isinstance(
         error,
-        ConnectionError
-        | TimeoutError
-        | redis.exceptions.ConnectionError
-        | redis.exceptions.TimeoutError
-        | sqlite3.OperationalError,
+        ConnectionError | TimeoutError | redis.exceptions.RedisError | sqlite3.DatabaseError,
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 
 from components.layout import Layout
@@ -60,6 +61,46 @@ def test_an_undeclared_store_is_one_sentence(tmp_path):
 def test_the_local_default_is_the_sqlite_store():
     default = PROJECT / "feature_repo" / "feature_store.yaml"
     assert default.read_text() == (STORES / "sqlite.yaml").read_text()
+
+
+@pytest.mark.parametrize("address", ["redis.example", "127.0.0.1:port", "a b:1"])
+def test_an_address_that_is_none_is_one_sentence(tmp_path, monkeypatch, address):
+    monkeypatch.setenv("FEEDSR_REDIS", f"{address},password=secret")
+    with pytest.raises(ValueError, match="want host:port") as error:
+        render_store(Layout.at(tmp_path), small_config(SIMULATOR, online_store="redis"))
+    assert address in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_the_redis_password_is_not_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380,password=secret")
+    store = open_store(Layout.at(tmp_path), small_config(SIMULATOR, online_store="redis"))
+    with pytest.raises(ConnectionError, match=r"redis at redis.example:6380\)") as error:
+        refuse(store, "Command # 1 (HSET \0\1) of pipeline caused error: out of memory")
+    assert "out of memory; start it" in str(error.value)
+    assert "HSET" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def refuse(store, text: str) -> None:
+    with reachable(store):
+        raise redis.exceptions.ResponseError(text)
+
+
+def test_a_damaged_registry_is_one_sentence(tmp_path):
+    layout, config = Layout.at(tmp_path), small_config(SIMULATOR)
+    apply_store(layout, SIMULATOR, open_store(layout, config))
+    (layout.feast / "registry.db").write_bytes(b"garbage" * 50)
+    with pytest.raises(ValueError, match=r"registry.db is damaged .*; remove it"):
+        open_store(layout, config)
+
+
+def test_a_file_that_is_no_database_is_one_sentence(tmp_path):
+    layout, config = Layout.at(tmp_path), small_config(SIMULATOR)
+    store = open_store(layout, config)
+    (layout.feast / "online_store.db").write_bytes(b"garbage" * 500)
+    with pytest.raises(ConnectionError, match="not a database; start it"):
+        apply_store(layout, SIMULATOR, store)
 
 
 def test_other_errors_pass_through(tmp_path):
