@@ -104,7 +104,8 @@ def _online_files(layout: Layout, store: Any, spec: Spec) -> OnlineFiles:
     """What is online; nothing where the store is another one or has lost its rows."""
     online = store.config.online_store
     where = getattr(online, "connection_string", None) or getattr(online, "path", "")
-    kept = OnlineFiles(layout.root / "ledger" / "online.json", f"{online.type} {where} {spec.hash}")
+    name = f"{online.type} {where.split(',')[0]} {spec.hash}"
+    kept = OnlineFiles(layout.root / "ledger" / "online.json", name)
     if last := kept.last_day(HISTORY):
         files = _files(layout, HISTORY, last).values()
         members = ds.dataset([str(p) for p in files]).head(LOST_PROBES, columns=["member_id"])
