@@ -33,7 +33,8 @@ class Group:
     @property
     def autocast(self) -> torch.autocast:
         """bf16 where the device computes in it; on a CPU everything stays fp32."""
-        enabled = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        cuda = self.device.type == "cuda"
+        enabled = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def sum(self, tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pyarrow as pa
@@ -483,6 +484,20 @@ def test_killed_in_training_the_same_command_ends_at_the_same_weights(
     ours, theirs = (Layout.at(r).model(DAY, "feed_sr") for r in (killed, whole))
     assert_equal(weights(ours), weights(theirs))
     assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize(("major", "computes"), [(7, False), (9, True)])
+def test_bf16_is_for_devices_that_compute_in_it_not_for_those_that_emulate_it(
+    monkeypatch: pytest.MonkeyPatch, major: int, computes: bool
+) -> None:
+    properties = types.SimpleNamespace(major=major)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    group = Group(rank=0, world=1, device=torch.device("cuda", 0))
+    assert group.autocast._enabled == computes
+    assert not Group(rank=0, world=1, device=torch.device("cpu")).autocast._enabled
 
 
 @pytest.mark.parametrize("ranker", ["feed_sr", "dcnv2"])
