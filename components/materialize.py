@@ -25,7 +25,7 @@ from components.features import day_end
 from components.histories import VIEW as HISTORY
 from components.layout import Layout
 from components.online_files import OnlineFiles
-from components.store import apply_store, open_store, quiet, reachable
+from components.store import apply_store, online_address, open_store, quiet, reachable
 from feature_repo.spec import Spec
 from serving.history import decode_history
 
@@ -102,10 +102,8 @@ def online_histories(store: Any, members: Sequence[int]) -> dict[int, bytes]:
 
 def _online_files(layout: Layout, store: Any, spec: Spec) -> OnlineFiles:
     """What is online; nothing where the store is another one or has lost its rows."""
-    online = store.config.online_store
-    where = getattr(online, "connection_string", None) or getattr(online, "path", "")
-    name = f"{online.type} {where.split(',')[0]} {spec.hash}"
-    kept = OnlineFiles(layout.root / "ledger" / "online.json", name)
+    path = layout.root / "ledger" / "online.json"
+    kept = OnlineFiles(path, f"{online_address(store)}, {spec.hash}")
     if last := kept.last_day(HISTORY):
         files = _files(layout, HISTORY, last).values()
         members = ds.dataset([str(p) for p in files]).head(LOST_PROBES, columns=["member_id"])

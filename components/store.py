@@ -121,16 +121,19 @@ def reachable(store: Any) -> Iterator[None]:
     except Exception as error:
         if not _is_connection_error(error):
             raise
-        online = store.config.online_store
-        where = getattr(online, "connection_string", None) or getattr(online, "path", "")
-        # What follows the address may be a password.
-        where = where.split(",")[0]
         # Redis quotes the failed command, bytes and all, before it says why.
         text = str(error).split("caused error: ")[-1].split("\n")[0][:160]
         raise ConnectionError(
-            f"the online store ({online.type} at {where}) cannot be reached: {text}; "
+            f"the online store ({online_address(store)}) cannot be reached: {text}; "
             "start it, or choose another with online_store"
         ) from error
+
+
+def online_address(store: Any) -> str:
+    """The kind of the online store and where it is; what follows a host may be a password."""
+    online = store.config.online_store
+    where = getattr(online, "connection_string", None) or getattr(online, "path", None)
+    return f"{online.type} at {str(where or '').split(',')[0]}"
 
 
 def _is_connection_error(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from components.counters import count_as_of
 from components.events import column, with_content
 from components.features import day_end, features, read_packed
 from components.layout import Layout, write_parquet
+from feature_repo.spec import View
 from tests.log_builders import Log, build_run, random_log, small_config, small_spec
 
 SPEC = small_spec("simulator")
@@ -103,6 +104,36 @@ def test_content_holds_from_creation_and_a_change_from_the_days_end(tmp_path):
     assert changed["event_timestamp"].cast(pa.int64()).to_pylist() == [
         day_end(SPEC, days[-1]) * 1000
     ]
+
+
+@pytest.mark.law
+@pytest.mark.parametrize("window", [7, 30, 90, 365])
+def test_an_event_leaves_each_window_on_its_day_though_nobody_comes(window, tmp_path):
+    layout = Layout.at(tmp_path)
+    log = random_log(SPEC, 6, rows=20, days=1)
+    timed = log.impressions.filter(log.impressions["timed"])
+    (first,) = Log(SPEC, timed, log.posts, log.members).write(layout)
+    features(layout, first, CONFIG)
+    view, name = SPEC.view("affinity"), f"affinity_impressions_{window}d"
+    rows, values = read_packed(layout, view, first)
+    assert values[name].sum() > 0
+    # As of the end of day 0 + window the window begins where day 0 ended.
+    before, leaves = (SPEC.day_name(SPEC.day_number(first) + window + d) for d in (-1, 0))
+    for day in (before, leaves):
+        write_parquet(layout.impressions_day(day), timed.slice(0, 0))
+        features(layout, day, CONFIG)
+    keys = set(keys_of(rows, view))
+    have = latest(layout, view.name, [first, before])
+    assert {k: np.frombuffer(v, view.dtype)[name].item() for k, v in have.items()} == dict(
+        zip(keys_of(rows, view), values[name].tolist(), strict=True)
+    )
+    rows, values = read_packed(layout, view, leaves)
+    assert set(keys_of(rows, view)) == keys
+    assert values[name].tolist() == [0.0] * len(keys)
+
+
+def keys_of(rows: pa.Table, view: View) -> list[tuple]:
+    return list(zip(*(rows[k].to_pylist() for k in view.keys), strict=True))
 
 
 @pytest.mark.law
