@@ -32,14 +32,28 @@ def opened(root: Path, config: str) -> tuple[Layout, str, DailyConfig]:
     """The layout, the configuration's name and the configuration of a command.
 
     Without a name it is the one that the root was made with, else the demo's.
+
+    Raises:
+        ValueError: there is no such configuration, it is wrong, or the root's note is damaged.
     """
     from components.config import load_config
     from components.layout import Layout
 
     layout = Layout.at(root)
-    kept = layout.root / "config.json"
-    name = config or (json.loads(kept.read_text())["config"] if kept.is_file() else "demo")
+    name = config or _kept(layout.root / "config.json") or "demo"
     return layout, name, load_config(name)
+
+
+def _kept(note: Path) -> str:
+    """The configuration's name that `remember` wrote, or nothing."""
+    if not note.is_file():
+        return ""
+    try:
+        return str(json.loads(note.read_text())["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{note} does not name a configuration: it is damaged; say --config"
+        ) from error
 
 
 def remember(layout: Layout, config: str) -> None:

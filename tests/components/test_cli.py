@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from components.cli_options import opened
 from components.config import load_config
 from components.layout import Layout
 
@@ -142,6 +143,14 @@ def test_a_root_remembers_its_configuration(tmp_path: Path) -> None:
     done = feedsr("ingest", "--root", str(root))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"ingest {day}: 2 days")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "half {"])
+def test_a_damaged_note_of_the_configuration_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="damaged; say --config"):
+        opened(tmp_path, "")
+    assert opened(tmp_path, "demo")[1] == "demo"
 
 
 def test_pipeline_is_compiled_where_asked(tmp_path: Path) -> None:
