@@ -28,12 +28,13 @@ from components.parity import (
     probe_instances,
 )
 from components.rank import ask
-from components.replay import Offline
+from components.replay import Offline, Replayed
 from components.store import open_store
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history, encode_history
 from serving.launch import launch
-from tests.serving_builders import SmallRun
+from serving.wire import encode_candidates
+from tests.serving_builders import SmallRun, candidates
 
 
 @pytest.mark.law
@@ -106,6 +107,39 @@ def test_a_tampered_history_fails_the_run_and_is_named(small_run: SmallRun) -> N
 
 def array_of(values: np.ndarray, name: str) -> Any:
     return pa.array(values, SPEC.history_schema.field(name).type)
+
+
+@pytest.mark.parametrize(
+    "name", [*(f.name for f in SPEC.with_role("sequence")), *SPEC.context_slices]
+)
+def test_a_difference_in_any_feature_is_named(small_run: SmallRun, name: str) -> None:
+    """One bit of the last candidate, or a value where the other side has none."""
+    features, context_NC = candidates(SPEC, 3, 1)
+    row = {
+        "member_id": 7,
+        "post_ids": features["post_id"].tolist(),
+        "history": b"",
+        "candidates": encode_candidates(SPEC, features, context_NC),
+        "model_version": "none",
+    }
+    models = Models(small_run.layout, small_run.day)
+    same = Replayed(history=b"", features=features, context_NC=context_NC)
+    compare(SPEC, row, same, models, Findings())
+    other = Replayed(
+        history=b"",
+        features={n: v.copy() for n, v in features.items()},
+        context_NC=context_NC.copy(),
+    )
+    if name in features:
+        column = other.features[name].reshape(3, -1)
+    else:
+        column = other.context_NC[:, SPEC.context_slices[name]]
+    bits = column[2:, -1:].copy()
+    bits.view(np.uint8)[0, 0] ^= 1
+    changed = np.isnan(column[2, -1]) if column.dtype.kind == "f" else False
+    column[2:, -1:] = 0 if changed else bits
+    with pytest.raises(ValueError, match=f"feature {name} of member 7 and post"):
+        compare(SPEC, row, other, models, Findings())
 
 
 def test_logged_requests_are_replayed_and_unfit_ones_are_counted(small_run: SmallRun) -> None:
