@@ -145,13 +145,21 @@ class NumericBank(nn.Module):
             self.std_F[i] = std if std > 1e-6 else 1.0
             self.boundaries_FB[i] = torch.quantile(row, levels.double())
 
+    def _bins(self, value_FR: Tensor) -> Tensor:
+        """The bin of each value: halfway among the boundaries that equal it.
+
+        Counters are often zero for most rows, so that many boundaries are one value: it must not
+        share a bin with everything above it, nor with everything below.
+        """
+        below = torch.searchsorted(self.boundaries_FB, value_FR, right=False)
+        return (below + torch.searchsorted(self.boundaries_FB, value_FR, right=True)) // 2
+
     def forward(self, value_FR: Tensor) -> Tensor:
         """`[F, R]` raw values to `[R, width]`; values that are not finite are missing."""
         value = self._transform(value_FR)
         known = value.isfinite()
         value = torch.where(known, value, 0.0)
-        bins = torch.searchsorted(self.boundaries_FB, value, right=True)
-        bins = torch.where(known, bins, self.bins) + self.offset_F[:, None]
+        bins = torch.where(known, self._bins(value), self.bins) + self.offset_F[:, None]
         standard = (value - self.mean_F[:, None]) / self.std_F[:, None]
         standard = torch.where(known, standard.clamp(-NUMERIC_RANGE, NUMERIC_RANGE), 0.0)
         return torch.cat([standard.T, self.table(bins.T).flatten(1)], -1)

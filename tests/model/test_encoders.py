@@ -168,3 +168,13 @@ def test_a_hashed_id_in_the_context_is_refused() -> None:
     spec = dataclasses.replace(TINY, features=(*TINY.features, wrong))
     with pytest.raises(ValueError, match="'city_id' is a hashed id"):
         ContextEncoder(spec)
+
+
+@pytest.mark.parametrize("common", [0.0, 1.0])
+def test_a_value_that_most_rows_have_shares_its_bin_with_no_other(common: float) -> None:
+    feature = Feature(name="x", role="context", kind=Numeric(), source="age")
+    bank = NumericBank([feature])
+    rare = torch.tensor([0.5])
+    bank.fit(torch.cat([torch.full((99,), common), rare])[None])
+    bins = bank._bins(torch.tensor([[common, 0.5]]))[0]
+    assert bins[0] != bins[1]
