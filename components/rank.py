@@ -192,6 +192,7 @@ def render_table(ranking: Ranking, console: Console | None = None) -> None:
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
     for name in ("", "post", *ranking.tasks):
         table.add_column(name, justify="right", no_wrap=True)
@@ -199,7 +200,7 @@ def render_table(ranking: Ranking, console: Console | None = None) -> None:
     table.add_column("", no_wrap=True)
     for place, row in enumerate(ranking.rows, 1):
         shares = [f"{row['probabilities'][task]:.3f}" for task in ranking.tasks]
-        marks = " ".join(str(notes.index(flag) + 1) for flag in row["flags"])
+        marks = ",".join(str(notes.index(flag) + 1) for flag in row["flags"])
         table.add_row(str(place), str(row["post_id"]), *shares, f"{row['score']:.3f}", marks)
     (console or Console(highlight=False)).print(table)
 
