@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import platform
@@ -16,6 +17,14 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """The options every benchmark has; `about` is its docstring."""
+    options = argparse.ArgumentParser(description=(about or "").splitlines()[0])
+    options.add_argument("--save", action="store_true", help="write benchmarks/results/*.json")
+    options.add_argument("--toy", action="store_true", help="tiny sizes, for the test")
+    return options
 
 
 def medians_ms(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -9,7 +9,6 @@ product of the same widths, measured beside it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._record import finish, medians_ms
+from benchmarks._record import finish, medians_ms, parser
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, build_ranker
 from tests.builders import make_rank_batch, select_request
@@ -63,11 +62,9 @@ def measure(impressions: int, candidates: int, config: FeedSRConfig, repeats: in
 
 def main() -> None:
     """Measures, prints a line a setting, and ends with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/*.json")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, for the test")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = options.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     config = FeedSRConfig(width=256, layers=6, heads=4)

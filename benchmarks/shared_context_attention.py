@@ -17,14 +17,13 @@ Variants are checked against each other, then timed in turns in one process; med
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _record import finish, medians_ms
+from _record import finish, medians_ms, parser
 from torch import Tensor
 
 from kernels.shared_context_attention import (
@@ -199,12 +198,10 @@ def training(sequences: int, mean: int, settings: Settings, dtype: torch.dtype) 
 
 def main() -> None:
     """Measures, prints a line a setting, and ends with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/*.json")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, for the test")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = options.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     settings, dtype = TOY if arguments.toy else Settings(), getattr(torch, arguments.dtype)

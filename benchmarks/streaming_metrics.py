@@ -9,10 +9,8 @@ difference of the streamed from the exact AUC of each task, after ten batches; t
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
-from _record import finish, medians_ms
+from _record import finish, medians_ms, parser
 
 from kernels.streaming_metrics import StreamingMetrics, exact_auc
 
@@ -50,10 +48,7 @@ def measure(rows: int, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """Measures and ends with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/*.json")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, for the test")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     rows, repeats = (64, 2) if arguments.toy else (8192, 51)
     finish("streaming_metrics", measure(rows, repeats), threads=1, save=arguments.save)
 

@@ -12,7 +12,6 @@ their own.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from _record import finish
+from _record import finish, parser
 from kserve import InferRequest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -148,10 +147,7 @@ def measure(layout: Layout, count: int, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measures and ends with one JSON line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/*.json")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, for the test")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     os.environ.setdefault("FEEDSR_PROGRESS", "off")
     logging.disable(logging.INFO)
     count, repeats = (20, 10) if arguments.toy else (512, 400)

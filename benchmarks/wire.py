@@ -10,7 +10,6 @@ is small on purpose.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _record import finish
+from _record import finish, parser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -85,10 +84,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     """Measures and ends with one JSON line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/*.json")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, for the test")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__).parse_args()
     rows, count, repeats = (20, 8, 5) if arguments.toy else (1000, 512, 200)
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", noisy_ranker(SIMULATOR), {"freshness": "day"})

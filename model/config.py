@@ -7,7 +7,7 @@ torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -104,7 +104,3 @@ class DCNv2Config(RankerConfig):
     head: HeadConfig = HeadConfig(width=256, hidden=2, cross=2, rank=64)
     embedding_dropout: float = Field(0.2, ge=0, lt=1)
     offset_positions: int = Field(60, ge=0)
-
-
-AnyRankerConfig = Annotated[FeedSRConfig | DCNv2Config, Field(discriminator="ranker")]
-"""One of the rankers' configurations, told apart by its `ranker` in JSON."""
