@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each step of the daily loop runs: the step's own function over the days it must cover.
 
-The one place that knows which days are still missing from a step's output (a
+The one place that knows the loop's order, which days are still missing from a step's output (a
 first run backfills, a killed one goes on), and what a step reports. It computes nothing itself and
 imports each step only when that step runs, because Feast and torch cost seconds.
 """
@@ -22,6 +22,23 @@ from components.ledger import Ledger
 from components.plan import plan
 
 Values = dict[str, Any]
+
+ORDER = (
+    "ingest",
+    "features",
+    "histories",
+    "materialize",
+    "sequences",
+    "train-feed_sr",
+    "train-dcnv2",
+    "evaluate",
+    "gate",
+    "parity",
+    "register",
+    "promote",
+    "report",
+)
+"""The steps of a day's run as people see them, in the order in which the loop runs them."""
 
 USER_ERRORS = (ValueError, OSError)
 """What a user can mend: told in one sentence (ConnectionError and a full disk are OSErrors)."""
