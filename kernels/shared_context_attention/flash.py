@@ -3,7 +3,7 @@
 
 Each tile is one call of the flash operator. The candidates' part merges the self key by
 log-sum-exp; its gradient is written out, because the operator's log-sum-exp carries none (see
-README, "Traps"). Knows nothing of devices without that operator.
+README, "Traps"). Knows nothing of autograd (`ops.py`) nor of devices without that operator.
 
 With `lse` the log-sum-exp over the context, `s = softmax_scale * q . k_self`:
     merged = logaddexp(lse, s)      out = exp(lse - merged) * out_context + exp(s - merged) * v_self
@@ -13,11 +13,8 @@ gradient: it needs of the forward only `P = exp(scores - merged)` and `delta = r
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.shared_context_attention.seqlens import SeqlenInfo, Tile
 
@@ -33,71 +30,48 @@ def available(device: str, dtype: torch.dtype) -> bool:
     return device == "cpu" and dtype in dtypes
 
 
-class ContextAttention(torch.autograd.Function):
-    """Context tokens over their own sequence: `apply(q, k, v, info, scale)`, each `[M, H, D]`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float
-    ) -> Tensor:
-        """`[M, H, D]`; keeps q, k, v, the output and its log-sum-exp, never a score."""
-        out, lse = flash_forward((q, k, v), info.context_tiles, info, scale)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.info, ctx.scale = info, scale
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k and v."""
-        q, k, v, out, lse = ctx.saved_tensors
-        info: SeqlenInfo = ctx.info
-        merged = (grads[0].contiguous(), out, lse)
-        grad_q, grad_k, grad_v = flash_backward(
-            (q, k, v), merged, info.context_tiles, info, ctx.scale
-        )
-        return grad_q, grad_k, grad_v, None, None
+def context_forward(
+    q: Tensor, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Context queries over their own sequence: output `[Q, H, D]`, log-sum-exp `[Q, H]`."""
+    return flash_forward((q, k, v), info.context_tiles, info, scale)
 
 
-class CandidateAttention(torch.autograd.Function):
-    """Candidates over the context of their request and themselves.
+def context_backward(merged: Tensors, qkv: Tensors, info: SeqlenInfo, scale: float) -> Tensors:
+    """Gradients of q, k and v from (output's gradient, output, log-sum-exp)."""
+    return flash_backward(qkv, merged, info.context_tiles, info, scale)
 
-    `apply(q, k_self, v_self, k, v, info, scale)`: the first three `[N, H, D]`, `k` and `v` of the
-    context `[M, H, D]`.
+
+def candidate_forward(
+    own: Tensors, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Candidates `own` (q, k_self, v_self), each `[N, H, D]`, over the context of their request and
+    themselves: output `[N, H, D]`, merged log-sum-exp `[N, H]`.
     """
+    q, k_self, v_self = own
+    over_context, lse = flash_forward((q, k, v), info.candidate_tiles, info, scale)
+    score = _self_scores(q, k_self, scale)
+    merged = torch.logaddexp(lse, score)
+    share = torch.exp(lse - merged).unsqueeze(-1)
+    weight = torch.exp(score - merged).unsqueeze(-1)
+    return (share * over_context + weight * v_self).to(q.dtype), merged
 
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k_self: Tensor, v_self: Tensor, *rest: Any) -> Tensor:
-        """`[N, H, D]`."""
-        k, v, info, scale = rest
-        over_context, lse = flash_forward((q, k, v), info.candidate_tiles, info, scale)
-        own = _self_scores(q, k_self, scale)
-        merged = torch.logaddexp(lse, own)
-        share = torch.exp(lse - merged).unsqueeze(-1)
-        weight = torch.exp(own - merged).unsqueeze(-1)
-        out = (share * over_context + weight * v_self).to(q.dtype)
-        ctx.save_for_backward(q, k_self, v_self, k, v, out, merged)
-        ctx.info, ctx.scale = info, scale
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k_self, v_self, k and v."""
-        q, k_self, v_self, k, v, out, merged = ctx.saved_tensors
-        info, scale = ctx.info, ctx.scale
-        grad = grads[0].contiguous()
-        grad_q, grad_k, grad_v = flash_backward(
-            (q, k, v), (grad, out, merged), info.candidate_tiles, info, scale
-        )
-        weight = torch.exp(_self_scores(q, k_self, scale) - merged)
-        wide = grad.to(merged.dtype)
-        delta = (wide * (v_self.to(merged.dtype) - out)).sum(-1)
-        grad_score = (weight * delta * scale).unsqueeze(-1)
-        grad_q = (grad_q + grad_score * k_self).to(q.dtype)
-        grad_k_self = (grad_score * q).to(q.dtype)
-        grad_v_self = (weight.unsqueeze(-1) * wide).to(q.dtype)
-        return grad_q, grad_k_self, grad_v_self, grad_k, grad_v, None, None
+def candidate_backward(
+    merged: Tensors, own: Tensors, kv: tuple[Tensor, Tensor], info: SeqlenInfo, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k_self, v_self and the context's k and v."""
+    grad, out, lse = merged
+    q, k_self, v_self = own
+    grad_q, grad_k, grad_v = flash_backward((q, *kv), merged, info.candidate_tiles, info, scale)
+    weight = torch.exp(_self_scores(q, k_self, scale) - lse)
+    wide = grad.to(lse.dtype)
+    delta = (wide * (v_self.to(lse.dtype) - out)).sum(-1)
+    grad_score = (weight * delta * scale).unsqueeze(-1)
+    grad_q = (grad_q + grad_score * k_self).to(q.dtype)
+    grad_k_self = (grad_score * q).to(q.dtype)
+    grad_v_self = (weight.unsqueeze(-1) * wide).to(q.dtype)
+    return grad_q, grad_k_self, grad_v_self, grad_k, grad_v
 
 
 def flash_forward(

@@ -8,8 +8,8 @@ from kernels.shared_context_attention.seqlens import SeqlenInfo
 
 def context_pairs(info: SeqlenInfo) -> int:
     """How many (context token, key) pairs are seen."""
-    own = info.position_M - info.own_M + 1
-    return int((info.prefix_M + own).sum())
+    own = info.position_Q - info.own_Q + 1
+    return int((info.prefix_Q + own).sum())
 
 
 def candidate_pairs(info: SeqlenInfo) -> int:

@@ -15,8 +15,19 @@ from torch import Tensor
 from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens
 
 
+def attend(
+    context: Tokens, candidates: Tokens | None, info: SeqlenInfo, scale: float
+) -> tuple[Tensor | None, Tensor | None]:
+    """Outputs `[Q, H, D]` and `[N, H, D]`; None where there is no query."""
+    k, v = context.k, context.v
+    return (
+        None if context.q is None else context_attention(context.q, k, v, info, scale),
+        None if candidates is None else candidate_attention(candidates, k, v, info, scale),
+    )
+
+
 def context_attention(q: Tensor, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float) -> Tensor:
-    """Context tokens over the context of their own sequence: `[M, H, D]`."""
+    """Context queries over the context of their own sequence: `[Q, H, D]`."""
     outs = []
     for tile in info.context_tiles:
         out_RHD = F.scaled_dot_product_attention(

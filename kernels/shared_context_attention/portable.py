@@ -10,25 +10,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kernels.shared_context_attention import flash, plain
+from kernels.shared_context_attention import flash, ops, plain
 from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens
 
 
 def portable(
     context: Tokens, candidates: Tokens | None, info: SeqlenInfo, *, softmax_scale: float
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Outputs `[M, heads, head_dim]` and `[N, heads, head_dim]`; None where there is no query."""
-    by_flash = flash.available(context.k.device.type, context.k.dtype)
-    out_context = out_candidates = None
-    if context.q is not None:
-        attend = flash.ContextAttention.apply if by_flash else plain.context_attention
-        out_context = attend(context.q, context.k, context.v, info, softmax_scale)
-    if candidates is not None and by_flash:
-        out_candidates = flash.CandidateAttention.apply(
-            candidates.q, candidates.k, candidates.v, context.k, context.v, info, softmax_scale
-        )
-    elif candidates is not None:
-        out_candidates = plain.candidate_attention(
-            candidates, context.k, context.v, info, softmax_scale
-        )
+    """Outputs `[Q, heads, head_dim]` and `[N, heads, head_dim]`; None where there is no query."""
+    if not flash.available(context.k.device.type, context.k.dtype):
+        return plain.attend(context, candidates, info, softmax_scale)
+    attended = ops.attend(context, candidates, info, softmax_scale)
+    out_context, out_candidates = (None if x is None else x[0] for x in attended)
     return out_context, out_candidates

@@ -23,7 +23,8 @@ def reference(
         k, v = context.k[rows], context.v[rows]
         if context.q is not None:
             seen = context_mask(info, s)
-            out_context.append(attend(context.q[rows], k, v, seen, softmax_scale))
+            q = context.q[info.queries[s]]
+            out_context.append(attend(q, k, v, seen, softmax_scale))
         if candidates is not None and candidates.q is not None:
             seen = candidate_mask(len(k), wanted.stop - wanted.start, k.device)
             k, v = torch.cat([k, candidates.k[wanted]]), torch.cat([v, candidates.v[wanted]])
@@ -33,13 +34,14 @@ def reference(
 
 
 def context_mask(info: SeqlenInfo, sequence: int) -> Tensor:
-    """bool `[L, L]`: which keys (columns) each context token (row) of a sequence sees."""
-    tokens = info.sequences[sequence]
-    i = torch.arange(tokens.stop - tokens.start, device=info.cu_seqlens.device)
+    """bool `[queries, L]`: which keys (columns) each query of the context (row) sees."""
+    tokens, rows = info.sequences[sequence], info.queries[sequence]
+    length, count = tokens.stop - tokens.start, rows.stop - rows.start
+    column = torch.arange(length, device=info.cu_seqlens.device)
+    i = column[length - count :, None]
     own = i // info.group * info.group
-    prefix = own if info.prefix is None else info.prefix[tokens]
-    column = i[None, :]
-    return (column < prefix[:, None]) | ((column >= own[:, None]) & (column <= i[:, None]))
+    prefix = own if info.prefix is None else info.prefix[rows, None]
+    return (column < prefix) | ((column >= own) & (column <= i))
 
 
 def candidate_mask(length: int, count: int, device: torch.device) -> Tensor:

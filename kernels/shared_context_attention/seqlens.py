@@ -4,8 +4,8 @@
 Knows lengths, prefixes and their checks, and cuts them into tiles that one kernel call can compute.
 Knows nothing of queries' values, softmax or gradients.
 
-Shape suffixes: M context tokens of all sequences, packed; N candidates, packed; S sequences; R
-rows and C columns of one tile.
+Shape suffixes: M context tokens of all sequences, packed; Q those of them that have a query; N
+candidates, packed; S sequences; R rows and C columns of one tile.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class Tile:
     """A rectangle that one kernel call computes: rows of one sequence or request, and keys.
 
     Attributes:
-        rows: query rows `[start, stop)` of M or N.
+        rows: query rows `[start, stop)` of Q or N.
         keys: keys `[start, stop)` of M.
         masked: "none" (every row sees every key), "causal" (rows and keys start together), or
             "prefix".
@@ -70,8 +71,11 @@ class SeqlenInfo:
     Attributes:
         cu_seqlens: int32 `[S + 1]`, offsets of the sequences in M.
         cu_candidates: int32 `[S + 1]`, offsets of the requests in N; None without candidates.
-        prefix: int32 `[M]`, at most `group * (i // group)`; None is plain causal attention.
+        prefix: int32 `[Q]`, at most `group * (i // group)`; None is plain causal attention.
         group: tokens an impression.
+        cu_queries: int32 `[S + 1]`, offsets of the queries in Q where only the last tokens of each
+            sequence have one (the others' keys and values are cached); None is all, Q = M.
+        num_tokens, num_queries, num_candidates: M, Q and N, as host integers.
 
     Raises:
         ValueError: offsets or prefixes that do not describe a packed batch.
@@ -81,6 +85,10 @@ class SeqlenInfo:
     cu_candidates: Tensor | None = None
     prefix: Tensor | None = None
     group: int = 2
+    cu_queries: Tensor | None = None
+    num_tokens: int = field(default=0, init=False)
+    num_queries: int = field(default=0, init=False)
+    num_candidates: int = field(default=0, init=False)
     _masks: dict[tuple[int, torch.dtype], Tensor] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -94,15 +102,29 @@ class SeqlenInfo:
                     f"cu_candidates has {len(self.cu_candidates)} offsets, "
                     f"cu_seqlens {len(self.cu_seqlens)}; no candidates is an empty range"
                 )
+        if self.cu_queries is not None:
+            self._check_queries(self.cu_queries)
+        queries = self.cu_seqlens if self.cu_queries is None else self.cu_queries
+        counted = {"num_tokens": self.cu_seqlens, "num_queries": queries}
+        if self.cu_candidates is not None:
+            counted["num_candidates"] = self.cu_candidates
+        for name, offsets in counted.items():
+            object.__setattr__(self, name, int(offsets[-1]))
         if self.group < 1:
             raise ValueError(f"group is {self.group}, want at least 1 token an impression")
         if self.prefix is not None:
             self._check_prefix(self.prefix)
+        _live[id(self.cu_seqlens)] = self
 
     @cached_property
     def sequences(self) -> list[slice]:
         """The tokens of each sequence in M."""
         return _slices(self.cu_seqlens)
+
+    @cached_property
+    def queries(self) -> list[slice]:
+        """The queries of each sequence in Q."""
+        return self.sequences if self.cu_queries is None else _slices(self.cu_queries)
 
     @cached_property
     def requests(self) -> list[slice]:
@@ -111,44 +133,37 @@ class SeqlenInfo:
             return [slice(0, 0)] * len(self.sequences)
         return _slices(self.cu_candidates)
 
-    @property
-    def num_tokens(self) -> int:
-        """M."""
-        return self.sequences[-1].stop if self.sequences else 0
-
-    @property
-    def num_candidates(self) -> int:
-        """N."""
-        return self.requests[-1].stop if self.requests else 0
+    @cached_property
+    def position_Q(self) -> Tensor:
+        """int32 `[Q]`, the index in its sequence of the token that asks."""
+        offsets = self.cu_seqlens if self.cu_queries is None else self.cu_queries
+        ends, counts = self.cu_seqlens.diff() - offsets[1:], offsets.diff()
+        shift_Q = ends.repeat_interleave(counts, output_size=self.num_queries)
+        return torch.arange(self.num_queries, device=ends.device, dtype=torch.int32) + shift_Q
 
     @cached_property
-    def position_M(self) -> Tensor:
-        """int32 `[M]`, the token's index in its own sequence."""
-        starts, lengths = self.cu_seqlens[:-1], self.cu_seqlens.diff()
-        start_M = starts.repeat_interleave(lengths, output_size=self.num_tokens)
-        return torch.arange(self.num_tokens, device=starts.device, dtype=torch.int32) - start_M
+    def own_Q(self) -> Tensor:
+        """int32 `[Q]`, index in its sequence of the first token of the token's own impression."""
+        return self.position_Q // self.group * self.group
 
     @cached_property
-    def own_M(self) -> Tensor:
-        """int32 `[M]`, index in its sequence of the first token of the token's own impression."""
-        return self.position_M // self.group * self.group
-
-    @cached_property
-    def prefix_M(self) -> Tensor:
-        """int32 `[M]`, the prefix, or what plain causal attention makes of it."""
-        return self.own_M if self.prefix is None else self.prefix
+    def prefix_Q(self) -> Tensor:
+        """int32 `[Q]`, the prefix, or what plain causal attention makes of it."""
+        return self.own_Q if self.prefix is None else self.prefix
 
     @cached_property
     def context_tiles(self) -> list[Tile]:
         """The tiles of context against context; each sequence has tiles of its own."""
         tiles: list[Tile] = []
-        for tokens, causal in zip(self.sequences, self._causal_sequences(), strict=True):
-            if causal and tokens.start < tokens.stop:
-                tiles.append(Tile(tokens, tokens, "causal"))
+        for s, causal in enumerate(self._causal_sequences()):
+            rows, tokens = self.queries[s], self.sequences[s]
+            if causal and rows.start < rows.stop:
+                tiles.append(Tile(rows, tokens, "causal"))
                 continue
-            for start in range(tokens.start, tokens.stop, TILE_ROWS):
-                stop = min(start + TILE_ROWS, tokens.stop)
-                tiles.append(Tile(slice(start, stop), slice(tokens.start, stop), "prefix"))
+            for start in range(rows.start, rows.stop, TILE_ROWS):
+                stop = min(start + TILE_ROWS, rows.stop)
+                keys = slice(tokens.start, tokens.stop - rows.stop + stop)
+                tiles.append(Tile(slice(start, stop), keys, "prefix"))
         return tiles
 
     @cached_property
@@ -174,11 +189,11 @@ class SeqlenInfo:
 
     def _build_mask(self, tile: Tile, dtype: torch.dtype) -> Tensor:
         """`mask`, written only from the first key on that a row may not see."""
-        own_R, prefix_R = self.own_M[tile.rows, None], self.prefix_M[tile.rows, None]
+        own_R, prefix_R = self.own_Q[tile.rows, None], self.prefix_Q[tile.rows, None]
         rows, columns = (x.stop - x.start for x in (tile.rows, tile.keys))
         first = int(prefix_R.min())
         column = torch.arange(first, columns, device=own_R.device, dtype=torch.int32)
-        own = (column >= own_R) & (column <= self.position_M[tile.rows, None])
+        own = (column >= own_R) & (column <= self.position_Q[tile.rows, None])
         mask = torch.zeros(1, 1, rows, columns, device=own_R.device, dtype=dtype)
         mask[..., first:].masked_fill_(~((column < prefix_R) | own), -torch.inf)
         return mask
@@ -191,27 +206,72 @@ class SeqlenInfo:
         return 4 * size <= MASK_BYTES
 
     def _causal_sequences(self) -> list[bool]:
-        """Which sequences are plain causal, by a prefix sum over the tokens that see less."""
+        """Which sequences are whole and plain causal, by a prefix sum over the tokens that see
+        less.
+        """
+        whole = [
+            q.stop - q.start == t.stop - t.start
+            for q, t in zip(self.queries, self.sequences, strict=True)
+        ]
         if self.prefix is None:
-            return [True] * len(self.sequences)
-        less = torch.zeros(self.num_tokens + 1, dtype=torch.int64, device=self.prefix.device)
-        less[1:] = (self.prefix_M != self.own_M).cumsum(0)
-        at = less[self.cu_seqlens.long()]
-        return [bool(x) for x in (at.diff() == 0).tolist()]
+            return whole
+        less = torch.zeros(self.num_queries + 1, dtype=torch.int64, device=self.prefix.device)
+        less[1:] = (self.prefix_Q != self.own_Q).cumsum(0)
+        at = less[(self.cu_seqlens if self.cu_queries is None else self.cu_queries).long()]
+        return [a and bool(b) for a, b in zip(whole, (at.diff() == 0).tolist(), strict=True)]
+
+    def _check_queries(self, cu_queries: Tensor) -> None:
+        _check_offsets("cu_queries", cu_queries)
+        if cu_queries.shape != self.cu_seqlens.shape or bool(
+            (cu_queries.diff() > self.cu_seqlens.diff()).any()
+        ):
+            raise ValueError(
+                f"cu_queries {cu_queries[:8].tolist()} does not fit cu_seqlens "
+                f"{self.cu_seqlens[:8].tolist()}; a sequence has no more queries than tokens"
+            )
 
     def _check_prefix(self, prefix: Tensor) -> None:
-        if prefix.dtype != torch.int32 or prefix.shape != (self.num_tokens,):
+        if prefix.dtype != torch.int32 or prefix.shape != (self.num_queries,):
             raise ValueError(
                 f"prefix is {prefix.dtype} {list(prefix.shape)}, "
-                f"want torch.int32 [{self.num_tokens}], one a context token"
+                f"want torch.int32 [{self.num_queries}], one a context query"
             )
-        wrong = ((prefix < 0) | (prefix > self.own_M)).nonzero()
+        wrong = ((prefix < 0) | (prefix > self.own_Q)).nonzero()
         if len(wrong):
             i = int(wrong[0])
             raise ValueError(
-                f"prefix of token {i} is {int(prefix[i])}, want 0 to {int(self.own_M[i])}: "
+                f"prefix of token {i} is {int(prefix[i])}, want 0 to {int(self.own_Q[i])}: "
                 "a token sees no impression that comes after its own"
             )
+
+
+_live: WeakValueDictionary[int, SeqlenInfo] = WeakValueDictionary()
+
+
+def info_of(
+    cu_seqlens: Tensor,
+    cu_candidates: Tensor | None = None,
+    prefix: Tensor | None = None,
+    group: int | None = None,
+    cu_queries: Tensor | None = None,
+) -> SeqlenInfo:
+    """The `SeqlenInfo` over these very tensors with the plan it keeps, or a new one.
+
+    An operator of torch.library gets tensors only. Without `group` the candidates alone count.
+    """
+    info = _live.get(id(cu_seqlens))
+    if info is not None and info.cu_seqlens is cu_seqlens:
+        own = (info.prefix, info.cu_queries, info.group) if group else (info.cu_candidates,)
+        want = (prefix, cu_queries, group) if group else (cu_candidates,)
+        if all(a is b for a, b in zip(own, want, strict=True)):
+            return info
+    return SeqlenInfo(
+        cu_seqlens=cu_seqlens,
+        cu_candidates=cu_candidates,
+        prefix=prefix,
+        group=group or 1,
+        cu_queries=cu_queries,
+    )
 
 
 def _slices(offsets: Tensor) -> list[slice]:

@@ -13,17 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import kernels.shared_context_attention as face
 from kernels.shared_context_attention import (
     SeqlenInfo,
     Tokens,
+    attention_flops,
+    dispatch,
     flash,
+    ops,
     plain,
     reference,
     seqlens,
     shared_context_attention,
+    shared_context_attention_lse,
 )
-from kernels.shared_context_attention.reference import attend
+from kernels.shared_context_attention.reference import attend, context_mask
 
 HEADS, HEAD_DIM = 2, 8
 SCALE = HEAD_DIM**-0.5
@@ -388,11 +391,94 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
 
 
 def test_says_once_who_computes(caplog: pytest.LogCaptureFixture) -> None:
-    face._say_once.cache_clear()
+    dispatch._say_once.cache_clear()
     case = make_case([3], [1])
-    with caplog.at_level(logging.INFO, logger=face.__name__):
+    with caplog.at_level(logging.INFO, logger=dispatch.__name__):
         case.run()
         case.run()
-    assert [r.message for r in caplog.records] == [
-        "shared_context_attention: portable split by CPU flash attention for torch.float64 on cpu"
-    ]
+    (record,) = caplog.records
+    assert record.message.startswith(
+        "shared_context_attention: portable for torch.float64 on cpu: CPU flash attention"
+    )
+
+
+@pytest.mark.parametrize("prefix", ["none", "random"])
+def test_queries_of_the_last_tokens_alone(prefix: str) -> None:
+    """With the earlier tokens' keys and values at hand, appended tokens attend as always."""
+    case = make_case([12, 0, 9, 5], [2, 1, 0, 1], prefix=prefix)
+    last = [(7, 12), (12, 12), (12, 21), (26, 26)]
+    rows = torch.cat([torch.arange(*pair) for pair in last])
+    own = case.info.prefix
+    info = SeqlenInfo(
+        cu_seqlens=case.info.cu_seqlens,
+        cu_candidates=case.info.cu_candidates,
+        prefix=None if own is None else own[rows],
+        cu_queries=offsets([b - a for a, b in last]),
+    )
+    q, k, v = case.context.present
+    appended = Case(Tokens(q[rows].detach().requires_grad_(), k, v), case.candidates, info)
+    whole = case.run(reference)
+    for run in (shared_context_attention, plain_attention, reference):
+        out, candidates = appended.run(run)
+        torch.testing.assert_close(out, whole[0][rows])
+        torch.testing.assert_close(candidates, whole[1])
+    got = appended.gradients(shared_context_attention)
+    assert max(biggest_error(got, appended.gradients(reference))) < 1e-11
+    assert attention_flops(info, heads=1, head_dim=1) < attention_flops(
+        case.info, heads=1, head_dim=1
+    )
+
+
+def test_queries_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="no more queries than tokens"):
+        SeqlenInfo(cu_seqlens=offsets([4, 2]), cu_queries=offsets([2, 3]))
+
+
+@pytest.mark.parametrize("prefix", ["none", "random"])
+def test_the_log_sum_exp_and_its_gradient(prefix: str) -> None:
+    case = make_case([6, 3], [2, 1], prefix=prefix)
+
+    def outputs(*leaves: Tensor) -> tuple[Tensor, ...]:
+        context, candidates = Tokens(*leaves[:3]), Tokens(*leaves[3:])
+        over = shared_context_attention_lse(context, candidates, case.info, softmax_scale=SCALE)
+        return tuple(x for pair in over if pair is not None for x in pair)
+
+    out, lse, out_N, _ = outputs(*case.leaves)
+    q, k, _ = case.context.present
+    scores = torch.einsum("rhd,chd->hrc", q[:6], k[:6]).mul(SCALE)
+    exact = scores.masked_fill(~context_mask(case.info, 0), -torch.inf).logsumexp(-1).T
+    torch.testing.assert_close(lse[:6], exact)
+    assert torch.equal(out, case.run()[0])
+    assert torch.equal(out_N, case.run()[1])
+    assert torch.autograd.gradcheck(outputs, case.leaves)
+
+
+def test_operators_are_what_they_say() -> None:
+    case = make_case([4, 0, 6], [2, 1, 3], prefix="random")
+    info, (q, k, v) = case.info, case.context.present
+    context = (q, k, v, info.cu_seqlens, None, info.prefix, info.group, SCALE)
+    torch.library.opcheck(ops.context_attention, context)
+    offsets = (info.cu_candidates, info.cu_seqlens)
+    torch.library.opcheck(
+        ops.candidate_attention, (*case.candidates.present, k, v, *offsets, SCALE)
+    )
+
+
+def test_under_torch_compile() -> None:
+    case = make_case([8, 5], [3, 2], prefix="random").to(torch.float32)
+
+    def layer(*leaves: Tensor) -> Tensor:
+        context, candidates = Tokens(*leaves[:3]), Tokens(*leaves[3:])
+        out, out_N = shared_context_attention(context, candidates, case.info, softmax_scale=SCALE)
+        assert out is not None
+        assert out_N is not None
+        return out.square().sum() + (2 * out_N).sum()
+
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*case.leaves), layer(*case.leaves))
+    for got, want in zip(
+        torch.autograd.grad(compiled(*case.leaves), case.leaves),
+        torch.autograd.grad(layer(*case.leaves), case.leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators `feedsr::*` of torch.library: schema, fake implementation and autograd, once.
+
+Operators take tensors only; a plan that `SeqlenInfo` keeps is found again by its tensors.
+
+The gradient of a log-sum-exp comes from the same backward: with one more channel, in which q and k
+are 0, v is 1, the output is 0 and its gradient is that of the log-sum-exp, it gives
+`dS = P * (g . v - g . out + g_lse)`.
+
+Shapes: q `[Q, H, D]`, k and v `[M, H, D]`; of candidates q, k_self and v_self `[N, H, D]`; log-sum-
+exps `[Q, H]` and `[N, H]`, natural, of at least float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.shared_context_attention import flash
+from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens, info_of
+
+Attended = tuple[Tensor, Tensor]
+"""An output and its log-sum-exp."""
+
+
+def attend(
+    context: Tokens,
+    candidates: Tokens | None,
+    info: SeqlenInfo,
+    softmax_scale: float,
+) -> tuple[Attended | None, Attended | None]:
+    """Context and candidates by the operators; None where there is no query."""
+    k, v, scale = context.k, context.v, softmax_scale
+    over_context = over_request = None
+    if context.q is not None:
+        over_context = context_attention(
+            context.q,
+            k,
+            v,
+            info.cu_seqlens,
+            info.cu_queries,
+            info.prefix,
+            info.group,
+            scale,
+        )
+    if candidates is not None:
+        assert candidates.q is not None
+        assert info.cu_candidates is not None
+        offsets = (info.cu_candidates, info.cu_seqlens)
+        over_request = candidate_attention(
+            candidates.q, candidates.k, candidates.v, k, v, *offsets, scale
+        )
+    return over_context, over_request
+
+
+@torch.library.custom_op("feedsr::context_attention", mutates_args=())
+def context_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    cu_queries: Tensor | None,
+    prefix: Tensor | None,
+    group: int,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Context queries over the context of their own sequence: output and log-sum-exp."""
+    info = info_of(cu_seqlens, None, prefix, group, cu_queries)
+    return flash.context_forward(q, k, v, info, softmax_scale)
+
+
+@torch.library.custom_op("feedsr::context_attention_backward", mutates_args=())
+def context_attention_backward(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    cu_queries: Tensor | None,
+    prefix: Tensor | None,
+    group: int,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    info = info_of(cu_seqlens, None, prefix, group, cu_queries)
+    merged = (grad.contiguous(), out, lse)
+    return flash.context_backward(merged, (q, k, v), info, softmax_scale)
+
+
+@torch.library.custom_op("feedsr::candidate_attention", mutates_args=())
+def candidate_attention(
+    q: Tensor,
+    k_self: Tensor,
+    v_self: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_candidates: Tensor,
+    cu_seqlens: Tensor,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Candidates over the context of their request and themselves: output and log-sum-exp."""
+    info = info_of(cu_seqlens, cu_candidates)
+    return flash.candidate_forward((q, k_self, v_self), k, v, info, softmax_scale)
+
+
+@torch.library.custom_op("feedsr::candidate_attention_backward", mutates_args=())
+def candidate_attention_backward(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k_self: Tensor,
+    v_self: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_candidates: Tensor,
+    cu_seqlens: Tensor,
+    softmax_scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k_self, v_self, k and v."""
+    info = info_of(cu_seqlens, cu_candidates)
+    merged, own = (grad.contiguous(), out, lse), (q, k_self, v_self)
+    return flash.candidate_backward(merged, own, (k, v), info, softmax_scale)
+
+
+@context_attention.register_fake
+@candidate_attention.register_fake
+def _forward_like(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(
+        q.shape[:2], dtype=wide
+    )
+
+
+@context_attention_backward.register_fake
+def _context_backward_like(
+    grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any
+) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+
+
+@candidate_attention_backward.register_fake
+def _candidate_backward_like(
+    grad: Tensor, out: Tensor, lse: Tensor, *leaves: Any
+) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in leaves[:5])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keeps inputs and outputs; a gradient that nobody asked for stays None."""
+    ctx.set_materialize_grads(False)
+    ctx.kinds = [isinstance(x, torch.Tensor) for x in inputs]
+    ctx.others = [x for x in inputs if not isinstance(x, torch.Tensor)]
+    ctx.save_for_backward(*output, *(x for x in inputs if isinstance(x, torch.Tensor)))
+
+
+def _kept(ctx: Any) -> tuple[Tensor, Tensor, list[Any]]:
+    """The outputs and the inputs, in order."""
+    out, lse, *tensors = ctx.saved_tensors
+    tensor, other = iter(tensors), iter(ctx.others)
+    return out, lse, [next(tensor) if kind else next(other) for kind in ctx.kinds]
+
+
+def _gradients(ctx: Any, backward: Any, grad: Tensor | None, grad_lse: Tensor | None) -> Any:
+    """Of every input of the forward; only the leading tensors, `[tokens, H, D]`, have one."""
+    out, lse, inputs = _kept(ctx)
+    leaves, others = [x for x in inputs if _is_heads(x)], [x for x in inputs if not _is_heads(x)]
+    grad = torch.zeros_like(out) if grad is None else grad
+    if grad_lse is None:
+        grads = backward(grad, out, lse, *leaves, *others)
+    else:
+        grad = torch.cat([grad, grad_lse.unsqueeze(-1).to(grad.dtype)], -1)
+        values = (2,) if len(leaves) == 3 else (2, 4)
+        wider = [F.pad(x, (0, 1), value=float(i in values)) for i, x in enumerate(leaves)]
+        grads = backward(grad, F.pad(out, (0, 1)), lse, *wider, *others)
+        grads = tuple(x[..., :-1] for x in grads)
+    return (*grads, *(None,) * len(others))
+
+
+def _is_heads(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 3
+
+
+def _context_gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> Any:
+    return _gradients(ctx, context_attention_backward, grad, grad_lse)
+
+
+def _candidate_gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> Any:
+    return _gradients(ctx, candidate_attention_backward, grad, grad_lse)
+
+
+context_attention.register_autograd(_context_gradients, setup_context=_keep)
+candidate_attention.register_autograd(_candidate_gradients, setup_context=_keep)
