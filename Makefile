@@ -33,7 +33,7 @@ help: ## list every target
 
 setup: $(READY) ## make .venv and install everything into it (instant when nothing changed)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*/cpu/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Feed-SR needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1), so run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }

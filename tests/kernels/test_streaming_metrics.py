@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.streaming_metrics import StreamingMetrics, exact_auc, exact_log_loss
+from kernels.streaming_metrics import StreamingMetrics, exact_auc, exact_log_loss, histogram
 
 NAN = float("nan")
 
@@ -159,7 +159,7 @@ def test_mistakes_are_one_sentence_and_change_nothing() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             metrics.update(logits, labels)
-    with pytest.raises(ValueError, match="3 tasks and 8192 buckets into 2"):
+    with pytest.raises(ValueError, match="3 tasks and 16384 buckets into 2"):
         metrics.merge(StreamingMetrics(3))
     with pytest.raises(ValueError, match="pass what state"):
         StreamingMetrics.from_state({"counts": np.zeros((2, 3, 4))})
@@ -174,3 +174,26 @@ def test_mistakes_are_one_sentence_and_change_nothing() -> None:
 def test_a_logit_without_a_label_is_not_looked_at() -> None:
     metrics = fed(np.array([[np.nan], [1.0]]), np.array([[NAN], [1.0]]))
     assert metrics.n.tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [0, 1, 3000])
+def test_the_compiled_update_counts_as_numpy_does(dtype: type, rows: int) -> None:
+    if histogram._compiled() is None:
+        pytest.skip("there is no compiled update")
+    rng = np.random.default_rng(rows)
+    logits = (rng.normal(size=(rows, 3)) * [0.1, 3, 100]).astype(dtype)
+    labels = rng.choice([0.0, 1.0, np.nan], size=logits.shape).astype(dtype)
+    logits[np.isnan(labels) & (rng.random(logits.shape) < 0.5)] = np.inf
+    ours, oracle = StreamingMetrics(3), StreamingMetrics(3)
+    ours.update(logits, labels)
+    oracle._update_in_numpy(logits, labels)
+    assert np.array_equal(ours.counts, oracle.counts)
+    np.testing.assert_allclose(ours.loss, oracle.loss, rtol=1e-6 if dtype == np.float32 else 1e-12)
+    if rows > 1:
+        known = np.argwhere(~np.isnan(labels))[0]
+        logits[tuple(known)] = np.nan
+        before = ours.counts.copy()
+        with pytest.raises(ValueError, match=r"1 of .* logits are not finite"):
+            ours.update(logits, labels)
+        assert np.array_equal(ours.counts, before)
