@@ -62,7 +62,7 @@ def shared_context_attention(
     dense = None if candidates is None else _dense(candidates)
     if chosen == "plain":
         return plain.attend(_dense(context), dense, info, scale)
-    attended = ops.attend(_dense(context), dense, info, scale)
+    attended = ops.attend(_dense(context), dense, info, scale, chosen)
     out_context, out_candidates = (None if x is None else x[0] for x in attended)
     return out_context, out_candidates
 
@@ -92,7 +92,7 @@ def shared_context_attention_lse(
             f"{context.k.device.type}; use a CPU"
         )
     dense = None if candidates is None else _dense(candidates)
-    return ops.attend(_dense(context), dense, info, scale)
+    return ops.attend(_dense(context), dense, info, scale, chosen)
 
 
 def _check(
@@ -114,7 +114,7 @@ def _check(
             raise ValueError("there are candidates but SeqlenInfo has no cu_candidates; pass both")
         _check_tokens("candidates", candidates.present, info.num_candidates, like=k)
     scale = 1.0 / math.sqrt(k.shape[-1]) if softmax_scale is None else softmax_scale
-    return scale, implementation or choose(k.device.type, k.dtype)
+    return scale, implementation or choose(k.device.type, k.dtype, k.shape[-1])
 
 
 def _check_tokens(name: str, tensors: tuple[Tensor, ...], count: int, *, like: Tensor) -> None:

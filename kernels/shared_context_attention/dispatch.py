@@ -9,23 +9,26 @@ from typing import Literal
 
 import torch
 
-from kernels.shared_context_attention import flash
+from kernels.shared_context_attention import flash, native
 
-Implementation = Literal["portable", "plain"]
-"""The split on PyTorch's CPU flash attention; the same in public operators."""
+Implementation = Literal["native", "portable", "plain"]
+"""C++; the split on PyTorch's CPU flash attention; the same in public operators."""
 
 _log = logging.getLogger(__name__)
 
 
-def choose(device: str, dtype: torch.dtype) -> Implementation:
+@torch.compiler.assume_constant_result
+def choose(device: str, dtype: torch.dtype, head_dim: int) -> Implementation:
     """The fastest implementation there is for tensors of this kind; logs which, and why."""
-    chosen: Implementation = "portable" if flash.available(device, dtype) else "plain"
-    if not torch.compiler.is_compiling():
-        _say_once(chosen, device, dtype)
-    return chosen
+    return _choose(device, dtype, head_dim)
 
 
 @functools.cache
-def _say_once(chosen: Implementation, device: str, dtype: torch.dtype) -> None:
-    reason = "CPU flash attention" if chosen == "portable" else "no flash attention there"
-    _log.info("shared_context_attention: %s for %s on %s: %s", chosen, dtype, device, reason)
+def _choose(device: str, dtype: torch.dtype, head_dim: int) -> Implementation:
+    usable, reason = native.available(device, dtype, head_dim)
+    chosen: Implementation = "native"
+    if not usable:
+        chosen = "portable" if flash.available(device, dtype) else "plain"
+    kind = f"{dtype} with head_dim {head_dim} on {device}"
+    _log.info("shared_context_attention: %s for %s (%s)", chosen, kind, reason)
+    return chosen

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators `feedsr::*` of torch.library: schema, fake implementation and autograd, once.
 
+Which implementation computes the forward is an argument, so that a compiled graph keeps what was
+chosen; the backward is the portable one's, which needs of the forward only the log-sum-exp.
 Operators take tensors only; a plan that `SeqlenInfo` keeps is found again by its tensors.
 
 The gradient of a log-sum-exp comes from the same backward: with one more channel, in which q and k
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.shared_context_attention import flash
+from kernels.shared_context_attention import flash, native
 from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens, info_of
 
 Attended = tuple[Tensor, Tensor]
@@ -31,27 +33,20 @@ def attend(
     candidates: Tokens | None,
     info: SeqlenInfo,
     softmax_scale: float,
+    implementation: str,
 ) -> tuple[Attended | None, Attended | None]:
     """Context and candidates by the operators; None where there is no query."""
     k, v, scale = context.k, context.v, softmax_scale
     over_context = over_request = None
     if context.q is not None:
-        over_context = context_attention(
-            context.q,
-            k,
-            v,
-            info.cu_seqlens,
-            info.cu_queries,
-            info.prefix,
-            info.group,
-            scale,
-        )
+        who = (info.cu_seqlens, info.cu_queries, info.prefix, info.group)
+        over_context = context_attention(context.q, k, v, *who, scale, implementation)
     if candidates is not None:
         assert candidates.q is not None
         assert info.cu_candidates is not None
         offsets = (info.cu_candidates, info.cu_seqlens)
         over_request = candidate_attention(
-            candidates.q, candidates.k, candidates.v, k, v, *offsets, scale
+            *candidates.present, k, v, *offsets, scale, implementation
         )
     return over_context, over_request
 
@@ -66,8 +61,12 @@ def context_attention(
     prefix: Tensor | None,
     group: int,
     softmax_scale: float,
+    implementation: str,
 ) -> tuple[Tensor, Tensor]:
     """Context queries over the context of their own sequence: output and log-sum-exp."""
+    if implementation == "native":
+        offsets = (cu_seqlens if cu_queries is None else cu_queries, cu_seqlens)
+        return native.context_forward(q, k, v, offsets, prefix, group, softmax_scale)
     info = info_of(cu_seqlens, None, prefix, group, cu_queries)
     return flash.context_forward(q, k, v, info, softmax_scale)
 
@@ -85,6 +84,7 @@ def context_attention_backward(
     prefix: Tensor | None,
     group: int,
     softmax_scale: float,
+    implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
     info = info_of(cu_seqlens, None, prefix, group, cu_queries)
@@ -102,10 +102,13 @@ def candidate_attention(
     cu_candidates: Tensor,
     cu_seqlens: Tensor,
     softmax_scale: float,
+    implementation: str,
 ) -> tuple[Tensor, Tensor]:
     """Candidates over the context of their request and themselves: output and log-sum-exp."""
-    info = info_of(cu_seqlens, cu_candidates)
-    return flash.candidate_forward((q, k_self, v_self), k, v, info, softmax_scale)
+    own = (q, k_self, v_self)
+    if implementation == "native":
+        return native.candidate_forward(own, k, v, (cu_candidates, cu_seqlens), softmax_scale)
+    return flash.candidate_forward(own, k, v, info_of(cu_seqlens, cu_candidates), softmax_scale)
 
 
 @torch.library.custom_op("feedsr::candidate_attention_backward", mutates_args=())
@@ -121,6 +124,7 @@ def candidate_attention_backward(
     cu_candidates: Tensor,
     cu_seqlens: Tensor,
     softmax_scale: float,
+    implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k_self, v_self, k and v."""
     info = info_of(cu_seqlens, cu_candidates)

@@ -20,6 +20,6 @@ def portable(
     """Outputs `[Q, heads, head_dim]` and `[N, heads, head_dim]`; None where there is no query."""
     if not flash.available(context.k.device.type, context.k.dtype):
         return plain.attend(context, candidates, info, softmax_scale)
-    attended = ops.attend(context, candidates, info, softmax_scale)
+    attended = ops.attend(context, candidates, info, softmax_scale, "portable")
     out_context, out_candidates = (None if x is None else x[0] for x in attended)
     return out_context, out_candidates

@@ -391,14 +391,14 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
 
 
 def test_says_once_who_computes(caplog: pytest.LogCaptureFixture) -> None:
-    dispatch._say_once.cache_clear()
+    dispatch._choose.cache_clear()
     case = make_case([3], [1])
     with caplog.at_level(logging.INFO, logger=dispatch.__name__):
         case.run()
         case.run()
     (record,) = caplog.records
     assert record.message.startswith(
-        "shared_context_attention: portable for torch.float64 on cpu: CPU flash attention"
+        "shared_context_attention: portable for torch.float64 with head_dim 8 on cpu ("
     )
 
 
@@ -456,11 +456,11 @@ def test_the_log_sum_exp_and_its_gradient(prefix: str) -> None:
 def test_operators_are_what_they_say() -> None:
     case = make_case([4, 0, 6], [2, 1, 3], prefix="random")
     info, (q, k, v) = case.info, case.context.present
-    context = (q, k, v, info.cu_seqlens, None, info.prefix, info.group, SCALE)
+    context = (q, k, v, info.cu_seqlens, None, info.prefix, info.group, SCALE, "portable")
     torch.library.opcheck(ops.context_attention, context)
     offsets = (info.cu_candidates, info.cu_seqlens)
     torch.library.opcheck(
-        ops.candidate_attention, (*case.candidates.present, k, v, *offsets, SCALE)
+        ops.candidate_attention, (*case.candidates.present, k, v, *offsets, SCALE, "portable")
     )
 
 

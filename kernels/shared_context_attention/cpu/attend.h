@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one call computes: rows of queries over spans of keys, and where the results go.
+#pragma once
+
+#include <cstdint>
+
+namespace feedsr {
+
+// A packed tensor [tokens, heads, head_dim] whose last dimension is dense; strides in elements.
+struct Heads {
+  const float* data = nullptr;
+  std::int64_t token = 0;
+  std::int64_t head = 0;
+
+  const float* at(std::int64_t t, std::int64_t h) const { return data + t * token + h * head; }
+};
+
+// Queries of all sequences, packed. Of a sequence with `len_q` queries and `len_k` keys, query i is
+// that of the key len_k - len_q + i when `causal`; else it sees every key, and its own beside them.
+struct Problem {
+  Heads q, k, v;
+  Heads k_self, v_self;            // candidates only
+  const std::int32_t* cu_queries;  // [sequences + 1]
+  const std::int32_t* cu_keys;     // [sequences + 1]
+  const std::int32_t* prefix;      // [queries], or null: plain causal
+  float* out;                      // [queries, heads, head_dim]
+  float* lse;                      // [queries, heads]
+  std::int64_t sequences;
+  std::int64_t heads;
+  std::int64_t head_dim;
+  std::int32_t group;
+  float scale;
+  int threads;
+  bool causal;
+};
+
+// Whether this processor, and this build, can run `attend_avx512`.
+bool has_avx512();
+void attend_avx512(const Problem& problem);
+
+}  // namespace feedsr

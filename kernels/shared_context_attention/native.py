@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ kernel of `cpu/`: one pass, fp32 in AVX-512; outputs are allocated here.
+
+Threads are torch's setting. Knows nothing of autograd (`ops.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels._native import native
+
+
+def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str]:
+    """Whether the kernel computes tensors of this kind, and why, in words."""
+    module, reason = native("shared_context_attention")
+    if device != "cpu":
+        return False, f"the C++ kernel is for the CPU, not for {device}"
+    if module is None:
+        return False, reason
+    if not module.usable():
+        return False, "the processor has no AVX-512"
+    if dtype != torch.float32 or head_dim % 16 or not 16 <= head_dim <= 128:
+        return False, "the C++ kernel is for float32 and a head_dim of 16, 32, ... 128"
+    return True, "C++ in AVX-512"
+
+
+def context_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offsets: tuple[Tensor, Tensor],
+    prefix: Tensor | None,
+    group: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Context queries `[Q, H, D]` over their own sequence; `offsets` are cu_queries, cu_seqlens.
+
+    Returns:
+        output `[Q, H, D]` and log-sum-exp `[Q, H]`.
+    """
+    out, lse = _like(q)
+    module = native("shared_context_attention")[0]
+    assert module is not None
+    threads = torch.get_num_threads()
+    qkv = (x.detach() for x in (q, k, v))
+    module.context(*qkv, *offsets, prefix, group, scale, threads, out, lse)
+    return out, lse
+
+
+def candidate_forward(
+    own: tuple[Tensor, Tensor, Tensor],
+    k: Tensor,
+    v: Tensor,
+    offsets: tuple[Tensor, Tensor],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Candidates `own` (q, k_self, v_self) over their request's context and themselves; `offsets`
+    are cu_candidates, cu_seqlens.
+
+    Returns:
+        output `[N, H, D]` and log-sum-exp `[N, H]`.
+    """
+    out, lse = _like(own[0])
+    module = native("shared_context_attention")[0]
+    assert module is not None
+    threads = torch.get_num_threads()
+    tensors = (x.detach() for x in (*own, k, v))
+    module.candidates(*tensors, *offsets, scale, threads, out, lse)
+    return out, lse
+
+
+def _like(q: Tensor) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2])
