@@ -26,7 +26,7 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format pipeline manifests serve rank bench constraints clean
+.PHONY: help setup demo test asan lint format pipeline manifests serve rank bench constraints clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,15 @@ demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand o
 
 test: setup lint ## lint, type check and run every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+asan: setup ## the kernels' tests on a build with AddressSanitizer and UBSan (wants g++)
+	@$(BIN)/python -m pip install -q -c constraints.txt cmake ninja nanobind 2> >(grep -v '^WARNING' >&2)
+	@$(BIN)/cmake -S . -B build/asan -G Ninja -DFEEDSR_SANITIZE=ON -DCMAKE_CXX_COMPILER=g++ \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null
+	@$(BIN)/cmake --build build/asan
+	@FEEDSR_NATIVE=$(abspath build/asan) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  $(BIN)/python -m pytest --capture=sys tests/kernels $(ARGS)
 
 lint: setup ## ruff (lint and format) and mypy
 	@$(BIN)/ruff check $(SOURCES)
