@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 PACKAGES := feature_repo components model kernels serving
 SOURCES := $(PACKAGES) tests benchmarks
 
@@ -46,11 +47,19 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*/cpu
 	  { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
 	@touch $@
 
+# What only tests and benchmarks want: Triton's interpreter and compiler, and peers to compare with.
+$(PEERS): $(READY)
+	@echo "installing what tests and benchmarks compare with (the first time downloads about 200 MB)"
+	@$(BIN)/python -m pip install -q --progress-bar off -c constraints.txt 'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' \
+	  2> >(grep -v '^WARNING' >&2) || \
+	  { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
+	@touch $@
+
 demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand or your own log
 	@$(BIN)/feedsr demo $(if $(DAYS),--days $(DAYS)) $(if $(DATA),--data '$(DATA)') \
 	  $(if $(CONFIG),--config '$(CONFIG)')
 
-test: setup lint ## lint, type check and run every test
+test: $(PEERS) lint ## lint, type check and run every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 asan: setup ## the kernels' tests on a build with AddressSanitizer and UBSan (wants g++)
@@ -87,7 +96,7 @@ serve: setup ## serve the promoted model of ROOT (default: the demo's) on loopba
 rank: setup ## rank one feed of ROOT; MEMBER=<id>
 	@$(BIN)/feedsr rank --root $(ROOT) $(if $(MEMBER),--member $(MEMBER)) $(ARGS)
 
-bench: setup ## run every benchmark; ARGS=--save keeps the results in benchmarks/results/
+bench: $(PEERS) ## run every benchmark; ARGS=--save keeps the results in benchmarks/results/
 	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
 	  echo "$$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
 
