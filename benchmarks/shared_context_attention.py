@@ -30,8 +30,10 @@ from kernels.shared_context_attention import (
     SeqlenInfo,
     Tokens,
     attention_flops,
+    choose,
     shared_context_attention,
 )
+from kernels.shared_context_attention.dispatch import Implementation
 from kernels.shared_context_attention.reference import candidate_mask, context_mask
 
 
@@ -98,15 +100,14 @@ def serving(impressions: int, count: int, settings: Settings, dtype: torch.dtype
     q, k, v = (torch.cat(pair) for pair in zip(context.present, candidates.present, strict=True))
     mask = dense_mask(info, dtype)
 
-    def split() -> Tensor:
-        return torch.cat(
-            [x for x in shared_context_attention(context, candidates, info) if x is not None]
-        )
+    def by(implementation: Implementation, known: Tokens) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            outs = shared_context_attention(known, candidates, info, implementation=implementation)
+            return torch.cat([x for x in outs if x is not None])
 
-    def split_cached() -> Tensor:
-        out = shared_context_attention(cached, candidates, info)[1]
-        assert out is not None
-        return out
+        return run
+
+    split = by("portable", context)
 
     def alone(i: int) -> Tensor:
         pairs = zip(context.present, candidates.present, strict=True)
@@ -116,12 +117,14 @@ def serving(impressions: int, count: int, settings: Settings, dtype: torch.dtype
     def one_at_a_time() -> Tensor:
         return torch.cat([alone(i) for i in range(count - few, count)])
 
-    variants = {
+    variants: dict[str, Callable[[], Tensor]] = {
         "split": split,
-        "split_cached": split_cached,
+        "split_cached": by("portable", cached),
         "dense_mask": lambda: sdpa(q, k, v, mask),
         "one_at_a_time": one_at_a_time,
     }
+    if choose("cpu", dtype, settings.head_dim) == "native":
+        variants |= {"native": by("native", context), "native_cached": by("native", cached)}
     with torch.inference_mode():
         check(variants, split())
         ms = medians_ms(variants, settings.repeats)
@@ -135,6 +138,7 @@ def serving(impressions: int, count: int, settings: Settings, dtype: torch.dtype
         "one_at_a_time_candidates_run": few,
         "dense_over_split": round(ms["dense_mask"] / ms["split"], 2),
         "split_over_cached": round(ms["split"] / ms["split_cached"], 2),
+        "split_over_native": round(ms["split"] / ms["native"], 2) if "native" in ms else None,
         "split_gflops": round(flops / ms["split"] / 1e6, 1),
     }
 
@@ -168,7 +172,7 @@ def training(sequences: int, mean: int, settings: Settings, dtype: torch.dtype) 
     at = torch.cat([s * longest + torch.arange(n) for s, n in enumerate(lengths)])
 
     def split() -> Tensor:
-        out = shared_context_attention(Tokens(*leaves), None, info)[0]
+        out = shared_context_attention(Tokens(*leaves), None, info, implementation="portable")[0]
         assert out is not None
         return out
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernel of `cpu/`: one pass, fp32 in AVX-512; outputs are allocated here.
+"""The C++ kernel of `cpu/`: one pass, fp32 and bf16 in AVX-512; outputs are allocated here.
 
 Threads are torch's setting. Knows nothing of autograd (`ops.py`).
 """
@@ -21,8 +21,10 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str
         return False, reason
     if not module.usable():
         return False, "the processor has no AVX-512"
-    if dtype != torch.float32 or head_dim % 16 or not 16 <= head_dim <= 128:
-        return False, "the C++ kernel is for float32 and a head_dim of 16, 32, ... 128"
+    if dtype not in (torch.float32, torch.bfloat16) or head_dim % 16 or not 16 <= head_dim <= 128:
+        return False, "the C++ kernel is for float32 or bfloat16 and a head_dim of 16, 32, ... 128"
+    if dtype == torch.bfloat16 and _has_tiles():
+        return False, "PyTorch multiplies bfloat16 by AMX tiles here, the C++ kernel does not"
     return True, "C++ in AVX-512"
 
 
@@ -44,8 +46,8 @@ def context_forward(
     module = native("shared_context_attention")[0]
     assert module is not None
     threads = torch.get_num_threads()
-    qkv = (x.detach() for x in (q, k, v))
-    module.context(*qkv, *offsets, prefix, group, scale, threads, out, lse)
+    qkv = (_bits(x) for x in (q, k, v))
+    module.context(*qkv, *offsets, prefix, group, scale, threads, _bits(out), lse)
     return out, lse
 
 
@@ -66,10 +68,20 @@ def candidate_forward(
     module = native("shared_context_attention")[0]
     assert module is not None
     threads = torch.get_num_threads()
-    tensors = (x.detach() for x in (*own, k, v))
-    module.candidates(*tensors, *offsets, scale, threads, out, lse)
+    tensors = (_bits(x) for x in (*own, k, v))
+    module.candidates(*tensors, *offsets, scale, threads, _bits(out), lse)
     return out, lse
 
 
 def _like(q: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2])
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """The tensor as C++ takes it: a bfloat16 as its bits."""
+    x = x.detach()
+    return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+
+def _has_tiles() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())

@@ -6,24 +6,29 @@
 
 namespace feedsr {
 
+// The bits of a bfloat16.
+using Bf16 = std::int16_t;
+
 // A packed tensor [tokens, heads, head_dim] whose last dimension is dense; strides in elements.
+template <class T>
 struct Heads {
-  const float* data = nullptr;
+  const T* data = nullptr;
   std::int64_t token = 0;
   std::int64_t head = 0;
 
-  const float* at(std::int64_t t, std::int64_t h) const { return data + t * token + h * head; }
+  const T* at(std::int64_t t, std::int64_t h) const { return data + t * token + h * head; }
 };
 
 // Queries of all sequences, packed. Of a sequence with `len_q` queries and `len_k` keys, query i is
 // that of the key len_k - len_q + i when `causal`; else it sees every key, and its own beside them.
+template <class T>
 struct Problem {
-  Heads q, k, v;
-  Heads k_self, v_self;            // candidates only
+  Heads<T> q, k, v;
+  Heads<T> k_self, v_self;         // candidates only
   const std::int32_t* cu_queries;  // [sequences + 1]
   const std::int32_t* cu_keys;     // [sequences + 1]
   const std::int32_t* prefix;      // [queries], or null: plain causal
-  float* out;                      // [queries, heads, head_dim]
+  T* out;                          // [queries, heads, head_dim]
   float* lse;                      // [queries, heads]
   std::int64_t sequences;
   std::int64_t heads;
@@ -36,6 +41,7 @@ struct Problem {
 
 // Whether this processor, and this build, can run `attend_avx512`.
 bool has_avx512();
-void attend_avx512(const Problem& problem);
+template <class T>  // float or Bf16
+void attend_avx512(const Problem<T>& problem);
 
 }  // namespace feedsr

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One pass over the keys with a running maximum and sum (online softmax), fp32 in AVX-512; scores
-// are kept in base 2.
+// One pass over the keys with a running maximum and sum (online softmax), in AVX-512; scores are
+// kept in base 2. bf16 is widened as it is packed: where there are no tiles, fp32 multiply-adds are
+// faster than bf16 dot products.
 //
 // The keys of a (sequence, head) are packed once in panels [head_dim, 64 keys], so that scores of 6
 // queries x 64 keys are 24 registers of multiply-adds; the values are packed too, since rows that are
@@ -16,6 +17,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <vector>
 
 namespace feedsr {
@@ -30,28 +32,80 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kLog2E = 1.44269504F;
 constexpr float kLn2 = 0.693147181F;
 
-// 2^x for x <= 0 by its Taylor polynomial on [-1/2, 1/2]; below 2^-126 it is 0, so that a hidden
-// key, whose score is -inf, has a weight of exactly 0.
+// 2^x for x <= 0: a polynomial of the fraction, off by at most 2e-7, and `scalef`, which takes the
+// power by itself. 2^-inf is exactly 0, the weight of a hidden key.
 inline __m512 exp2_512(__m512 x) {
-  const __m512 lowest = _mm512_set1_ps(-126.0F);
-  const __mmask16 seen = _mm512_cmp_ps_mask(x, lowest, _CMP_GE_OQ);
-  const __m512 t = _mm512_max_ps(x, lowest);
-  const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 r = _mm512_sub_ps(t, n);
-  __m512 p = _mm512_set1_ps(1.54035304e-4F);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.33335581e-3F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61812911e-3F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.55041087e-2F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.40226507e-1F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kLn2));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
-  return _mm512_maskz_scalef_ps(seen, p, n);
+  const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_set1_ps(1.893754001e-03F);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.949590847e-03F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.586033687e-02F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.401418239e-01F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931545138e-01F));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.999998808e-01F));
+  return _mm512_scalef_ps(p, x);
 }
+
+// Weights below 2^-126 are 0 while this lives: arithmetic on them would be a hundred times slower.
+class FlushDenormals {
+ public:
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040U); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  unsigned before_;
+};
+
+inline __m512 load16(const float* x) { return _mm512_loadu_ps(x); }
+inline void store16(float* x, __m512 v) { _mm512_storeu_ps(x, v); }
+
+// bf16 is the upper half of a float; stored rounded to nearest even, NaN kept.
+inline __m512 load16(const Bf16* x) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline void store16(Bf16* x, __m512 v) {
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  r = _mm512_mask_mov_epi32(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q),
+                            _mm512_set1_epi32(0x7fc00000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(x),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+}
+
+// Floats that start at a line of the cache, so that no load of 16 touches two.
+class Lines {
+ public:
+  Lines() = default;
+  ~Lines() { _mm_free(data_); }
+  Lines(const Lines&) = delete;
+  Lines& operator=(const Lines&) = delete;
+
+  float* of(std::int64_t count) {
+    if (count > size_) {
+      _mm_free(data_);
+      size_ = 0;
+      data_ = static_cast<float*>(_mm_malloc(static_cast<std::size_t>(count) * sizeof(float), 64));
+      if (data_ == nullptr) {
+        throw std::bad_alloc();
+      }
+      size_ = count;
+    }
+    return data_;
+  }
+  const float* data() const { return data_; }
+
+ private:
+  float* data_ = nullptr;
+  std::int64_t size_ = 0;
+};
 
 // What a thread works in.
 struct Scratch {
-  std::vector<float> keys;    // [panels, head_dim, kPanel]
-  std::vector<float> values;  // [keys, head_dim]
+  Lines keys;    // [panels, head_dim, kPanel]
+  Lines values;  // [keys, head_dim]
   alignas(64) float scores[kRows][kKeys];
   alignas(64) float q[kRows][128];
   alignas(64) float out[kRows][128];
@@ -59,18 +113,43 @@ struct Scratch {
   float sum[kRows];
 };
 
-// Packs the keys and values [start, start + length) of a head; the last block is filled with zeros.
-void pack(const Problem& p, std::int64_t start, std::int64_t length, std::int64_t head, Scratch& s) {
-  const std::int64_t padded = (length + kKeys - 1) / kKeys * kKeys;
-  s.keys.assign(static_cast<std::size_t>(p.head_dim * padded), 0.0F);
-  s.values.resize(static_cast<std::size_t>(p.head_dim * length));
-  for (std::int64_t t = 0; t < length; ++t) {
-    const float* key = p.k.at(start + t, head);
-    float* column = s.keys.data() + t / kPanel * kPanel * p.head_dim + t % kPanel;
-    for (std::int64_t d = 0; d < p.head_dim; ++d) {
-      column[d * kPanel] = key[d];
+// Columns of 16 rows of 16: four rounds of interleaving halves.
+inline void transpose16(__m512 (&x)[16]) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  for (int round = 0; round < 4; ++round) {
+    __m512 y[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      y[2 * i] = _mm512_permutex2var_ps(x[i], low, x[i + 8]);
+      y[2 * i + 1] = _mm512_permutex2var_ps(x[i], high, x[i + 8]);
     }
-    std::copy_n(p.v.at(start + t, head), p.head_dim, s.values.data() + t * p.head_dim);
+    std::copy(y, y + 16, x);
+  }
+}
+
+// Packs the keys and values [start, start + length) of a head; the last block is filled with zeros.
+template <class T>
+void pack(const Problem<T>& p, std::int64_t start, std::int64_t length, std::int64_t head,
+          Scratch& s) {
+  const std::int64_t padded = (length + kKeys - 1) / kKeys * kKeys;
+  float* keys = s.keys.of(p.head_dim * padded);
+  float* values = s.values.of(p.head_dim * padded);
+  for (std::int64_t t = 0; t < padded; t += 16) {
+    for (std::int64_t d = 0; d < p.head_dim; d += 16) {
+      __m512 x[16];
+      for (int i = 0; i < 16; ++i) {
+        const bool real = t + i < length;
+        x[i] = real ? load16(p.k.at(start + t + i, head) + d) : _mm512_setzero_ps();
+        const __m512 v = real ? load16(p.v.at(start + t + i, head) + d) : _mm512_setzero_ps();
+        _mm512_store_ps(values + (t + i) * p.head_dim + d, v);
+      }
+      transpose16(x);
+      float* column = keys + t / kPanel * kPanel * p.head_dim + t % kPanel + d * kPanel;
+      for (int i = 0; i < 16; ++i) {
+        _mm512_store_ps(column + i * kPanel, x[i]);
+      }
+    }
   }
 }
 
@@ -159,7 +238,10 @@ void add_all_values(const float (*weights)[kKeys], const float* v, int count, st
 // The scores of a row beyond `seen` become weights of zero; rescales what the row has so far.
 void weigh(float* scores, int seen, float* out, float& max, float& sum, std::int64_t dims) {
   __m512 top = _mm512_set1_ps(kNone);
-  for (int j = 0; j < kKeys; j += 16) {
+  for (int j = 0; seen == kKeys && j < kKeys; j += 16) {
+    top = _mm512_max_ps(top, _mm512_load_ps(scores + j));
+  }
+  for (int j = 0; seen < kKeys && j < kKeys; j += 16) {
     const int left = std::min(std::max(seen - j, 0), 16);
     const auto mask = static_cast<__mmask16>((1U << left) - 1U);
     const __m512 s = _mm512_mask_mov_ps(_mm512_set1_ps(kNone), mask, _mm512_load_ps(scores + j));
@@ -180,8 +262,9 @@ void weigh(float* scores, int seen, float* out, float& max, float& sum, std::int
     _mm512_store_ps(scores + j, w);
     total = _mm512_add_ps(total, w);
   }
-  const float kept = _mm512_cvtss_f32(exp2_512(_mm512_set1_ps(max - highest)));
+  float kept = 1.0F;
   if (highest > max) {
+    kept = _mm512_cvtss_f32(exp2_512(_mm512_set1_ps(max - highest)));
     for (std::int64_t d = 0; d < dims; d += 16) {
       const __m512 o = _mm512_mul_ps(_mm512_load_ps(out + d), _mm512_set1_ps(kept));
       _mm512_store_ps(out + d, o);
@@ -192,11 +275,12 @@ void weigh(float* scores, int seen, float* out, float& max, float& sum, std::int
 }
 
 // One more key and value of a row, outside the prefix.
-void add_own(const float* q, const float* key, const float* value, std::int64_t dims, float* out,
+template <class T>
+void add_own(const float* q, const T* key, const T* value, std::int64_t dims, float* out,
              float& max, float& sum) {
   __m512 dot = _mm512_setzero_ps();
   for (std::int64_t d = 0; d < dims; d += 16) {
-    dot = _mm512_fmadd_ps(_mm512_load_ps(q + d), _mm512_loadu_ps(key + d), dot);
+    dot = _mm512_fmadd_ps(_mm512_load_ps(q + d), load16(key + d), dot);
   }
   const float s = _mm512_reduce_add_ps(dot);
   const float highest = std::max(max, s);
@@ -204,7 +288,7 @@ void add_own(const float* q, const float* key, const float* value, std::int64_t 
   const float weight = _mm512_cvtss_f32(exp2_512(_mm512_set1_ps(s - highest)));
   for (std::int64_t d = 0; d < dims; d += 16) {
     const __m512 o = _mm512_mul_ps(_mm512_load_ps(out + d), _mm512_set1_ps(kept));
-    const __m512 v = _mm512_loadu_ps(value + d);
+    const __m512 v = load16(value + d);
     _mm512_store_ps(out + d, _mm512_fmadd_ps(_mm512_set1_ps(weight), v, o));
   }
   sum = sum * kept + weight;
@@ -220,7 +304,8 @@ struct Tile {
   std::int64_t head;
 };
 
-std::int64_t prefix_of(const Problem& p, const Tile& tile, int row) {
+template <class T>
+std::int64_t prefix_of(const Problem<T>& p, const Tile& tile, int row) {
   if (!p.causal) {
     return tile.position;
   }
@@ -228,7 +313,8 @@ std::int64_t prefix_of(const Problem& p, const Tile& tile, int row) {
   return p.prefix == nullptr ? at / p.group * p.group : p.prefix[tile.query + row];
 }
 
-void finish_row(const Problem& p, const Tile& tile, int row, Scratch& s) {
+template <class T>
+void finish_row(const Problem<T>& p, const Tile& tile, int row, Scratch& s) {
   const std::int64_t query = tile.query + row;
   const std::int64_t dims = p.head_dim;
   if (p.causal) {
@@ -241,10 +327,10 @@ void finish_row(const Problem& p, const Tile& tile, int row, Scratch& s) {
     add_own(s.q[row], p.k_self.at(query, tile.head), p.v_self.at(query, tile.head), dims,
             s.out[row], s.max[row], s.sum[row]);
   }
-  float* out = p.out + (query * p.heads + tile.head) * dims;
+  T* out = p.out + (query * p.heads + tile.head) * dims;
   const __m512 share = _mm512_set1_ps(1.0F / s.sum[row]);
   for (std::int64_t d = 0; d < dims; d += 16) {
-    _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_load_ps(s.out[row] + d), share));
+    store16(out + d, _mm512_mul_ps(_mm512_load_ps(s.out[row] + d), share));
   }
   p.lse[query * p.heads + tile.head] = s.max[row] * kLn2 + __builtin_logf(s.sum[row]);
 }
@@ -263,14 +349,16 @@ void attend_block(std::int64_t first, int count, std::int64_t dims, const std::i
   add_all_values(s.scores + r, s.values.data() + first * dims, count, dims, s.out + r);
 }
 
-void attend_tile(const Problem& p, const Tile& tile, Scratch& s) {
+template <class T>
+void attend_tile(const Problem<T>& p, const Tile& tile, Scratch& s) {
   std::int64_t prefix[kRows] = {};
   std::int64_t furthest = 0;
   for (int r = 0; r < kRows; ++r) {
-    const float* q = r < tile.count ? p.q.at(tile.query + r, tile.head) : nullptr;
-    for (std::int64_t d = 0; d < p.head_dim; ++d) {
-      s.q[r][d] = q == nullptr ? 0.0F : q[d] * p.scale * kLog2E;
-      s.out[r][d] = 0.0F;
+    const T* q = r < tile.count ? p.q.at(tile.query + r, tile.head) : nullptr;
+    for (std::int64_t d = 0; d < p.head_dim; d += 16) {
+      const __m512 x = q == nullptr ? _mm512_setzero_ps() : load16(q + d);
+      _mm512_store_ps(s.q[r] + d, _mm512_mul_ps(x, _mm512_set1_ps(p.scale * kLog2E)));
+      _mm512_store_ps(s.out[r] + d, _mm512_setzero_ps());
     }
     s.max[r] = kNone;
     s.sum[r] = 0.0F;
@@ -291,27 +379,51 @@ void attend_tile(const Problem& p, const Tile& tile, Scratch& s) {
   }
 }
 
-// A run of tiles of one sequence and head: a work item.
+// Some of the queries of one sequence and head: a work item. Starts at a tile.
 struct Item {
   std::int64_t sequence;
   std::int64_t head;
+  std::int64_t first;  // of the sequence's queries
+  std::int64_t last;
 };
 
-void attend_item(const Problem& p, const Item& item, Scratch& s) {
-  const std::int64_t first = p.cu_queries[item.sequence];
-  const std::int64_t last = p.cu_queries[item.sequence + 1];
+template <class T>
+void attend_item(const Problem<T>& p, const Item& item, Scratch& s) {
+  const std::int64_t start = p.cu_queries[item.sequence];
+  const std::int64_t queries = p.cu_queries[item.sequence + 1] - start;
   const std::int64_t key = p.cu_keys[item.sequence];
   const std::int64_t length = p.cu_keys[item.sequence + 1] - key;
-  pack(p, key, length, item.head, s);
-  for (std::int64_t query = first; query < last; query += kRows) {
+  const std::int64_t reach = p.causal ? length - queries + item.last : length;
+  pack(p, key, reach, item.head, s);
+  for (std::int64_t first = item.first; first < item.last; first += kRows) {
     Tile tile{};
-    tile.query = query;
-    tile.count = static_cast<int>(std::min<std::int64_t>(kRows, last - query));
+    tile.query = start + first;
+    tile.count = static_cast<int>(std::min<std::int64_t>(kRows, item.last - first));
     tile.key = key;
-    tile.position = p.causal ? length - (last - query) : length;
+    tile.position = p.causal ? length - queries + first : length;
     tile.head = item.head;
     attend_tile(p, tile, s);
   }
+}
+
+// One item a (sequence, head), or several where that would leave threads without work.
+template <class T>
+std::vector<Item> items_of(const Problem<T>& p) {
+  const std::int64_t pairs = p.sequences * p.heads;
+  const bool even = p.threads == 1 || pairs >= 4 * p.threads || pairs % p.threads == 0;
+  const std::int64_t parts = even ? 1 : (4 * p.threads + pairs - 1) / pairs;
+  std::vector<Item> items;
+  for (std::int64_t s = 0; s < p.sequences; ++s) {
+    const std::int64_t queries = p.cu_queries[s + 1] - p.cu_queries[s];
+    const std::int64_t tiles = (queries + kRows - 1) / kRows;
+    const std::int64_t size = (tiles + parts - 1) / parts * kRows;
+    for (std::int64_t h = 0; h < p.heads; ++h) {
+      for (std::int64_t first = 0; first < queries; first += size) {
+        items.push_back({s, h, first, std::min(first + size, queries)});
+      }
+    }
+  }
+  return items;
 }
 
 }  // namespace
@@ -321,16 +433,13 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 
-void attend_avx512(const Problem& p) {
-  std::vector<Item> items;
-  for (std::int64_t s = 0; s < p.sequences; ++s) {
-    for (std::int64_t h = 0; h < p.heads && p.cu_queries[s] < p.cu_queries[s + 1]; ++h) {
-      items.push_back({s, h});
-    }
-  }
+template <class T>
+void attend_avx512(const Problem<T>& p) {
+  const std::vector<Item> items = items_of(p);
   const auto count = static_cast<std::int64_t>(items.size());
 #pragma omp parallel num_threads(p.threads) if (p.threads > 1 && count > 1)
   {
+    const FlushDenormals flush;
     Scratch scratch;
 #pragma omp for schedule(dynamic)
     for (std::int64_t i = 0; i < count; ++i) {
@@ -339,13 +448,19 @@ void attend_avx512(const Problem& p) {
   }
 }
 
+template void attend_avx512(const Problem<float>&);
+template void attend_avx512(const Problem<Bf16>&);
+
 }  // namespace feedsr
 
 #else
 
 namespace feedsr {
 bool has_avx512() { return false; }
-void attend_avx512(const Problem&) {}
+template <class T>
+void attend_avx512(const Problem<T>&) {}
+template void attend_avx512(const Problem<float>&);
+template void attend_avx512(const Problem<Bf16>&);
 }  // namespace feedsr
 
 #endif

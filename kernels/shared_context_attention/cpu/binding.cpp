@@ -15,8 +15,10 @@ namespace nb = nanobind;
 
 namespace {
 
-using In = nb::ndarray<const float, nb::ndim<3>, nb::device::cpu>;
-using Out = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using In = nb::ndarray<const T, nb::ndim<3>, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Lse = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -26,7 +28,8 @@ void require(bool right, const std::string& what) {
   }
 }
 
-feedsr::Heads heads_of(const In& x, const char* name, std::size_t tokens, const In& like) {
+template <class T>
+feedsr::Heads<T> heads_of(const In<T>& x, const char* name, std::size_t tokens, const In<T>& like) {
   require(x.shape(0) == tokens && x.shape(1) == like.shape(1) && x.shape(2) == like.shape(2),
           std::string(name) + " has another shape than its offsets and the other tensors say");
   require(x.stride(2) == 1 || x.size() == 0, std::string(name) + " wants a last stride of 1");
@@ -42,9 +45,10 @@ void check_offsets(const Ints& offsets, const char* name, std::size_t total) {
           std::string(name) + " must end at the number of rows");
 }
 
-feedsr::Problem problem_of(const In& q, const In& k, const In& v, const Ints& cu_queries,
-                           const Ints& cu_keys, Out& out, Lse& lse) {
-  feedsr::Problem p{};
+template <class T>
+feedsr::Problem<T> problem_of(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_queries,
+                           const Ints& cu_keys, Out<T>& out, Lse& lse) {
+  feedsr::Problem<T> p{};
   require(q.shape(2) % 16 == 0 && q.shape(2) >= 16 && q.shape(2) <= 128,
           "head_dim must be a multiple of 16 up to 128");
   require(cu_queries.shape(0) == cu_keys.shape(0), "both offsets must have one length");
@@ -53,7 +57,7 @@ feedsr::Problem problem_of(const In& q, const In& k, const In& v, const Ints& cu
   require(out.shape(0) == q.shape(0) && out.shape(1) == q.shape(1) && out.shape(2) == q.shape(2) &&
               lse.shape(0) == q.shape(0) && lse.shape(1) == q.shape(1),
           "out and lse must have the queries' shape");
-  p.q = heads_of(q, "q", q.shape(0), q);
+  p.q = heads_of<T>(q, "q", q.shape(0), q);
   p.k = heads_of(k, "k", k.shape(0), q);
   p.v = heads_of(v, "v", k.shape(0), q);
   p.cu_queries = cu_queries.data();
@@ -67,7 +71,8 @@ feedsr::Problem problem_of(const In& q, const In& k, const In& v, const Ints& cu
   return p;
 }
 
-void check_prefix(const feedsr::Problem& p, const Ints& prefix, std::size_t rows) {
+template <class T>
+void check_prefix(const feedsr::Problem<T>& p, const Ints& prefix, std::size_t rows) {
   require(prefix.shape(0) == rows, "prefix must have one value a query");
   for (std::int64_t s = 0; s < p.sequences; ++s) {
     const std::int64_t length = p.cu_keys[s + 1] - p.cu_keys[s];
@@ -79,10 +84,11 @@ void check_prefix(const feedsr::Problem& p, const Ints& prefix, std::size_t rows
   }
 }
 
-void context(const In& q, const In& k, const In& v, const Ints& cu_queries, const Ints& cu_seqlens,
-             const std::optional<Ints>& prefix, int group, double softmax_scale, int threads, Out out,
+template <class T>
+void context(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_queries, const Ints& cu_seqlens,
+             const std::optional<Ints>& prefix, int group, double softmax_scale, int threads, Out<T> out,
              Lse lse) {
-  feedsr::Problem p = problem_of(q, k, v, cu_queries, cu_seqlens, out, lse);
+  feedsr::Problem<T> p = problem_of<T>(q, k, v, cu_queries, cu_seqlens, out, lse);
   require(group >= 1 && threads >= 1, "group and threads must be at least 1");
   p.group = group;
   p.causal = true;
@@ -100,10 +106,11 @@ void context(const In& q, const In& k, const In& v, const Ints& cu_queries, cons
   feedsr::attend_avx512(p);
 }
 
-void candidates(const In& q, const In& k_self, const In& v_self, const In& k, const In& v,
+template <class T>
+void candidates(const In<T>& q, const In<T>& k_self, const In<T>& v_self, const In<T>& k, const In<T>& v,
                 const Ints& cu_candidates, const Ints& cu_seqlens, double softmax_scale, int threads,
-                Out out, Lse lse) {
-  feedsr::Problem p = problem_of(q, k, v, cu_candidates, cu_seqlens, out, lse);
+                Out<T> out, Lse lse) {
+  feedsr::Problem<T> p = problem_of<T>(q, k, v, cu_candidates, cu_seqlens, out, lse);
   require(threads >= 1, "threads must be at least 1");
   p.k_self = heads_of(k_self, "k_self", q.shape(0), q);
   p.v_self = heads_of(v_self, "v_self", q.shape(0), q);
@@ -113,15 +120,24 @@ void candidates(const In& q, const In& k_self, const In& v_self, const In& k, co
   feedsr::attend_avx512(p);
 }
 
+// The two calls for one dtype; bfloat16 comes as its bits.
+template <class T>
+void define(nb::module_& m) {
+  m.def("context", &context<T>, nb::arg("q").noconvert(), nb::arg("k").noconvert(),
+        nb::arg("v").noconvert(), nb::arg("cu_queries"), nb::arg("cu_seqlens"),
+        nb::arg("prefix").none(), nb::arg("group"), nb::arg("softmax_scale"), nb::arg("threads"),
+        nb::arg("out").noconvert(), nb::arg("lse").noconvert());
+  m.def("candidates", &candidates<T>, nb::arg("q").noconvert(), nb::arg("k_self").noconvert(),
+        nb::arg("v_self").noconvert(), nb::arg("k").noconvert(), nb::arg("v").noconvert(),
+        nb::arg("cu_candidates"), nb::arg("cu_seqlens"), nb::arg("softmax_scale"),
+        nb::arg("threads"), nb::arg("out").noconvert(), nb::arg("lse").noconvert());
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
-  m.doc() = "Shared-context attention in one pass, fp32 in AVX-512.";
+  m.doc() = "Shared-context attention in one pass, fp32 and bf16 in AVX-512.";
   m.def("usable", &feedsr::has_avx512, "Whether this processor has what the kernel needs.");
-  m.def("context", &context, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("cu_queries"),
-        nb::arg("cu_seqlens"), nb::arg("prefix").none(), nb::arg("group"), nb::arg("softmax_scale"),
-        nb::arg("threads"), nb::arg("out").noconvert(), nb::arg("lse").noconvert());
-  m.def("candidates", &candidates, nb::arg("q"), nb::arg("k_self"), nb::arg("v_self"), nb::arg("k"),
-        nb::arg("v"), nb::arg("cu_candidates"), nb::arg("cu_seqlens"), nb::arg("softmax_scale"),
-        nb::arg("threads"), nb::arg("out").noconvert(), nb::arg("lse").noconvert());
+  define<float>(m);
+  define<feedsr::Bf16>(m);
 }
