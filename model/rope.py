@@ -30,6 +30,14 @@ class Rotation:
 
     def __call__(self, x_THC: Tensor) -> Tensor:
         """Rotates heads `[T, heads, head_dim]`; the dtype stays."""
-        first, second = x_THC.to(self.cos.dtype).chunk(2, -1)
-        rotated = [first * self.cos - second * self.sin, second * self.cos + first * self.sin]
-        return torch.cat(rotated, -1).to(x_THC.dtype)
+        wide = x_THC.to(self.cos.dtype)
+        first, second = wide.chunk(2, -1)
+        if torch.is_grad_enabled():
+            rotated = [first * self.cos - second * self.sin, second * self.cos + first * self.sin]
+            return torch.cat(rotated, -1).to(x_THC.dtype)
+        # The same products into one buffer: a third of the time where memory is what takes it.
+        rotated_THC = torch.empty(wide.shape, dtype=wide.dtype, device=wide.device)
+        left, right = rotated_THC.chunk(2, -1)
+        torch.mul(first, self.cos, out=left).addcmul_(second, self.sin, value=-1)
+        torch.mul(second, self.cos, out=right).addcmul_(first, self.sin)
+        return rotated_THC.to(x_THC.dtype)

@@ -53,9 +53,21 @@ def test_branches_see_normalised_input_and_the_stream_stays_raw() -> None:
     context, _ = make_states()
     with torch.no_grad():
         block.mlp_add.scale.zero_()
-        small, _ = block(context, None, placement)
+        small, _ = block(context.clone(), None, placement)
         large, _ = block(1000 * context, None, placement)
     torch.testing.assert_close(large - 1000 * context, small - context, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_without_gradients_the_stream_is_updated_in_place_to_the_same_values(mlp: str) -> None:
+    block, placement = make_block(mlp), make_placement()
+    context, candidates = make_states()
+    want = block(context, candidates, placement)
+    with torch.no_grad():
+        got = block(context, candidates, placement)
+    for stream, after, expected in zip((context, candidates), got, want, strict=True):
+        torch.testing.assert_close(after, expected)
+        assert after.data_ptr() == stream.data_ptr()
 
 
 def test_residuals_are_rescaled() -> None:
