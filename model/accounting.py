@@ -53,7 +53,7 @@ def parameter_bytes(model: nn.Module) -> int:
 
 def cache_bytes(model: FeedSR, num_impressions: int) -> int:
     """Bytes of the keys and values of one history in every layer."""
-    size = next(model.parameters()).element_size()
+    size = model.norm.weight.element_size()
     return 2 * model.config.layers * 2 * num_impressions * model.config.width * size
 
 
@@ -68,4 +68,4 @@ def activation_bytes(model: FeedSR, num_impressions: int, num_candidates: int) -
     width = model.config.width
     widest = 2 * width + max(4 * width, up + block.mlp.hidden)
     tokens = 2 * num_impressions + num_candidates
-    return tokens * widest * next(model.parameters()).element_size()
+    return tokens * widest * model.norm.weight.element_size()

@@ -2,8 +2,8 @@
 """One transformer block: pre-LayerNorm attention and MLP, each rescaled and added to the stream.
 
 Knows tokens and where they sit; not what they mean. Which key a query sees is the kernel's business
-(`kernels.shared_context_attention`). Where no gradient is wanted, what a layer gets is updated in
-place: fresh memory for every layer costs a tenth of the time.
+(`kernels.shared_context_attention`). Where no gradient is wanted, the stream that a block gets is
+updated in place: fresh memory in every layer costs more than the sums do.
 
 Shape suffixes: T context tokens, packed; N candidate tokens, packed; Q chosen tokens; D width of a
 token.
@@ -11,6 +11,7 @@ token.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,9 @@ from torch.nn import functional as F
 
 from kernels.shared_context_attention import SeqlenInfo, Tokens, shared_context_attention
 from model.rope import Rotation
+
+Extend = Callable[[Tokens], Tokens]
+"""New context tokens to the same queries over all keys and values, the remembered ones first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +115,16 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, context_TD: Tensor, candidates_ND: Tensor | None, placement: Placement
+        self,
+        context_TD: Tensor,
+        candidates_ND: Tensor | None,
+        placement: Placement,
+        extend: Extend | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The next context and candidates."""
         context = self._project(context_TD, placement.context)
+        if extend is not None:
+            context = extend(context)
         candidates = self._project_candidates(candidates_ND, placement)
         seen, seen_N = shared_context_attention(context, candidates, placement.info)
         assert seen is not None
@@ -129,11 +139,17 @@ class Block(nn.Module):
         return self._finish(context_TD[rows_Q], seen[rows_Q])
 
     def forward_candidates(
-        self, context_TD: Tensor, candidates_ND: Tensor, placement: Placement
+        self,
+        context_TD: Tensor,
+        candidates_ND: Tensor,
+        placement: Placement,
+        extend: Extend | None = None,
     ) -> Tensor:
         """The next candidates alone, the last layer of `rank`: the context gives K and V only."""
         norm = self.attention_norm(context_TD)
         context = self.attention.project(norm, placement.context, queries=False)
+        if extend is not None:
+            context = extend(context)
         candidates = self._project_candidates(candidates_ND, placement)
         _, seen = shared_context_attention(context, candidates, placement.info)
         return self._finish(candidates_ND, seen)

@@ -12,6 +12,9 @@ auxiliary impressions; D width of a token; K tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +24,7 @@ from model import accounting
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.block import Block, Placement
 from model.config import FeedSRConfig
+from model.context_memory import ContextMemory
 from model.heads import PositionOffsets, TaskHead, output_layer
 from model.ranker import Output, Ranker
 from model.rope import Rotation
@@ -52,6 +56,7 @@ class FeedSR(Ranker):
         self.head = TaskHead(config.head, joined, spec.tasks)
         self.offsets = PositionOffsets(config.offset_positions, len(spec.tasks))
         self.auxiliary = output_layer(config.width, spec.tasks)
+        self._stream_dtype: torch.dtype | None = None
 
     def forward(self, batch: TrainBatch) -> Output:
         """Logits of the targets, and of the auxiliary impressions on the sequence output alone."""
@@ -68,14 +73,36 @@ class FeedSR(Ranker):
 
     def rank(self, batch: RankBatch) -> Tensor:
         """Logits `[N, K]`: every request's candidates over its one history, in one forward."""
-        placement = self._placement(batch.history, batch.cu_candidates)
-        context = self._context_tokens(batch.history)
-        candidates = self.post_tokens(batch.candidates)
-        *first, last = self.layers
-        for block in first:
-            context, candidates = block(context, candidates, placement)
-        state = self.norm(last.forward_candidates(context, candidates, placement))
-        return self._fuse(state, batch.context_NC, batch.position_N)
+        return self._rank(batch)
+
+    def rank_after(
+        self, batch: RankBatch, past: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`rank` where the keys and values of the histories' first impressions are remembered.
+
+        Args:
+            batch: `history` holds the impressions that come after the remembered ones; `known_M`
+                counts from the window's start all the same.
+            past: each request's memory `[layers, 2, tokens, heads, head_dim]` (see
+                `model.context_memory`), or None.
+
+        Returns:
+            (logits `[N, K]`, each request's memory with its new impressions); no memory, given or
+            returned, is written to afterwards.
+        """
+        shape = (self.config.layers, self.config.heads, self.config.head_dim)
+        added = (2 * batch.history.cu_seqlens.diff()).tolist()
+        memory = ContextMemory(past, added, shape, like=self.norm.weight)
+        return self._rank(batch, memory), memory.of_each()
+
+    def compute_in(self, dtype: torch.dtype) -> FeedSR:
+        """Serves with blocks in `dtype`, bfloat16 say; encoders and head stay as they are. Not for
+        training: the blocks' weights are rounded.
+        """
+        self.blocks.to(dtype)
+        self.norm.to(dtype)
+        self._stream_dtype = dtype
+        return self
 
     @property
     def layers(self) -> list[Block]:
@@ -94,6 +121,23 @@ class FeedSR(Ranker):
         """Bytes of activations alive at the widest point of ranking one request."""
         return accounting.activation_bytes(self, num_impressions, num_candidates)
 
+    def _rank(self, batch: RankBatch, memory: ContextMemory | None = None) -> Tensor:
+        past_tokens = None if memory is None else memory.past_tokens
+        placement = self._placement(batch.history, batch.cu_candidates, past_tokens)
+        streams = self._context_tokens(batch.history), self.post_tokens(batch.candidates)
+        context, candidates = (self._in_stream_dtype(x) for x in streams)
+        for layer, block in enumerate(self.layers):
+            extend = None if memory is None else partial(memory.extend, layer)
+            if layer < self.config.layers - 1:
+                context, candidates = block(context, candidates, placement, extend)
+            else:
+                candidates = block.forward_candidates(context, candidates, placement, extend)
+        state_ND = self.norm(candidates).to(self.dtype)
+        return self._fuse(state_ND, batch.context_NC, batch.position_N)
+
+    def _in_stream_dtype(self, x: Tensor) -> Tensor:
+        return x if self._stream_dtype is None else x.to(self._stream_dtype)
+
     def _context_tokens(self, impressions: Impressions) -> Tensor:
         """X1 A1 X2 A2 ...: `[T, D]`."""
         posts = self.post_tokens(impressions.features)
@@ -101,17 +145,27 @@ class FeedSR(Ranker):
         return torch.stack([posts, actions], 1).flatten(0, 1)
 
     def _placement(
-        self, impressions: Impressions, cu_candidates: Tensor | None = None
+        self,
+        impressions: Impressions,
+        cu_candidates: Tensor | None = None,
+        past_tokens: Sequence[int] | None = None,
     ) -> Placement:
         prefix_T = (2 * impressions.known_M).repeat_interleave(2)
         position_T = prefix_T.clone()
         position_T[1::2] += 1
+        cu_seqlens, cu_queries = 2 * impressions.cu_seqlens, None
+        if past_tokens is not None:
+            ends = torch.tensor([0, *past_tokens], dtype=torch.int32, device=cu_seqlens.device)
+            cu_seqlens, cu_queries = cu_seqlens + ends.cumsum(0).to(torch.int32), cu_seqlens
         info = SeqlenInfo(
-            cu_seqlens=2 * impressions.cu_seqlens, cu_candidates=cu_candidates, prefix=prefix_T
+            cu_seqlens=cu_seqlens,
+            cu_candidates=cu_candidates,
+            prefix=prefix_T,
+            cu_queries=cu_queries,
         )
         candidates = None
         if cu_candidates is not None:
-            length_S = 2 * impressions.cu_seqlens.diff()
+            length_S = cu_seqlens.diff()
             candidates = self._rotation(length_S.repeat_interleave(cu_candidates.diff().long()))
         return Placement(info=info, context=self._rotation(position_T), candidates=candidates)
 
