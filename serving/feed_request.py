@@ -66,6 +66,7 @@ class Ranked:
     Attributes:
         flags: what degraded for the whole request.
         post_flags: what degraded for each candidate.
+        dtype: what the model computed in, "float32" or "bfloat16".
     """
 
     asked: FeedRequest
@@ -74,6 +75,7 @@ class Ranked:
     flags: list[str]
     post_flags: list[list[str]]
     model_version: str
+    dtype: str
 
 
 def from_json(spec: Spec, payload: Any, max_candidates: int) -> list[FeedRequest]:

@@ -26,6 +26,15 @@ CANDIDATES = Histogram(
     "feedsr_candidates", "Candidates of a request", buckets=(1, 8, 32, 128, 256, 512, 1024)
 )
 CACHE_READS = Counter("feedsr_cache_reads_total", "Keys looked up in the cache", ["view", "result"])
+HISTORY_CACHE_READS = Counter(
+    "feedsr_history_cache_reads_total",
+    "Histories by what was remembered: all (hit), a part (extended), or none and why",
+    ["result"],
+)
+HISTORY_CACHE_BYTES = Gauge("feedsr_history_cache_bytes", "Bytes of the remembered histories")
+HISTORY_CACHE_EVICTIONS = Counter(
+    "feedsr_history_cache_evictions_total", "Remembered histories dropped for want of room"
+)
 DEFAULTS = Counter(
     "feedsr_defaults_total",
     "Values that are missing or stale (the declared default) or ahead of the request",

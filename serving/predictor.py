@@ -36,10 +36,11 @@ from feature_repo.spec import (
 )
 from model.checkpoint import load_model
 from serving import infer, metrics, server
+from serving.allocator import keep_freed_memory
 from serving.batcher import Batcher, BatcherConfig
 from serving.errors import bad_input
 from serving.history import decode_history
-from serving.rank_batch import build_rank_batch
+from serving.scorer import DTYPES, Scorer, ScorerConfig
 from serving.wire import (
     CONTEXT,
     RankRequest,
@@ -68,7 +69,7 @@ class Predictor(Model):
         model_dir: a version's folder, or a link to one (`registry/current`), resolved when loading.
         max_candidates: a request with more is refused with 400.
         batching: the joiner's limits.
-        device: where the model runs.
+        scoring: where and how the model runs.
     """
 
     def __init__(
@@ -78,13 +79,13 @@ class Predictor(Model):
         *,
         max_candidates: int = 512,
         batching: BatcherConfig | None = None,
-        device: str = "cpu",
+        scoring: ScorerConfig | None = None,
     ) -> None:
         super().__init__(name)
         self.model_dir, self.max_candidates = model_dir, max_candidates
-        self.device = torch.device(device)
+        self.scoring = scoring or ScorerConfig()
         self.batcher: Batcher[RankRequest, npt.NDArray[np.float32]] = Batcher(
-            self._forward, batching, self._observe
+            lambda requests: self.scorer(requests), batching, self._observe
         )
 
     def load(self) -> bool:
@@ -94,9 +95,9 @@ class Predictor(Model):
             raise ValueError(f"{self.model_dir} holds no model; register and promote one first")
         model, record = load_model(folder)
         self.spec: Spec = model.spec
-        self.freshness: Freshness = _freshness(record, folder)
-        self.model, self.version = model.to(self.device), folder.name
-        self._forward([_warm_up(self.spec)])
+        self.scorer = Scorer(model, _freshness(record, folder), self.scoring)
+        self.version = folder.name
+        self.scorer([_warm_up(self.spec)])
         metrics.MODEL_VERSION.labels(self.version, self.spec.hash).set(1)
         self.ready = True
         return self.ready
@@ -133,7 +134,11 @@ class Predictor(Model):
         work, scores = result
         if work.message is None:
             return {"predictions": [self._prediction(p) for p in scores]}
-        parameters = {"tasks": ",".join(self.spec.task_names), "model_version": self.version}
+        parameters = {
+            "tasks": ",".join(self.spec.task_names),
+            "model_version": self.version,
+            "dtype": self.scoring.dtype,
+        }
         return infer.response(work.message, "probabilities", scores[0], parameters)
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -193,14 +198,6 @@ class Predictor(Model):
             time_ms=infer.whole_number(instance, "request_time_ms"),
         )
 
-    def _forward(self, requests: list[RankRequest]) -> Sequence[npt.NDArray[np.float32]]:
-        """One packed forward in the model's thread; probabilities split by request."""
-        batch = build_rank_batch(self.spec, self.freshness, requests)
-        with torch.inference_mode():
-            logits_NK = self.model.rank(batch.to(self.device))
-            probabilities = logits_NK.float().sigmoid().cpu().numpy()
-        return np.split(probabilities, np.cumsum([r.num_candidates for r in requests])[:-1])
-
     def _observe(self, size: int, seconds: float) -> None:
         metrics.BATCH_REQUESTS.observe(size)
         metrics.FORWARD_SECONDS.observe(seconds)
@@ -259,6 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The predictor process; a mistake in its setting ends in one sentence and exit status 2."""
     arguments = _parser().parse_args(argv)
     try:
+        keep_freed_memory()
         server.check_ports(arguments.host, arguments.http_port, arguments.grpc_port)
         if arguments.torch_threads:
             torch.set_num_threads(arguments.torch_threads)
@@ -271,7 +269,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 max_batch=arguments.max_batch,
                 max_queue=arguments.max_queue,
             ),
-            device=arguments.device,
+            scoring=ScorerConfig(
+                device=arguments.device,
+                dtype=arguments.dtype,
+                history_cache_bytes=arguments.history_cache_mib * 2**20,
+            ),
         )
         predictor.load()
     except ValueError as error:
@@ -289,6 +291,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_batch", type=int, default=BatcherConfig.max_batch)
     parser.add_argument("--max_queue", type=int, default=BatcherConfig.max_queue)
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="of the transformer's blocks; bfloat16 where the processor computes in it",
+    )
+    parser.add_argument(
+        "--history_cache_mib",
+        type=int,
+        default=512,
+        help="MiB for the keys and values of histories seen before; 0 remembers none",
+    )
     parser.add_argument("--torch_threads", type=int, default=0, help="0 leaves it to torch")
     return parser
 

@@ -35,10 +35,11 @@ OPTIONS: list[tuple[str, Any]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The predictor's answer: probabilities `[N, K]` and the version that made them."""
+    """The predictor's answer: probabilities `[N, K]`, the version that made them and its dtype."""
 
     probabilities_NK: npt.NDArray[np.float32]
     model_version: str
+    dtype: str
 
 
 class PredictorClient:
@@ -79,8 +80,12 @@ class PredictorClient:
             answer = await self._client.infer(message, timeout=timeout)
         except grpc.RpcError as error:
             raise self._refusal(error) from error
-        version = to_http_parameters(answer.parameters or {}).get("model_version", "")
-        return Scores(probabilities_NK=answer.outputs[0].as_numpy(), model_version=str(version))
+        said = to_http_parameters(answer.parameters or {})
+        return Scores(
+            probabilities_NK=answer.outputs[0].as_numpy(),
+            model_version=str(said.get("model_version", "")),
+            dtype=str(said.get("dtype", "")),
+        )
 
     def _refusal(self, error: Any) -> Unavailable | TooLate:
         code, reason = error.code(), str(error.details())[:300]

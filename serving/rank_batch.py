@@ -26,19 +26,25 @@ SERVING_POSITION = 5
 
 
 def build_rank_batch(
-    spec: Spec, freshness: Freshness, requests: Sequence[RankRequest]
+    spec: Spec,
+    freshness: Freshness,
+    requests: Sequence[RankRequest],
+    remembered: Sequence[int] | None = None,
 ) -> RankBatch:
     """The packed batch of `requests`, on the CPU; one request's columns become tensors without a
     copy.
 
-    Each history is cut to what had arrived before `spec.cutoff(time_ms, freshness)`.
+    Each history is cut to what had arrived before `spec.cutoff(time_ms, freshness)`, and its first
+    `remembered` impressions, whose keys and values `FeedSR.rank_after` is given, are left out.
     """
     histories = [known_history(spec, freshness, r) for r in requests]
-    batches = [h.batch for h in histories]
+    firsts = [0] * len(histories) if remembered is None else remembered
+    pairs = list(zip(histories, firsts, strict=True))
+    batches = [h.batch.slice(first) for h, first in pairs]
     history = Impressions(
         features={f.name: _column(batches, f.name) for f in spec.with_role("sequence")},
         actions={f.name: _column(batches, f.name) for f in spec.with_role("action")},
-        known_M=_join([h.known(spec, freshness) for h in histories]),
+        known_M=_join([h.known(spec, freshness)[first:] for h, first in pairs]),
         cu_seqlens=_offsets([b.num_rows for b in batches]),
     )
     context_NC = _join([r.context_NC for r in requests])

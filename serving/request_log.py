@@ -44,10 +44,12 @@ SCHEMA = pa.schema(
         "flags": pa.list_(pa.string()),
         "model_version": pa.string(),
         "spec_hash": pa.string(),
+        "dtype": pa.string(),
     }
 )
 """One row a request. `as_of_ms` says up to when each view was complete; `history` and `candidates`
-are the bytes the predictor got (`serving.wire`), `probabilities` is `[N, K]` row by row.
+are the bytes the predictor got (`serving.wire`), `probabilities` is `[N, K]` row by row and
+`dtype` what the model computed them in.
 """
 
 
@@ -99,6 +101,7 @@ class RequestLog:
             "flags": ranked.flags,
             "model_version": ranked.model_version,
             "spec_hash": self.spec.hash,
+            "dtype": ranked.dtype,
         }
         try:
             self._queue.put_nowait(row)

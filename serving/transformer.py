@@ -214,6 +214,7 @@ class Transformer(Model):
             flags=prepared.fetched.flags,
             post_flags=prepared.fetched.post_flags,
             model_version=scores.model_version,
+            dtype=scores.dtype,
         )
         if self._log:
             self._log.add(ranked, prepared.fetched, prepared.candidates)

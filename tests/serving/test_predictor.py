@@ -125,6 +125,18 @@ def test_an_answer_names_tasks_and_version(client: Grpc, small_run: SmallRun) ->
     reply = client.infer(message(SPEC, HISTORY, candidates(SPEC, 2, 8)))
     assert reply.parameters["tasks"].string_param.split(",") == list(SPEC.task_names)
     assert reply.parameters["model_version"].string_param == f"{small_run.day}-test"
+    assert reply.parameters["dtype"].string_param == "float32"
+
+
+def test_a_history_seen_before_is_remembered(client: Grpc, predictor: Server) -> None:
+    name = "feedsr_history_cache_reads_total"
+    value, columns = history_value(SPEC, 33, 4321), candidates(SPEC, 6, 4)
+    before = metric(predictor, name)
+    first, again = (scores(client, value, columns) for _ in range(2))
+    np.testing.assert_allclose(again, first, atol=BOUND)
+    counted = {key: number - before.get(key, 0) for key, number in metric(predictor, name).items()}
+    for result in ("miss", "hit"):
+        assert sum(n for key, n in counted.items() if result in key) == 1
 
 
 def bad_calls() -> dict[str, Any]:

@@ -35,6 +35,7 @@ def served(member: int, time_ms: int = NOW_MS) -> tuple[Ranked, Fetched]:
         flags=["missing:history"],
         post_flags=[[], []],
         model_version="v",
+        dtype="float32",
     )
     fetched = Fetched(
         history=b"h",
