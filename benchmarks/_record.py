@@ -17,11 +17,12 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
@@ -95,6 +96,21 @@ def medians_ms(
             if turn:
                 times[name].append(1e3 * (time.perf_counter() - begin))
     return {name: round(statistics.median(t), 4) for name, t in times.items()}
+
+
+def spread_ms(run: Callable[[Any], object], items: Iterable[Any]) -> list[float]:
+    """Milliseconds of a call for each item: where the median is not enough."""
+    taken = []
+    for item in items:
+        begin = time.perf_counter()
+        run(item)
+        taken.append(1e3 * (time.perf_counter() - begin))
+    return taken
+
+
+def percentiles(taken_ms: Mapping[str, Sequence[float]], q: int) -> dict[str, float]:
+    """The q-th percentile of each variant's milliseconds."""
+    return {name: round(float(np.percentile(taken, q)), 3) for name, taken in taken_ms.items()}
 
 
 def over(median_ms: Mapping[str, float], pairs: Mapping[str, tuple[str, str]]) -> dict[str, float]:

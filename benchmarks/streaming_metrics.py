@@ -4,12 +4,13 @@
     python -m benchmarks.streaming_metrics [--threads 2] [--save] [--toy]
 
 Each variant takes the same batch of logits and labels of 7 tasks:
-  native             StreamingMetrics.update, compiled (where it is)
-  numpy              its portable half
-  torchmetrics       BinaryAUROC(thresholds=200).update, one a task
-  torchmetrics_exact BinaryAUROC().update and compute of that batch, one a task
-  exact              the specification, `exact_auc`, one a task
-  read               StreamingMetrics.auc: what reading costs, whenever one reads
+  native                   StreamingMetrics.update, compiled (where it is)
+  numpy                    its portable half
+  torchmetrics             BinaryAUROC(thresholds=200).update, one a task
+  torchmetrics_multilabel  MultilabelAUROC(7, thresholds=200).update, all in one
+  torchmetrics_exact       BinaryAUROC().update and compute of that batch, one a task
+  exact                    the specification, `exact_auc`, one a task
+  read                     StreamingMetrics.auc: what reading costs, whenever one reads
 Errors are against the exact AUC after ten batches. Ranks count apart and are then merged.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.classification import BinaryAUROC
+from torchmetrics.classification import BinaryAUROC, MultilabelAUROC
 
 from benchmarks._record import Result, finish, medians_ms, over, parser, start
 from kernels._native import native
@@ -56,6 +57,13 @@ def torchmetrics_update(batch: Batch) -> Callable[[], object]:
     peers = [BinaryAUROC(thresholds=THRESHOLDS, validate_args=False) for _ in prepared]
     pairs = list(zip(peers, prepared, strict=True))
     return lambda: [peer.update(*task) for peer, task in pairs]
+
+
+def torchmetrics_multilabel(batch: Batch) -> Callable[[], object]:
+    """One binned update of all tasks."""
+    scores, labels = (torch.stack(columns, 1) for columns in zip(*tensors(batch), strict=True))
+    peer = MultilabelAUROC(len(RATES), thresholds=THRESHOLDS, validate_args=False)
+    return lambda: peer.update(scores, labels)
 
 
 def torchmetrics_exact(batch: Batch) -> Callable[[], object]:
@@ -100,6 +108,7 @@ def measure(rows: int, repeats: int) -> Result:
     variants: dict[str, Callable[[], object]] = {
         "numpy": lambda: portable._update_in_numpy(*batch),
         "torchmetrics": torchmetrics_update(batch),
+        "torchmetrics_multilabel": torchmetrics_multilabel(batch),
         "torchmetrics_exact": torchmetrics_exact(batch),
         "exact": lambda: exact(*batch),
         "read": timed.auc,
@@ -110,6 +119,7 @@ def measure(rows: int, repeats: int) -> Result:
     update = "native" if compiled else "numpy"
     pairs = {
         f"torchmetrics_over_{update}": ("torchmetrics", update),
+        f"torchmetrics_multilabel_over_{update}": ("torchmetrics_multilabel", update),
         f"torchmetrics_exact_over_{update}": ("torchmetrics_exact", update),
         f"exact_over_{update}": ("exact", update),
         "numpy_over_native": ("numpy", "native"),
