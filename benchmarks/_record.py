@@ -180,22 +180,22 @@ def finish(
         peers: distributions that were compared with, for their versions.
     """
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    distributions = ("torch", "numpy", *peers)
+    machine, distributions = hardware(device, threads), ("torch", "numpy", *peers)
     record = {
         "name": name,
         "date": date,
         "command": shlex.join(
             ["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
         ),
-        "hardware": hardware(device, threads),
+        "hardware": machine,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in distributions},
         "results": [asdict(result) for result in results],
     }
     line = json.dumps(record, allow_nan=False)
     if save:
-        hardware_slug = record["hardware"].get("gpu", record["hardware"]["cpu"])
-        slug = re.sub(r"[^a-z0-9]+", "-", hardware_slug.lower()).strip("-")
+        chip = machine.get("gpu", machine["cpu"])
+        slug = re.sub(r"[^a-z0-9]+", "-", chip.lower()).strip("-")
         path = RESULTS / f"{name}_{slug}_{date}.json"
         _write(path, json.dumps(record, indent=2) + "\n")
         print(f"saved {path.relative_to(RESULTS.parent.parent)}")

@@ -55,8 +55,12 @@ def torchmetrics_update(batch: Batch) -> Callable[[], object]:
     """One binned update a task; what it is given is prepared before."""
     prepared = tensors(batch)
     peers = [BinaryAUROC(thresholds=THRESHOLDS, validate_args=False) for _ in prepared]
-    pairs = list(zip(peers, prepared, strict=True))
-    return lambda: [peer.update(*task) for peer, task in pairs]
+
+    def update() -> None:
+        for peer, task in zip(peers, prepared, strict=True):
+            peer.update(*task)
+
+    return update
 
 
 def torchmetrics_multilabel(batch: Batch) -> Callable[[], object]:
