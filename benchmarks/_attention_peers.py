@@ -115,16 +115,14 @@ def flex(q: Tensor, k: Tensor, v: Tensor, length: int) -> Callable[[], Tensor]:
 
 def alone(context: Tokens, candidates: Tokens, few: int) -> Callable[[], Tensor]:
     """Each of the first candidates behind its own copy of the first request's context."""
-    inputs = [
-        [
-            torch.cat([x, y[i : i + 1]]).transpose(0, 1)[None]
-            for x, y in zip(context.present, candidates.present, strict=True)
-        ]
-        for i in range(few)
-    ]
-    return lambda: torch.cat([sdpa(*qkv, None)[0, :, -1] for qkv in inputs]).view(
-        few, *candidates.k.shape[1:]
-    )
+
+    def behind(i: int) -> tuple[Tensor, Tensor, Tensor]:
+        own = Tokens(*(x[i : i + 1] for x in candidates.present))
+        q, k, v = (x.transpose(0, 1)[None] for x in joined(context, own))
+        return q, k, v
+
+    inputs = [behind(i) for i in range(few)]
+    return lambda: torch.stack([sdpa(q, k, v, None)[0, :, -1] for q, k, v in inputs])
 
 
 def flash_split(context: Tokens, candidates: Tokens, info: SeqlenInfo) -> Callable[[], Parts]:

@@ -48,12 +48,13 @@ class Result:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        words = [" ".join(f"{name}={value}" for name, value in self.setting.items())]
-        words.append("ms: " + ", ".join(f"{name} {ms:g}" for name, ms in self.median_ms.items()))
-        words += [f"{name} {value:g}" for name, value in self.ratios.items()]
-        for name, share in self.facts.get("share_of_matmul_rate", {}).items():
-            words.append(f"{name} at {share:.0%} of a matmul")
-        return "; ".join(words)
+        shares = self.facts.get("share_of_matmul_rate", {})
+        lines = [" ".join(f"{name}={value}" for name, value in self.setting.items())]
+        for name, ms in self.median_ms.items():
+            share = f"  {shares[name]:4.0%} of a matmul's rate" if name in shares else ""
+            lines.append(f"  {name:24}{ms:12.4f} ms{share}")
+        lines += [f"  {name:38}{value:9.2f} x" for name, value in self.ratios.items()]
+        return "\n".join(lines)
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -127,11 +128,11 @@ def rates(
 ) -> dict[str, Any]:
     """Facts of each variant whose `flops` are known: GFLOP/s and the share of a matmul's rate.
 
-    `matmul_gflops` is the limit, measured in the same run (`square_matmul`).
+    `matmul_gflops` is the limit, measured in the same turns (`matmul`).
     """
     gflops = {name: work / median_ms[name] / 1e6 for name, work in flops.items()}
     return {
-        "gflop": {name: round(work / 1e9, 3) for name, work in flops.items()},
+        "gflop": {name: round(work / 1e9, 6) for name, work in flops.items()},
         "gflops": {name: round(rate, 1) for name, rate in gflops.items()},
         "matmul_gflops": round(matmul_gflops, 1),
         "share_of_matmul_rate": {n: round(rate / matmul_gflops, 3) for n, rate in gflops.items()},
@@ -139,9 +140,13 @@ def rates(
 
 
 def matmul(
-    rows: int, inner: int, columns: int, dtype: torch.dtype, device: str = "cpu"
+    shape: tuple[int, int, int], dtype: torch.dtype, device: str = "cpu"
 ) -> tuple[Callable[[], object], int]:
-    """A plain `[rows, inner] @ [inner, columns]` to be timed beside variants, and its FLOPs."""
+    """A plain `[rows, inner] @ [inner, columns]` to be timed beside variants, and its FLOPs.
+
+    Its rate is the limit that `rates` divides by. `shape` is (rows, inner, columns).
+    """
+    rows, inner, columns = shape
     a = torch.randn(rows, inner, device=device).to(dtype)
     b = torch.randn(inner, columns, device=device).to(dtype)
     return lambda: a @ b, 2 * rows * inner * columns

@@ -70,7 +70,7 @@ def measure(ranker: FeedSR, sizes: tuple[int, int, int], repeats: int) -> Result
     batch = make_rank_batch(SIMULATOR, 0, [impressions] * requests, [candidates] * requests)
     one = select_request(batch, 0, [0])
     tokens, width = requests * (2 * impressions + candidates), ranker.config.width
-    plain, plain_flops = matmul(tokens, width, 4 * width, ranker.dtype)
+    plain, plain_flops = matmul((tokens, width, 4 * width), ranker.dtype)
     variants: dict[str, Callable[[], object]] = {
         "shared": lambda: ranker.rank(batch),
         "one_at_a_time": lambda: ranker.rank(one),

@@ -23,7 +23,7 @@ in the same turns; FLOPs are those of the pairs that are seen, whoever computes 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
@@ -179,97 +179,134 @@ def timed(
     variants: Variants, flops: dict[str, int], settings: Settings, dtype: torch.dtype, repeats: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Medians, and the rates of those whose FLOPs are known."""
-    plain, plain_flops = matmul(*[settings.square] * 3, dtype, settings.device)
+    plain, plain_flops = matmul((settings.square,) * 3, dtype, settings.device)
     runs = {name: variant.run for name, variant in variants.items()} | {"matmul": plain}
     ms = medians_ms(runs, repeats, settings.device)
     limit = plain_flops / ms.pop("matmul") / 1e6
     return ms, rates(flops, ms, limit)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Packed requests, and how they are padded.
+
+    Attributes:
+        impressions, counts: of each request, its history's and its candidates.
+    """
+
+    impressions: list[int]
+    counts: list[int]
+    context: Tokens
+    candidates: Tokens
+    padding: Padding
+
+    @classmethod
+    def draw(
+        cls, impressions: list[int], counts: list[int], settings: Settings, dtype: torch.dtype
+    ) -> Requests:
+        """Random tokens of requests of these sizes."""
+        lengths, device = [2 * n for n in impressions], settings.device
+        context, candidates = (tokens(sum(n), settings, dtype) for n in (lengths, counts))
+        info = SeqlenInfo(
+            cu_seqlens=offsets(lengths, device), cu_candidates=offsets(counts, device)
+        )
+        return cls(
+            impressions=impressions,
+            counts=counts,
+            context=context,
+            candidates=candidates,
+            padding=Padding.of(info),
+        )
+
+    @property
+    def info(self) -> SeqlenInfo:
+        """Who sees whom."""
+        return self.padding.info
+
+    def padded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v as a padding peer has them."""
+        q, k, v = (self.padding.pad(x) for x in joined(self.context, self.candidates))
+        return q, k, v
+
+
 def serving(
-    sizes: tuple[list[int], list[int]], settings: Settings, dtype: torch.dtype, *, peers: bool
+    requests: Requests, peers: Variants, settings: Settings
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Medians and facts of requests of these impressions and candidates; `peers` takes all."""
-    lengths, counts = [2 * n for n in sizes[0]], sizes[1]
-    context, candidates = (tokens(sum(n), settings, dtype) for n in (lengths, counts))
-    info = SeqlenInfo(
-        cu_seqlens=offsets(lengths, settings.device), cu_candidates=offsets(counts, settings.device)
-    )
-    variants = ours(context, candidates, info, implementations(dtype, settings))
-    padding = Padding.of(info)
-    q, k, v = (padding.pad(x) for x in joined(context, candidates))
-    variants["dense_mask"] = dense_mask(q, k, v, padding)
-    few, facts = min(settings.few, counts[0]), absent(dtype, settings)
-    with torch.inference_mode():
-        if peers:
-            first = Tokens(*(x[: lengths[0]] for x in context.present))
-            one = alone(first, candidates, few)
-            variants["one_at_a_time"] = Variant(
-                run=one, parts=lambda out: (None, out), counted=False
-            )
-            facts["one_at_a_time"] = f"{few} of {sum(counts)} candidates run, scaled to all"
-            facts |= add_compiled(variants, (q, k, v), lengths[0], padding, settings)
-            if settings.device == "cuda" and dtype == torch.bfloat16 and find_spec("flash_attn"):
-                variants["flash_attn"] = Variant(run=flash_split(context, candidates, info))
-        facts["relative_difference"] = differences(variants, dtype)
-        flops = {
-            name: attention_flops(
-                info,
-                heads=settings.heads,
-                head_dim=settings.head_dim,
-                context=not variant.cached,
-            )
-            for name, variant in variants.items()
-            if variant.counted
-        }
-        repeats = settings.repeats if len(counts) == 1 else settings.batch_repeats
-        ms, rated = timed(variants, flops, settings, dtype, repeats)
-    if "one_at_a_time" in ms:
-        ms["one_at_a_time"] = round(ms["one_at_a_time"] * sum(counts) / few, 4)
+    """Medians and facts of ours, the dense mask and these peers; call it in inference mode."""
+    context, dtype = requests.context, requests.context.k.dtype
+    variants = ours(context, requests.candidates, requests.info, implementations(dtype, settings))
+    variants["dense_mask"] = dense_mask(*requests.padded(), requests.padding)
+    variants |= peers
+    facts = absent(dtype, settings) | {"relative_difference": differences(variants, dtype)}
+    flops = {
+        name: attention_flops(
+            requests.info,
+            heads=settings.heads,
+            head_dim=settings.head_dim,
+            context=not variant.cached,
+        )
+        for name, variant in variants.items()
+        if variant.counted
+    }
+    repeats = settings.repeats if len(requests.counts) == 1 else settings.batch_repeats
+    ms, rated = timed(variants, flops, settings, dtype, repeats)
     return ms, rated | facts | {"repeats": repeats}
 
 
-def absent(dtype: torch.dtype, settings: Settings) -> dict[str, str]:
+def absent(dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
     """Why there is no native variant, where there is none."""
     usable, reason = native.available(settings.device, dtype, settings.head_dim)
     return {} if usable or settings.device != "cpu" else {"native": f"not run: {reason}"}
 
 
-def add_compiled(
-    variants: Variants,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    length: int,
-    padding: Padding,
-    settings: Settings,
-) -> dict[str, str]:
-    """Adds FlexAttention, or says why it is not there."""
+def rivals(requests: Requests, settings: Settings) -> tuple[Variants, dict[str, str]]:
+    """The peers that want requests that are all alike; and of those that are not there, why."""
+    length, few = 2 * requests.impressions[0], min(settings.few, requests.counts[0])
+    first = Tokens(*(x[:length] for x in requests.context.present))
+    one = alone(first, requests.candidates, few)
+    variants = {"one_at_a_time": Variant(run=one, parts=lambda out: (None, out), counted=False)}
+    total = sum(requests.counts)
+    facts = {"one_at_a_time": f"{few} of {total} candidates run, scaled to all"}
+    if settings.device == "cuda":
+        if find_spec("flash_attn") and requests.context.k.dtype == torch.bfloat16:
+            run = flash_split(requests.context, requests.candidates, requests.info)
+            variants["flash_attn"] = Variant(run=run)
+        else:
+            facts["flash_attn"] = "not run: not installed, or not its dtype"
     if not settings.flex:
-        return {"flex": "not run: --no-flex or --toy"}
+        return variants, facts | {"flex": "not run: --no-flex or --toy"}
     try:
-        run = flex(*qkv, length)
+        variants["flex"] = Variant(
+            run=flex(*requests.padded(), length), parts=requests.padding.unpack
+        )
     except Exception as error:  # whatever a compiler raises; it is a peer, and said
-        return {"flex": f"not run: {type(error).__name__}: {str(error).splitlines()[0][:160]}"}
-    variants["flex"] = Variant(run=run, parts=padding.unpack)
-    return {}
+        facts["flex"] = f"not run: {type(error).__name__}: {str(error).splitlines()[0][:160]}"
+    return variants, facts
 
 
 def grid_result(sizes: tuple[int, int, int], settings: Settings, dtype: torch.dtype) -> Result:
     """One corner of the serving grid."""
-    impressions, count, requests = sizes
-    given = ([impressions] * requests, [count] * requests)
-    ms, facts = serving(given, settings, dtype, peers=True)
-    where = {"T": impressions, "N": count, "batch": requests}
-    return result("serving", where, settings, dtype, (ms, facts))
+    impressions, count, batch = sizes
+    requests = Requests.draw([impressions] * batch, [count] * batch, settings, dtype)
+    with torch.inference_mode():
+        peers, said = rivals(requests, settings)
+        ms, facts = serving(requests, peers, settings)
+    few = min(settings.few, count)
+    ms["one_at_a_time"] = round(ms["one_at_a_time"] * count * batch / few, 4)
+    where = {"T": impressions, "N": count, "batch": batch}
+    return result("serving", where, settings, dtype, (ms, facts | said))
 
 
 def ragged_result(settings: Settings, dtype: torch.dtype) -> Result:
     """Requests of heavy-tailed lengths, at most 1000 impressions."""
-    requests, mean, count = settings.ragged
-    drawn, _ = ragged(requests, mean, np.random.default_rng(1))
+    batch, mean, count = settings.ragged
+    drawn, _ = ragged(batch, mean, np.random.default_rng(3))
     impressions = [min(n, 1000) for n in drawn]
-    ms, facts = serving((impressions, [count] * requests), settings, dtype, peers=False)
-    where = {"T_mean": round(sum(impressions) / requests, 1), "T_max": max(impressions)}
-    where |= {"N": count, "batch": requests}
+    requests = Requests.draw(impressions, [count] * batch, settings, dtype)
+    with torch.inference_mode():
+        ms, facts = serving(requests, {}, settings)
+    where = {"T_mean": round(sum(impressions) / batch, 1), "T_max": max(impressions)}
+    where |= {"N": count, "batch": batch}
     return result("ragged", where, settings, dtype, (ms, facts))
 
 
@@ -301,7 +338,9 @@ def training_result(sizes: tuple[int, int], settings: Settings, dtype: torch.dty
         name: packed_step(context, info, grad, one)
         for name, one in implementations(dtype, settings).items()
     } | {"dense_mask": padded_step(context, info, grad)}
-    facts = absent(dtype, settings) | {"relative_difference": differences(variants, dtype)}
+    facts: dict[str, Any] = absent(dtype, settings) | {
+        "relative_difference": differences(variants, dtype)
+    }
     work = attention_flops(info, heads=settings.heads, head_dim=settings.head_dim, backward=True)
     ms, rated = timed(
         variants, dict.fromkeys(variants, work), settings, dtype, settings.batch_repeats
@@ -330,11 +369,11 @@ def padded_step(context: Tokens, info: SeqlenInfo, grad: Tensor) -> Variant:
     """The same, padded and behind a mask; nothing flows back from the padding."""
     padding = Padding.of(info)
     mask, padded_grad = padding.mask(grad.dtype), padding.pad(grad)
-    leaves = [padding.pad(x.detach()).requires_grad_() for x in context.present]
+    q, k, v = (padding.pad(x.detach()).requires_grad_() for x in context.present)
 
     def run() -> Parts:
-        out = sdpa(*leaves, mask)
-        return (out.detach(), *torch.autograd.grad(out, leaves, padded_grad))
+        out = sdpa(q, k, v, mask)
+        return (out.detach(), *torch.autograd.grad(out, (q, k, v), padded_grad))
 
     return Variant(run=run, parts=lambda parts: tuple(padding.unpack(x)[0] for x in parts))
 
@@ -367,6 +406,15 @@ def chosen_settings(arguments: argparse.Namespace) -> Settings:
     return Settings(**{**vars(settings), **changed})
 
 
+def measures(settings: Settings, dtype: torch.dtype) -> Iterator[Result]:
+    """Every setting of a dtype, one after the other."""
+    for sizes in settings.grid:
+        yield grid_result(sizes, settings, dtype)
+    yield ragged_result(settings, dtype)
+    for batch in settings.training:
+        yield training_result(batch, settings, dtype)
+
+
 def main() -> None:
     """Measures, prints a line a setting, and ends with one JSON line."""
     options = parser(__doc__)
@@ -377,14 +425,9 @@ def main() -> None:
     arguments = start(options)
     settings, results = chosen_settings(arguments), []
     for dtype in (getattr(torch, name) for name in arguments.dtype):
-        measures: list[Callable[[], Result]] = [
-            *(lambda s=s: grid_result(s, settings, dtype) for s in settings.grid),
-            lambda: ragged_result(settings, dtype),
-            *(lambda s=s: training_result(s, settings, dtype) for s in settings.training),
-        ]
-        for measure in measures:
-            results.append(measure())
-            print(results[-1], flush=True)
+        for measured in measures(settings, dtype):
+            results.append(measured)
+            print(measured, flush=True)
     finish(
         "shared_context_attention",
         results,
