@@ -1,82 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole model per request: all candidates over one shared history, against one at a time.
 
-The ranker of the design's numbers (d = 256, 6 layers, 4 heads) with random weights on random
-requests of the simulator's spec. Both sides run in turns in one process, and answer the same
-scores. The share of the limit is the model's own FLOP count over the rate of a plain matrix
-product of the same widths, measured beside it.
+    python -m benchmarks.rank [--dtype float32 bfloat16] [--threads 2] [--save] [--toy]
+
+The ranker of the design's numbers (d = 256, 6 layers, 4 heads) with random weights, on random
+requests of the simulator's spec; a batch of requests is one packed forward:
+  shared         the whole batch
+  one_at_a_time  the whole history again for every candidate; one is run, and scaled to all
+Both answer the same scores. The share of the limit is the model's own FLOP count over the rate of a
+plain product of its MLP's shape, `[tokens, d] @ [d, 4 d]` in its dtype, timed in the same turns.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from itertools import product
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks._record import finish, medians_ms, parser
+from benchmarks._record import (
+    Result,
+    finish,
+    hardware,
+    matmul,
+    medians_ms,
+    over,
+    parser,
+    rates,
+    start,
+)
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, build_ranker
+from model.batch import RankBatch
+from model.feed_sr import FeedSR
 from tests.builders import make_rank_batch, select_request
 
-SINGLE = 4
-"""Candidates that are ranked one at a time; each costs a whole forward over the history."""
+CONFIG = FeedSRConfig(width=256, layers=6, heads=4)
+GRID = tuple(product((100, 1000), (32, 512), (1, 8)))
+"""T, N and the requests of a batch."""
+
+FEW = 4
+"""Candidates that are also ranked alone before anything is timed, to see the same scores."""
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15}
+"""How far logits may lie apart; of bfloat16 two roundings of many layers."""
 
 
-def matmul_gflops(rows: int, width: int, repeats: int) -> float:
-    """The rate of `[rows, width] @ [width, 4 width]`, the MLP's product, in GFLOP/s."""
-    x, w = torch.randn(rows, width), torch.randn(width, 4 * width)
-    ms = medians_ms({"matmul": lambda: x @ w}, repeats)["matmul"]
-    return 2 * rows * width * 4 * width / ms / 1e6
-
-
-def measure(impressions: int, candidates: int, config: FeedSRConfig, repeats: int) -> dict:  # type: ignore[type-arg]
-    """One setting: shared forward, one candidate alone, agreement, and the share of the limit."""
+def noisy(config: FeedSRConfig, dtype: torch.dtype) -> FeedSR:
+    """A ranker whose every parameter matters; an untrained one hardly looks at the history."""
     ranker = build_ranker(config, SIMULATOR, seed=0).eval()
-    request = make_rank_batch(SIMULATOR, 0, [impressions], [candidates])
-    alone = [select_request(request, 0, [i]) for i in range(min(SINGLE, candidates))]
-    with torch.inference_mode():
-        shared = ranker.rank(request)[: len(alone)]
-        single = torch.cat([ranker.rank(one) for one in alone])
-        variants = {
-            "shared": lambda: ranker.rank(request),
-            "one": lambda: ranker.rank(alone[0]),
-        }
-        ms = medians_ms(variants, repeats)
-        limit = matmul_gflops(2 * impressions + candidates, config.width, repeats)
-    flops = ranker.flops(impressions, candidates)
-    return {
-        "T": impressions,
-        "N": candidates,
-        "shared_ms": ms["shared"],
-        "one_at_a_time_ms_per_candidate": ms["one"],
-        "one_at_a_time_over_shared": round(candidates * ms["one"] / ms["shared"], 1),
-        "largest_difference": float((shared - single).abs().max()),
-        "gflop": round(flops / 1e9, 2),
-        "gflops": round(flops / ms["shared"] / 1e6, 1),
-        "matmul_gflops": round(limit, 1),
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    assert isinstance(ranker, FeedSR)
+    return ranker.to(dtype)
+
+
+def difference(ranker: FeedSR, batch: RankBatch) -> float:
+    """The largest difference of a logit between the shared forward and a candidate alone."""
+    shared = ranker.rank(batch)
+    few = range(min(FEW, int(batch.cu_candidates[1])))
+    alone = torch.cat([ranker.rank(select_request(batch, 0, [i])) for i in few])
+    return float((shared[: len(few)] - alone).abs().max())
+
+
+def measure(ranker: FeedSR, sizes: tuple[int, int, int], repeats: int) -> Result:
+    """One setting: shared forward, one candidate alone, agreement, and the share of the limit."""
+    impressions, candidates, requests = sizes
+    batch = make_rank_batch(SIMULATOR, 0, [impressions] * requests, [candidates] * requests)
+    one = select_request(batch, 0, [0])
+    tokens, width = requests * (2 * impressions + candidates), ranker.config.width
+    plain, plain_flops = matmul((tokens, width, 4 * width), ranker.dtype)
+    variants: dict[str, Callable[[], object]] = {
+        "shared": lambda: ranker.rank(batch),
+        "one_at_a_time": lambda: ranker.rank(one),
+        "matmul": plain,
     }
+    with torch.inference_mode():
+        apart = difference(ranker, batch)
+        assert apart < TOLERANCE[ranker.dtype], f"the two sides are {apart} apart"
+        ms = medians_ms(variants, repeats)
+    limit = plain_flops / ms.pop("matmul") / 1e6
+    facts = rates({"shared": requests * ranker.flops(impressions, candidates)}, ms, limit)
+    ms["one_at_a_time"] = round(ms["one_at_a_time"] * requests * candidates, 4)
+    return Result(
+        setting={
+            "T": impressions,
+            "N": candidates,
+            "batch": requests,
+            "dtype": str(ranker.dtype).removeprefix("torch."),
+            "repeats": repeats,
+        },
+        median_ms=ms,
+        ratios=over(ms, {"one_at_a_time_over_shared": ("one_at_a_time", "shared")}),
+        facts=facts
+        | {
+            "largest_difference": apart,
+            "one_at_a_time": f"1 of {requests * candidates} candidates run, scaled to all",
+        },
+    )
+
+
+def dtypes(wanted: list[str], threads: int) -> list[torch.dtype]:
+    """What was asked for; else float32, and bfloat16 where the CPU multiplies it."""
+    sets = hardware("cpu", threads)["instruction_sets"]
+    has = any(name in sets for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    names = wanted or (["float32", "bfloat16"] if has else ["float32"])
+    return [getattr(torch, name) for name in names]
 
 
 def main() -> None:
     """Measures, prints a line a setting, and ends with one JSON line."""
     options = parser(__doc__)
-    options.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = options.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(arguments.threads)
-    config = FeedSRConfig(width=256, layers=6, heads=4)
-    sizes, repeats = [(100, 32), (100, 512), (1000, 32), (1000, 512)], 9
+    options.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=[])
+    arguments = start(options)
+    config, grid = (CONFIG, GRID)
     if arguments.toy:
-        config, sizes, repeats = FeedSRConfig(width=16, layers=2, heads=2), [(10, 4)], 2
-    rows = []
-    for impressions, candidates in sizes:
-        rows.append(measure(impressions, candidates, config, repeats))
-        print(rows[-1], flush=True)
-    shape = {"width": config.width, "layers": config.layers, "heads": config.heads}
-    finish("rank", shape | {"settings": rows}, threads=arguments.threads, save=arguments.save)
+        config, grid = FeedSRConfig(width=16, layers=2, heads=2), ((10, 4, 1), (10, 4, 2))
+    results = []
+    for dtype in dtypes(arguments.dtype, arguments.threads):
+        ranker = noisy(config, dtype)
+        for sizes in grid:
+            repeats = 2 if arguments.toy else 7 if sizes[2] == 1 else 5
+            results.append(measure(ranker, sizes, repeats))
+            print(results[-1], flush=True)
+    finish("rank", results, threads=arguments.threads, save=arguments.save)
 
 
 if __name__ == "__main__":

@@ -1,150 +1,317 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared-context attention on this machine's CPU: the portable split and its rivals.
+"""Shared-context attention of one layer: the split, the native kernel, and their rivals.
 
-    python benchmarks/shared_context_attention.py [--dtype bfloat16] [--threads 2] [--save] [--toy]
+    python -m benchmarks.shared_context_attention [--dtype float32 bfloat16] [--device cuda]
+                                                  [--no-flex] [--threads 2] [--save] [--toy]
 
-*serving*: one request, T impressions (2 T tokens), N candidates, no gradient:
-  split           the whole call
-  split_cached    candidates only, the context's keys and values given
-  dense_mask      one scaled_dot_product_attention over context and candidates with a prepared mask
-  one_at_a_time   the history again for each candidate; run for a few, so given per candidate
-*training*: a ragged batch with day prefixes, forward and backward:
-  split           packed
-  padded          scaled_dot_product_attention padded to the longest, with a prepared mask
+*serving*: requests of T impressions (2 T tokens) and N candidates, packed, no gradient:
+  split           the exact split in PyTorch's operators
+  native          the C++ kernel, where it computes this dtype here (on a GPU: what `choose` says)
+  *_cached        the same, candidates only, with the contexts' keys and values given
+  dense_mask      one scaled_dot_product_attention, padded, with a prepared mask
+  flex            FlexAttention, compiled for the shape, with the rule as its block mask
+  one_at_a_time   the history again for each candidate; a few are run, and scaled to all
+  flash_attn      the split through the flash-attn package (on a GPU, where it is installed)
+*ragged*: the same for requests of heavy-tailed lengths, where padding costs.
+*training*: a ragged batch with day prefixes, no candidates, forward and backward.
 
-Variants are checked against each other, then timed in turns in one process; medians of wall time.
+Variants get the same tokens in the layout each of them wants, are checked against each other, and
+then timed in turns in one process. The limit is a square matrix product of the same dtype, timed
+in the same turns; FLOPs are those of the pairs that are seen, whoever computes more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from _record import finish, medians_ms, parser
 from torch import Tensor
 
+from benchmarks._attention_peers import Padding, Parts, alone, flash_split, flex, joined, sdpa
+from benchmarks._record import (
+    Result,
+    finish,
+    matmul,
+    medians_ms,
+    over,
+    parser,
+    rates,
+    start,
+)
 from kernels.shared_context_attention import (
     SeqlenInfo,
     Tokens,
     attention_flops,
     choose,
+    native,
     shared_context_attention,
 )
 from kernels.shared_context_attention.dispatch import Implementation
-from kernels.shared_context_attention.reference import candidate_mask, context_mask
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""How far variants may lie from the split, as a share of its norm."""
+
+PAIRS = {
+    f"{first}_over_{second}": (first, second)
+    for first, second in (
+        *(("dense_mask", x) for x in ("split", "native", "triton")),
+        *(("flex", x) for x in ("split", "native", "triton")),
+        *(("one_at_a_time", x) for x in ("split", "native", "triton")),
+        *(("flash_attn", x) for x in ("native", "triton")),
+        *(("split", x) for x in ("native", "triton", "split_cached")),
+        *(("split_cached", f"{x}_cached") for x in ("native", "triton")),
+        *((x, f"{x}_cached") for x in ("native", "triton")),
+    )
+}
+"""The ratios that are recorded, where both sides were run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What is measured."""
 
-    impressions: tuple[int, ...] = (100, 1000)
-    candidates: tuple[int, ...] = (32, 512)
-    batches: tuple[tuple[int, int], ...] = ((64, 80), (4, 1000))
+    grid: tuple[tuple[int, int, int], ...] = tuple(product((100, 1000), (32, 512), (1, 8)))
+    ragged: tuple[int, int, int] = (32, 187, 64)
+    training: tuple[tuple[int, int], ...] = ((64, 80), (4, 1000))
     heads: int = 4
     head_dim: int = 64
-    one_at_a_time: int = 8
+    few: int = 8
     repeats: int = 15
+    batch_repeats: int = 5
+    square: int = 1024
+    flex: bool = True
+    device: str = "cpu"
 
 
 TOY = Settings(
-    impressions=(10,), candidates=(4,), batches=((3, 8),), heads=2, head_dim=8, repeats=2
+    grid=((10, 4, 1), (10, 4, 2)),
+    ragged=(3, 8, 4),
+    training=((3, 8),),
+    heads=2,
+    head_dim=16,
+    repeats=2,
+    batch_repeats=2,
+    square=64,
+    flex=False,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to compute a setting.
+
+    Attributes:
+        run: what is timed.
+        parts: brings its answer to packed order; None where it is so already.
+        cached: whether the contexts' own outputs are left out.
+        counted: whether it does the whole setting, so that its FLOPs are known.
+    """
+
+    run: Callable[[], Any]
+    parts: Callable[[Any], Parts] | None = None
+    cached: bool = False
+    counted: bool = True
+
+
+Variants = dict[str, Variant]
 
 
 def tokens(count: int, settings: Settings, dtype: torch.dtype) -> Tokens:
     """Normal queries, keys and values."""
     shape = (count, settings.heads, settings.head_dim)
-    return Tokens(*(torch.randn(shape).to(dtype) for _ in "qkv"))
+    return Tokens(*(torch.randn(shape).to(settings.device, dtype) for _ in "qkv"))
 
 
-def offsets(lengths: list[int]) -> Tensor:
+def offsets(lengths: list[int], device: str) -> Tensor:
     """int32 offsets of ranges of these lengths."""
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """SDPA of `[tokens, heads, head_dim]`; causal without a mask."""
-    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    return out[0].transpose(0, 1)
+def implementations(dtype: torch.dtype, settings: Settings) -> dict[str, Implementation]:
+    """Ours by variant name: the split, and what is chosen here where that is another one."""
+    split: Implementation = "portable" if settings.device == "cpu" else "plain"
+    chosen = choose(settings.device, dtype, settings.head_dim)
+    return {"split": split} | ({} if chosen == split else {str(chosen): chosen})
 
 
-def check(variants: dict[str, Callable[[], Tensor]], expected: Tensor) -> None:
-    """Every variant gives the same answer before any is timed."""
-    limit = 0.03 if expected.dtype == torch.bfloat16 else 1e-4
-    for name, run in variants.items():
-        got = run()
-        error = float((got - expected[-len(got) :]).detach().abs().max())
-        assert error < limit, f"{name} is off by {error}"
-
-
-def dense_mask(info: SeqlenInfo, dtype: torch.dtype) -> Tensor:
-    """The additive mask of one request's context and candidates in one sequence."""
-    length, count = info.num_tokens, info.num_candidates
-    seen = torch.zeros(length + count, length + count, dtype=torch.bool)
-    seen[:length, :length] = context_mask(info, 0)
-    seen[length:] = candidate_mask(length, count, seen.device)
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
-
-
-def serving(impressions: int, count: int, settings: Settings, dtype: torch.dtype) -> dict:  # type: ignore[type-arg]
-    """Milliseconds of one request."""
-    length, few = 2 * impressions, min(settings.one_at_a_time, count)
-    context, candidates = tokens(length, settings, dtype), tokens(count, settings, dtype)
-    info = SeqlenInfo(cu_seqlens=offsets([length]), cu_candidates=offsets([count]))
+def ours(
+    context: Tokens, candidates: Tokens, info: SeqlenInfo, named: dict[str, Implementation]
+) -> Variants:
+    """Each implementation with all tokens, and with cached keys and values."""
     cached = Tokens(None, context.k, context.v)
-    q, k, v = (torch.cat(pair) for pair in zip(context.present, candidates.present, strict=True))
-    mask = dense_mask(info, dtype)
 
-    def by(implementation: Implementation, known: Tokens) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            outs = shared_context_attention(known, candidates, info, implementation=implementation)
-            return torch.cat([x for x in outs if x is not None])
+    def by(known: Tokens, implementation: Implementation) -> Callable[[], Parts]:
+        return lambda: shared_context_attention(
+            known, candidates, info, implementation=implementation
+        )
 
-        return run
-
-    split = by("portable", context)
-
-    def alone(i: int) -> Tensor:
-        pairs = zip(context.present, candidates.present, strict=True)
-        q, k, v = (torch.cat([x, y[i : i + 1]]) for x, y in pairs)
-        return sdpa(q, k, v)[-1:]
-
-    def one_at_a_time() -> Tensor:
-        return torch.cat([alone(i) for i in range(count - few, count)])
-
-    variants: dict[str, Callable[[], Tensor]] = {
-        "split": split,
-        "split_cached": by("portable", cached),
-        "dense_mask": lambda: sdpa(q, k, v, mask),
-        "one_at_a_time": one_at_a_time,
+    variants = {name: Variant(run=by(context, one)) for name, one in named.items()}
+    return variants | {
+        f"{name}_cached": Variant(run=by(cached, one), cached=True) for name, one in named.items()
     }
-    if choose("cpu", dtype, settings.head_dim) == "native":
-        variants |= {"native": by("native", context), "native_cached": by("native", cached)}
+
+
+def dense_mask(q: Tensor, k: Tensor, v: Tensor, padding: Padding) -> Variant:
+    """Padded, behind a mask that is made before."""
+    mask = padding.mask(q.dtype)
+    return Variant(run=lambda: sdpa(q, k, v, mask), parts=padding.unpack)
+
+
+def differences(variants: Variants, dtype: torch.dtype) -> dict[str, float]:
+    """How far each variant lies from the split, of its norm; all must agree to be timed."""
+    apart, want = {}, variants["split"].run()
+    for name, variant in variants.items():
+        got = variant.run()
+        parts = variant.parts(got) if variant.parts else got
+        both = [(a, b[: len(a)]) for a, b in zip(parts, want, strict=True) if a is not None]
+        apart[name] = max(float((a.double() - b).norm() / b.norm()) for a, b in both)
+        assert apart[name] < TOLERANCE[dtype], f"{name} is {apart[name]} away from split"
+    return {name: float(f"{value:.2g}") for name, value in apart.items()}
+
+
+def timed(
+    variants: Variants, flops: dict[str, int], settings: Settings, dtype: torch.dtype, repeats: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Medians, and the rates of those whose FLOPs are known."""
+    plain, plain_flops = matmul((settings.square,) * 3, dtype, settings.device)
+    runs = {name: variant.run for name, variant in variants.items()} | {"matmul": plain}
+    ms = medians_ms(runs, repeats, settings.device)
+    limit = plain_flops / ms.pop("matmul") / 1e6
+    return ms, rates(flops, ms, limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Packed requests, and how they are padded.
+
+    Attributes:
+        impressions, counts: of each request, its history's and its candidates.
+    """
+
+    impressions: list[int]
+    counts: list[int]
+    context: Tokens
+    candidates: Tokens
+    padding: Padding
+
+    @classmethod
+    def draw(
+        cls, impressions: list[int], counts: list[int], settings: Settings, dtype: torch.dtype
+    ) -> Requests:
+        """Random tokens of requests of these sizes."""
+        lengths, device = [2 * n for n in impressions], settings.device
+        context, candidates = (tokens(sum(n), settings, dtype) for n in (lengths, counts))
+        info = SeqlenInfo(
+            cu_seqlens=offsets(lengths, device), cu_candidates=offsets(counts, device)
+        )
+        return cls(
+            impressions=impressions,
+            counts=counts,
+            context=context,
+            candidates=candidates,
+            padding=Padding.of(info),
+        )
+
+    @property
+    def info(self) -> SeqlenInfo:
+        """Who sees whom."""
+        return self.padding.info
+
+    def padded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v as a padding peer has them."""
+        q, k, v = (self.padding.pad(x) for x in joined(self.context, self.candidates))
+        return q, k, v
+
+
+def serving(
+    requests: Requests, peers: Variants, settings: Settings
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Medians and facts of ours, the dense mask and these peers; call it in inference mode."""
+    context, dtype = requests.context, requests.context.k.dtype
+    variants = ours(context, requests.candidates, requests.info, implementations(dtype, settings))
+    variants["dense_mask"] = dense_mask(*requests.padded(), requests.padding)
+    variants |= peers
+    facts = absent(dtype, settings) | {"relative_difference": differences(variants, dtype)}
+    flops = {
+        name: attention_flops(
+            requests.info,
+            heads=settings.heads,
+            head_dim=settings.head_dim,
+            context=not variant.cached,
+        )
+        for name, variant in variants.items()
+        if variant.counted
+    }
+    repeats = settings.repeats if len(requests.counts) == 1 else settings.batch_repeats
+    ms, rated = timed(variants, flops, settings, dtype, repeats)
+    return ms, rated | facts | {"repeats": repeats}
+
+
+def absent(dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
+    """Why there is no native variant, where there is none."""
+    usable, reason = native.available(settings.device, dtype, settings.head_dim)
+    return {} if usable or settings.device != "cpu" else {"native": f"not run: {reason}"}
+
+
+def rivals(requests: Requests, settings: Settings) -> tuple[Variants, dict[str, str]]:
+    """The peers that want requests that are all alike; and of those that are not there, why."""
+    length, few = 2 * requests.impressions[0], min(settings.few, requests.counts[0])
+    first = Tokens(*(x[:length] for x in requests.context.present))
+    one = alone(first, requests.candidates, few)
+    variants = {"one_at_a_time": Variant(run=one, parts=lambda out: (None, out), counted=False)}
+    total = sum(requests.counts)
+    facts = {"one_at_a_time": f"{few} of {total} candidates run, scaled to all"}
+    if settings.device == "cuda":
+        if find_spec("flash_attn") and requests.context.k.dtype == torch.bfloat16:
+            run = flash_split(requests.context, requests.candidates, requests.info)
+            variants["flash_attn"] = Variant(run=run)
+        else:
+            facts["flash_attn"] = "not run: not installed, or not its dtype"
+    if not settings.flex:
+        return variants, facts | {"flex": "not run: --no-flex or --toy"}
+    try:
+        variants["flex"] = Variant(
+            run=flex(*requests.padded(), length), parts=requests.padding.unpack
+        )
+    except Exception as error:  # whatever a compiler raises; it is a peer, and said
+        facts["flex"] = f"not run: {type(error).__name__}: {str(error).splitlines()[0][:160]}"
+    return variants, facts
+
+
+def grid_result(sizes: tuple[int, int, int], settings: Settings, dtype: torch.dtype) -> Result:
+    """One corner of the serving grid."""
+    impressions, count, batch = sizes
+    requests = Requests.draw([impressions] * batch, [count] * batch, settings, dtype)
     with torch.inference_mode():
-        check(variants, split())
-        ms = medians_ms(variants, settings.repeats)
-    few_ms = ms.pop("one_at_a_time")
-    flops = attention_flops(info, heads=settings.heads, head_dim=settings.head_dim)
-    return {
-        "T": impressions,
-        "N": count,
-        "ms": ms,
-        "one_at_a_time_ms_per_candidate": round(few_ms / few, 4),
-        "one_at_a_time_candidates_run": few,
-        "dense_over_split": round(ms["dense_mask"] / ms["split"], 2),
-        "split_over_cached": round(ms["split"] / ms["split_cached"], 2),
-        "split_over_native": round(ms["split"] / ms["native"], 2) if "native" in ms else None,
-        "split_gflops": round(flops / ms["split"] / 1e6, 1),
-    }
+        peers, said = rivals(requests, settings)
+        ms, facts = serving(requests, peers, settings)
+    few = min(settings.few, count)
+    ms["one_at_a_time"] = round(ms["one_at_a_time"] * count * batch / few, 4)
+    where = {"T": impressions, "N": count, "batch": batch}
+    return result("serving", where, settings, dtype, (ms, facts | said))
+
+
+def ragged_result(settings: Settings, dtype: torch.dtype) -> Result:
+    """Requests of heavy-tailed lengths, at most 1000 impressions."""
+    batch, mean, count = settings.ragged
+    drawn, _ = ragged(batch, mean, np.random.default_rng(3))
+    impressions = [min(n, 1000) for n in drawn]
+    requests = Requests.draw(impressions, [count] * batch, settings, dtype)
+    with torch.inference_mode():
+        ms, facts = serving(requests, {}, settings)
+    where = {"T_mean": round(sum(impressions) / batch, 1), "T_max": max(impressions)}
+    where |= {"N": count, "batch": batch}
+    return result("ragged", where, settings, dtype, (ms, facts))
 
 
 def ragged(sequences: int, mean: int, rng: np.random.Generator) -> tuple[list[int], Tensor]:
-    """Token lengths of a heavy-tailed batch (or of full windows) and their day prefixes."""
+    """Impressions of a heavy-tailed batch (or of full windows), and their tokens' day prefixes."""
     if mean >= 1000:
         impressions = rng.integers(mean - 64, mean + 64, sequences)
     else:
@@ -155,72 +322,119 @@ def ragged(sequences: int, mean: int, rng: np.random.Generator) -> tuple[list[in
         day = np.cumsum(rng.random(n) < 1 / max(4, mean / 8))
         prefixes.append(np.repeat(2 * np.searchsorted(day, day), 2))
     prefix = torch.from_numpy(np.concatenate(prefixes)).to(torch.int32)
-    return [2 * int(n) for n in impressions], prefix
+    return [int(n) for n in impressions], prefix
 
 
-def training(sequences: int, mean: int, settings: Settings, dtype: torch.dtype) -> dict:  # type: ignore[type-arg]
-    """Milliseconds of forward and backward of one layer's attention over a batch."""
-    lengths, prefix = ragged(sequences, mean, np.random.default_rng(0))
-    info = SeqlenInfo(cu_seqlens=offsets(lengths), prefix=prefix)
-    leaves = [x.requires_grad_() for x in tokens(sum(lengths), settings, dtype).present]
-    grad = torch.randn_like(leaves[0])
-    longest = max(lengths)
-    mask = torch.full((sequences, 1, longest, longest), -torch.inf, dtype=dtype)
-    mask.diagonal(dim1=2, dim2=3).zero_()  # a padded row must see something
-    for s, n in enumerate(lengths):
-        mask[s, 0, :n, :n].masked_fill_(context_mask(info, s), 0.0)
-    at = torch.cat([s * longest + torch.arange(n) for s, n in enumerate(lengths)])
-
-    def split() -> Tensor:
-        out = shared_context_attention(Tokens(*leaves), None, info, implementation="portable")[0]
-        assert out is not None
-        return out
-
-    def padded() -> Tensor:
-        shape = (sequences, longest, settings.heads, settings.head_dim)
-        empty = leaves[0].new_zeros(sequences * longest, *shape[2:])
-        q, k, v = (empty.index_copy(0, at, x).view(shape).transpose(1, 2) for x in leaves)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return out.transpose(1, 2).flatten(0, 1)[at]
-
-    variants: dict[str, Callable[[], Tensor]] = {"split": split, "padded": padded}
-    check(variants, split())
-
-    def step(run: Callable[[], Tensor]) -> Callable[[], object]:
-        return lambda: torch.autograd.grad(run(), leaves, grad)
-
-    ms = medians_ms({name: step(run) for name, run in variants.items()}, settings.repeats)
-    return {
-        "sequences": sequences,
-        "mean_impressions": round(sum(lengths) / 2 / sequences, 1),
-        "longest_impressions": longest // 2,
-        "ms": ms,
-        "padded_over_split": round(ms["padded"] / ms["split"], 2),
-        "tokens_per_second": round(1e3 * sum(lengths) / ms["split"]),
+def training_result(sizes: tuple[int, int], settings: Settings, dtype: torch.dtype) -> Result:
+    """Forward and backward of one layer's attention over a batch."""
+    impressions, prefix = ragged(*sizes, np.random.default_rng(0))
+    lengths = [2 * n for n in impressions]
+    info = SeqlenInfo(
+        cu_seqlens=offsets(lengths, settings.device), prefix=prefix.to(settings.device)
+    )
+    context = Tokens(*(x.requires_grad_() for x in tokens(sum(lengths), settings, dtype).present))
+    grad = torch.randn_like(context.k)
+    variants = {
+        name: packed_step(context, info, grad, one)
+        for name, one in implementations(dtype, settings).items()
+    } | {"dense_mask": padded_step(context, info, grad)}
+    facts: dict[str, Any] = absent(dtype, settings) | {
+        "relative_difference": differences(variants, dtype)
     }
+    work = attention_flops(info, heads=settings.heads, head_dim=settings.head_dim, backward=True)
+    ms, rated = timed(
+        variants, dict.fromkeys(variants, work), settings, dtype, settings.batch_repeats
+    )
+    facts["tokens_per_second"] = {n: round(1e3 * sum(lengths) / t) for n, t in ms.items()}
+    where = {"sequences": len(lengths), "T_mean": round(sum(impressions) / len(lengths), 1)}
+    where |= {"T_max": max(impressions)}
+    facts["repeats"] = settings.batch_repeats
+    return result("training", where, settings, dtype, (ms, rated | facts))
+
+
+def packed_step(
+    context: Tokens, info: SeqlenInfo, grad: Tensor, implementation: Implementation
+) -> Variant:
+    """Output and gradients of q, k and v by one of ours."""
+
+    def run() -> Parts:
+        out = shared_context_attention(context, None, info, implementation=implementation)[0]
+        assert out is not None
+        return (out.detach(), *torch.autograd.grad(out, context.present, grad))
+
+    return Variant(run=run)
+
+
+def padded_step(context: Tokens, info: SeqlenInfo, grad: Tensor) -> Variant:
+    """The same, padded and behind a mask; nothing flows back from the padding."""
+    padding = Padding.of(info)
+    mask, padded_grad = padding.mask(grad.dtype), padding.pad(grad)
+    q, k, v = (padding.pad(x.detach()).requires_grad_() for x in context.present)
+
+    def run() -> Parts:
+        out = sdpa(q, k, v, mask)
+        return (out.detach(), *torch.autograd.grad(out, (q, k, v), padded_grad))
+
+    return Variant(run=run, parts=lambda parts: tuple(padding.unpack(x)[0] for x in parts))
+
+
+def result(
+    kind: str,
+    where: dict[str, Any],
+    settings: Settings,
+    dtype: torch.dtype,
+    measured: tuple[dict[str, float], dict[str, Any]],
+) -> Result:
+    """The record of one setting."""
+    shape = {"heads": settings.heads, "head_dim": settings.head_dim}
+    name = str(dtype).removeprefix("torch.")
+    ms, facts = measured
+    return Result(
+        setting={"kind": kind, **where, "dtype": name, **shape},
+        median_ms=ms,
+        ratios=over(ms, PAIRS),
+        facts=facts,
+    )
+
+
+def chosen_settings(arguments: argparse.Namespace) -> Settings:
+    """What the options ask for."""
+    settings = TOY if arguments.toy else Settings()
+    square = 8192 if arguments.device == "cuda" and not arguments.toy else settings.square
+    wants_flex = settings.flex if arguments.flex is None else arguments.flex
+    changed = {"device": arguments.device, "square": square, "flex": wants_flex}
+    return Settings(**{**vars(settings), **changed})
+
+
+def measures(settings: Settings, dtype: torch.dtype) -> Iterator[Result]:
+    """Every setting of a dtype, one after the other."""
+    for sizes in settings.grid:
+        yield grid_result(sizes, settings, dtype)
+    yield ragged_result(settings, dtype)
+    for batch in settings.training:
+        yield training_result(batch, settings, dtype)
 
 
 def main() -> None:
     """Measures, prints a line a setting, and ends with one JSON line."""
     options = parser(__doc__)
-    options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    options.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = options.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(arguments.threads)
-    settings, dtype = TOY if arguments.toy else Settings(), getattr(torch, arguments.dtype)
-    result: dict[str, object] = {"dtype": arguments.dtype, "heads": settings.heads}
-    result |= {"head_dim": settings.head_dim, "repeats": settings.repeats}
-    rows: dict[str, list[dict]] = {"serving": [], "training": []}  # type: ignore[type-arg]
-    for impressions in settings.impressions:
-        for count in settings.candidates:
-            rows["serving"].append(serving(impressions, count, settings, dtype))
-            print("serving ", rows["serving"][-1], flush=True)
-    for sequences, mean in settings.batches:
-        rows["training"].append(training(sequences, mean, settings, dtype))
-        print("training", rows["training"][-1], flush=True)
-    name = f"shared_context_attention_{arguments.dtype}"
-    finish(name, result | rows, threads=arguments.threads, save=arguments.save)
+    both = ["float32", "bfloat16"]
+    options.add_argument("--dtype", nargs="+", choices=both, default=both)
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("--flex", action=argparse.BooleanOptionalAction, help="compiles for long")
+    arguments = start(options)
+    settings, results = chosen_settings(arguments), []
+    for dtype in (getattr(torch, name) for name in arguments.dtype):
+        for measured in measures(settings, dtype):
+            results.append(measured)
+            print(measured, flush=True)
+    finish(
+        "shared_context_attention",
+        results,
+        threads=arguments.threads,
+        save=arguments.save,
+        device=arguments.device,
+    )
 
 
 if __name__ == "__main__":

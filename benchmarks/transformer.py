@@ -2,12 +2,12 @@
 """What the transformer costs beside the predictor: features of one request from Feast's SQLite
 store.
 
-    python benchmarks/transformer.py [--save] [--toy]
+    python -m benchmarks.transformer [--threads 2] [--save] [--toy]
 
 A simulated run through the real steps; each request is another member over the same posts, the
 cache warm. *whole* is decoding, fetching, assembling, encoding, scoring, sorting and the V2 reply,
 without the call to the predictor (its probabilities are constants here); the parts are timed on
-their own.
+their own. Medians by part; p99 is among the facts.
 """
 
 from __future__ import annotations
@@ -16,21 +16,16 @@ import asyncio
 import gc
 import logging
 import os
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from _record import finish, parser
 from kserve import InferRequest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks._record import Result, finish, over, parser, percentiles, spread_ms, start
 from components.config import load_config
 from components.features import day_end, features
 from components.histories import histories
@@ -61,16 +56,6 @@ def build(root: Path, *, toy: bool) -> Layout:
     return layout
 
 
-def spread(run: Callable[[Any], object], items: Sequence[Any]) -> dict[str, float]:
-    """p50 and p99 in milliseconds of a call for each item."""
-    taken = []
-    for item in items:
-        start = time.perf_counter()
-        run(item)
-        taken.append(1e3 * (time.perf_counter() - start))
-    return {f"p{q}": round(float(np.percentile(taken, q)), 3) for q in (50, 99)}
-
-
 def call(member: int, posts: list[int], time_ms: int) -> InferRequest:
     """A V2 request as the server hands it to the transformer."""
     columns = {
@@ -85,76 +70,73 @@ def call(member: int, posts: list[int], time_ms: int) -> InferRequest:
     return InferRequest(NAME, [tensor], request_id="", from_grpc=True)
 
 
-def measure(layout: Layout, count: int, repeats: int) -> dict[str, Any]:
+def probabilities(count: int) -> Scores:
+    """What a predictor would answer, made up."""
+    return Scores(
+        probabilities_NK=np.full((count, len(SPEC.tasks)), 0.1, np.float32), model_version="0"
+    )
+
+
+def measure(layout: Layout, count: int, repeats: int) -> Result:
     """The parts and the whole."""
     posts = pq.read_table(layout.posts)["post_id"].to_pylist()[-count:]
     members = pq.read_table(layout.members)["member_id"].to_pylist()
+    actors = sorted(set(pq.read_table(layout.posts)["actor_id"].to_pylist()))
     turns = [members[i % len(members)] for i in range(repeats)]
     end = day_end(SPEC, layout.raw_days()[-1])
     transformer = Transformer(
-        NAME,
-        TransformerConfig(spec_name=SPEC.name, feast_dir=layout.feast, predictor_host=""),
+        NAME, TransformerConfig(spec_name=SPEC.name, feast_dir=layout.feast, predictor_host="")
     )
     transformer.load()
-    store = transformer._fetcher.store
-    actors = sorted(set(pq.read_table(layout.posts)["actor_id"].to_pylist()))
-    keys = [(p,) for p in posts]
-    answer = Scores(
-        probabilities_NK=np.full((len(posts), len(SPEC.tasks)), 0.1, np.float32), model_version="0"
-    )
+    store, content = transformer._fetcher.store, SPEC.content
+    keys, answer = [(p,) for p in posts], probabilities(len(posts))
 
     async def whole(member: int) -> None:
         prepared = await transformer.preprocess(call(member, posts, end))
         await transformer.postprocess((prepared, [answer]))
 
-    content = SPEC.content
+    def history(member: int) -> pa.RecordBatch:
+        return decode_history(store.read("history", [(member,)])[0].value, SPEC).batch
+
+    parts: dict[str, Callable[[int], object]] = {
+        "history": history,
+        "posts_warm": lambda _: content.unpack(
+            [s.value for s in store.read_cached(content.name, keys)]
+        ),
+        "posts_cold": lambda _: content.unpack([s.value for s in store.read(content.name, keys)]),
+        "affinity": lambda m: store.read("affinity", [(m, a) for a in actors]),
+    }
     with asyncio.Runner() as runner:
-
-        def run(member: int) -> None:
-            runner.run(whole(member))
-
-        for member in turns[:20]:
-            run(member)
+        parts["whole"] = lambda m: runner.run(whole(m))
+        spread_ms(parts["whole"], turns[:20])
         gc.collect()
         gc.freeze()
-        lengths = [
-            decode_history(store.read("history", [(m,)])[0].value, SPEC).batch.num_rows
-            for m in members
-        ]
-        result = {
-            "posts": len(posts),
-            "history_rows": {"median": float(np.median(lengths)), "max": max(lengths)},
-            "history_ms": spread(
-                lambda m: decode_history(store.read("history", [(m,)])[0].value, SPEC), turns
-            ),
-            "posts_warm_ms": spread(
-                lambda _: content.unpack([s.value for s in store.read_cached(content.name, keys)]),
-                turns,
-            ),
-            "posts_cold_ms": spread(
-                lambda _: content.unpack([s.value for s in store.read(content.name, keys)]),
-                turns[:50],
-            ),
-            "affinity_ms": spread(
-                lambda m: store.read("affinity", [(m, a) for a in actors]), turns
-            ),
-            "actors": len(actors),
-            "whole_ms": spread(run, turns),
-        }
+        taken = {name: spread_ms(part, turns) for name, part in parts.items()}
     transformer.close()
-    return result
+    ms = percentiles(taken, 50)
+    lengths = [history(m).num_rows for m in members]
+    setting = {"posts": len(posts), "actors": len(actors), "repeats": repeats}
+    return Result(
+        setting=setting
+        | {"history_median": float(np.median(lengths)), "history_max": max(lengths)},
+        median_ms=ms,
+        ratios=over(ms, {"posts_cold_over_warm": ("posts_cold", "posts_warm")}),
+        facts={"p99_ms": percentiles(taken, 99)},
+    )
 
 
 def main() -> None:
     """Measures and ends with one JSON line."""
-    arguments = parser(__doc__).parse_args()
+    arguments = start(parser(__doc__))
     os.environ.setdefault("FEEDSR_PROGRESS", "off")
     logging.disable(logging.INFO)
     count, repeats = (20, 10) if arguments.toy else (512, 400)
     with tempfile.TemporaryDirectory() as folder:
         layout = build(Path(folder) / "run", toy=arguments.toy)
         result = measure(layout, count, repeats)
-    finish("transformer", result, threads=os.cpu_count() or 1, save=arguments.save)
+    print(result)
+    peers = ["feast", "kserve", "pyarrow"]
+    finish("transformer", [result], threads=arguments.threads, save=arguments.save, peers=peers)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a predictor call costs beside the model: a real process, V2 gRPC with Arrow, one caller.
 
-    python benchmarks/wire.py [--save] [--toy]
+    python -m benchmarks.wire [--save] [--toy]
 
 The *overhead* of a call is its round trip less the time of the server's own forward (batch building
-and model) in the same call, read from the server's metrics; p50 and p99 over all calls. The model
-is small on purpose.
+and model) in the same call, read from the server's metrics. The model is small on purpose and runs
+on one thread. Medians by part; p99 is among the facts.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from _record import finish, parser
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks._record import Result, finish, parser, percentiles, spread_ms, start
 from feature_repo.specs import SIMULATOR
 from model.checkpoint import save_model
 from serving.history import decode_history
@@ -41,7 +34,7 @@ def forward_ms(server: Server) -> float:
     )
 
 
-def calls(server: Server, rows: int, count: int, repeats: int) -> dict[str, Any]:
+def calls(server: Server, rows: int, count: int, repeats: int) -> dict[str, list[float]]:
     """Round trips and overheads of `repeats` calls, in milliseconds."""
     client = Grpc(server.grpc)
     call = message(SIMULATOR, history_value(SIMULATOR, rows, 1), candidates(SIMULATOR, count, 1))
@@ -49,43 +42,30 @@ def calls(server: Server, rows: int, count: int, repeats: int) -> dict[str, Any]
         client.infer(call)
     round_trips, overheads = [], []
     for _ in range(repeats):
-        before, start = forward_ms(server), time.perf_counter()
-        client.infer(call)
-        round_trips.append(1e3 * (time.perf_counter() - start))
+        before = forward_ms(server)
+        round_trips += spread_ms(client.infer, [call])
         overheads.append(round_trips[-1] - (forward_ms(server) - before))
-    return {"round_trip_ms": spread(round_trips), "overhead_ms": spread(overheads)}
+    return {"round_trip": round_trips, "overhead": overheads}
 
 
-def codec(rows: int, count: int, repeats: int) -> dict[str, Any]:
-    """Milliseconds of each half of the codec in this process."""
+def codec(rows: int, count: int, repeats: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Milliseconds of each half of the codec in this process, and the bytes of a message."""
     features, context = candidates(SIMULATOR, count, 1)
     history = history_value(SIMULATOR, rows, 1)
     data = encode_candidates(SIMULATOR, features, context)
-    parts = {
-        "encode_candidates": lambda: encode_candidates(SIMULATOR, features, context),
-        "decode_candidates": lambda: decode_candidates(SIMULATOR, data, count),
-        "decode_history": lambda: decode_history(history, SIMULATOR),
+    turns = range(repeats)
+    taken = {
+        "encode_candidates": spread_ms(
+            lambda _: encode_candidates(SIMULATOR, features, context), turns
+        ),
+        "decode_candidates": spread_ms(lambda _: decode_candidates(SIMULATOR, data, count), turns),
+        "decode_history": spread_ms(lambda _: decode_history(history, SIMULATOR), turns),
     }
-    times = {}
-    for name, part in parts.items():
-        taken = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            part()
-            taken.append(1e3 * (time.perf_counter() - start))
-        times[name] = spread(taken)
-    return {"ms": times, "bytes": {"history": len(history), "candidates": len(data)}}
+    return taken, {"history": len(history), "candidates": len(data)}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """p50 and p99."""
-    return {f"p{q}": round(float(np.percentile(values, q)), 3) for q in (50, 99)}
-
-
-def main() -> None:
-    """Measures and ends with one JSON line."""
-    arguments = parser(__doc__).parse_args()
-    rows, count, repeats = (20, 8, 5) if arguments.toy else (1000, 512, 200)
+def measure(rows: int, count: int, repeats: int) -> Result:
+    """One setting, against a predictor that is started for it."""
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", noisy_ranker(SIMULATOR), {"freshness": "day"})
         serving = Serving(
@@ -97,11 +77,25 @@ def main() -> None:
         server = start_predictor(serving, Path(folder))
         try:
             wait_ready([server], 120)
-            result = {"history": rows, "candidates": count, **calls(server, rows, count, repeats)}
+            taken = calls(server, rows, count, repeats)
         finally:
             server.stop()
-    result["codec"] = codec(rows, count, repeats)
-    finish("wire", result, threads=1, save=arguments.save)
+    halves, size = codec(rows, count, repeats)
+    taken |= halves
+    return Result(
+        setting={"T": rows, "N": count, "repeats": repeats},
+        median_ms=percentiles(taken, 50),
+        ratios={},
+        facts={"p99_ms": percentiles(taken, 99), "bytes": size},
+    )
+
+
+def main() -> None:
+    """Measures and ends with one JSON line."""
+    arguments = start(parser(__doc__))
+    result = measure(*((20, 8, 5) if arguments.toy else (1000, 512, 200)))
+    print(result)
+    finish("wire", [result], threads=1, save=arguments.save, peers=["grpcio", "kserve", "pyarrow"])
 
 
 if __name__ == "__main__":
