@@ -103,6 +103,11 @@ class Shuffle:
     epoch: int
     trade_slots: bool = False
 
+    @property
+    def salt(self) -> int:
+        """What tells epochs of runs apart."""
+        return self.seed * 1_000_003 + self.epoch
+
 
 def take(
     source: Packed, rows: Ints, limit: int | None = None, shuffle: Shuffle | None = None
@@ -138,6 +143,23 @@ def take(
         sequence_S=source.sequence_S[rows],
         keys={name: array[rows] for name, array in source.keys.items()},
     )
+
+
+def gather(
+    pieces: Sequence[tuple[Packed, Ints]],
+    order: Ints,
+    limit: int | None = None,
+    shuffle: Shuffle | None = None,
+) -> Packed:
+    """Sequences of several packs in one order: `order` numbers the rows of all pieces in turn."""
+    bounds = offsets(np.array([len(rows) for _, rows in pieces], np.int64))
+    parts, places = [], []
+    for (source, rows), low, high in zip(pieces, bounds, bounds[1:], strict=False):
+        inside = np.flatnonzero((order >= low) & (order < high))
+        parts.append(take(source, rows[order[inside] - low], limit, shuffle))
+        places.append(inside)
+    batch = concatenate(parts)
+    return batch if len(parts) == 1 else take(batch, np.argsort(np.concatenate(places)))
 
 
 def concatenate(parts: Sequence[Packed]) -> Packed:
@@ -209,11 +231,14 @@ def _shuffled(
     moving = np.flatnonzero(np.bincount(run_M)[run_M] > 1)
     lengths_S = np.diff(cu_seqlens)
     place = moving - np.repeat(cu_seqlens[:-1], lengths_S)[moving]
-    salt = mix(np.array([shuffle.seed * 1_000_003 + shuffle.epoch]))
+    salt = mix(np.array([shuffle.salt]))
     base_S = mix(sequence_S.astype(np.uint64) ^ salt)
     key = mix(np.repeat(base_S, lengths_S)[moving] ^ place.astype(np.uint64))
     # one sort by run, then key: the run in the upper bits, as much of the key as is left below
     bits = np.uint64(int(run_M[-1]).bit_length())
     by_run = (run_M[moving].astype(np.uint64) << (np.uint64(64) - bits)) | (key >> bits)
-    order_M[moving] = moving[np.argsort(by_run)]
+    sorted_by = np.argsort(by_run)
+    if (np.diff(by_run[sorted_by]) == 0).any():  # the bits that were left tell some keys not apart
+        sorted_by = np.lexsort((key, run_M[moving]))
+    order_M[moving] = moving[sorted_by]
     return order_M

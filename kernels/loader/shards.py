@@ -9,6 +9,7 @@ feature.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kernels.loader.checksums import file_checksum, recorded_checksum
-from kernels.loader.reference import AUXILIARY, TARGET, Packed, offsets
+from kernels.loader.reference import AUXILIARY, TARGET, Array, Ints, Packed, concatenate, offsets
 
 REBUILD = "build the sequences again"
 
@@ -72,18 +73,37 @@ def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
     """
     schema = _open(path).schema
     _check_schema(path, schema, form)
-    table = _read(path, [schema.get_field_index("loss")])
-    loss = _flat(path, "loss", table.column(0))[1]
+    batches = _read(path, schema, ["loss"])
+    loss = np.concatenate([_flat(path, "loss", batch.column("loss"))[1] for batch in batches])
     recorded = recorded_checksum(path)
     return ShardInfo(
         path=path,
-        sequences=table.num_rows,
+        sequences=sum(batch.num_rows for batch in batches),
         impressions=len(loss),
         targets=int(np.count_nonzero(loss == TARGET)),
         auxiliary=int(np.count_nonzero(loss == AUXILIARY)),
         metadata=_metadata(schema),
         checksum=file_checksum(path) if recorded is None else recorded,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One record batch as it lies in memory; its values are not checked yet.
+
+    Attributes:
+        columns: one array a list column, `[M]` or `[M, E]`.
+        starts: int64 `[S + 1]`, offsets of the sequences in M, rising from zero to M.
+        context: float32, flat.
+        context_starts: int64 `[S + 1]`, offsets of the sequences in `context`.
+        keys: int64 columns `[S]`.
+    """
+
+    columns: dict[str, Array]
+    starts: Ints
+    context: npt.NDArray[np.float32]
+    context_starts: Ints
+    keys: dict[str, Ints]
 
 
 def read_shard(
@@ -101,34 +121,69 @@ def read_shard(
         ValueError: the file is truncated or corrupted, has another checksum, a column is missing or
             of another type, or columns disagree; one sentence that names the file.
     """
+    packs = []
+    for part in read_parts(path, form, checksum):
+        packs.append(_checked(path, part, form, first))
+        first += packs[-1].num_sequences
+    return concatenate(packs)
+
+
+def read_parts(
+    path: Path, form: ShardFormat, checksum: int | None = None, threads: int = 1
+) -> list[Part]:
+    """The record batches of a shard, one or more, decoded by `threads`; see `read_shard`.
+
+    All is checked but the values of `known` and `loss` and the length of `context`.
+    """
     schema = _open(path).schema
     expected = recorded_checksum(path) if checksum is None else checksum
     if expected is not None and file_checksum(path) != expected:
-        raise _broken(path, "is damaged or was replaced: it differs from its checksum")
+        raise broken(path, "is damaged or was replaced: it differs from its checksum")
     _check_schema(path, schema, form)
     names = [*form.keys, *form.elements, "context"]
-    table = _read(path, sorted(schema.get_field_index(n) for n in names))
-    starts, loss = _flat(path, "loss", table.column("loss"))
-    columns: dict[str, npt.NDArray[Any]] = {}
+    return [_part(path, batch, form) for batch in _read(path, schema, names, threads)]
+
+
+def _part(path: Path, batch: pa.RecordBatch, form: ShardFormat) -> Part:
+    starts, _ = _flat(path, "loss", batch.column("loss"))
+    columns: dict[str, Array] = {}
     for name in form.elements:
-        own, columns[name] = _flat(path, name, table.column(name))
+        own, columns[name] = _flat(path, name, batch.column(name))
         if not np.array_equal(own, starts):
-            raise _broken(path, f"columns 'loss' and {name!r} differ in length")
-    context_starts, context = _flat(path, "context", table.column("context"))
-    _check_values(path, columns["known"], loss, starts)
-    cu_targets = offsets(loss == TARGET)[starts]
-    if not np.array_equal(context_starts, cu_targets * form.context_width):
-        raise _broken(path, f"'context' wants {form.context_width} values for each target")
-    return Packed(
+            raise broken(path, f"columns 'loss' and {name!r} differ in length")
+    context_starts, context = _flat(path, "context", batch.column("context"))
+    return Part(
         columns=columns,
-        cu_seqlens=starts.astype(np.int32),
-        context_RC=context.reshape(-1, form.context_width),
-        sequence_S=np.arange(first, first + table.num_rows, dtype=np.int64),
-        keys={name: table.column(name).to_numpy() for name in form.keys},
+        starts=starts,
+        context=context,
+        context_starts=context_starts,
+        keys={name: _key(path, name, batch.column(name)) for name in form.keys},
     )
 
 
-def _broken(path: Path, what: str) -> ValueError:
+def _key(path: Path, name: str, array: pa.Array) -> Ints:
+    if array.null_count:
+        raise broken(path, f"column {name!r} has a null")
+    return np.asarray(array.to_numpy())
+
+
+def _checked(path: Path, part: Part, form: ShardFormat, first: int) -> Packed:
+    known, loss, starts = part.columns["known"], part.columns["loss"], part.starts
+    _check_values(path, known, loss, starts)
+    cu_targets = offsets(loss == TARGET)[starts]
+    if not np.array_equal(part.context_starts, cu_targets * form.context_width):
+        raise broken(path, f"'context' wants {form.context_width} values for each target")
+    return Packed(
+        columns=part.columns,
+        cu_seqlens=starts.astype(np.int32),
+        context_RC=part.context.reshape(int(cu_targets[-1]), form.context_width),
+        sequence_S=np.arange(first, first + len(starts) - 1, dtype=np.int64),
+        keys=part.keys,
+    )
+
+
+def broken(path: Path, what: str) -> ValueError:
+    """The error that a broken shard is."""
     return ValueError(f"shard {path}: {what}; {REBUILD}")
 
 
@@ -144,16 +199,31 @@ def _open(path: Path, fields: list[int] | None = None) -> pa.RecordBatchFileRead
     except FileNotFoundError as error:
         raise ValueError(f"shard {path} does not exist; {REBUILD}") from error
     except (pa.ArrowException, OSError) as error:
-        raise _broken(path, f"is not a whole Arrow IPC file ({_brief(error)})") from error
+        raise broken(path, f"is not a whole Arrow IPC file ({_brief(error)})") from error
 
 
-def _read(path: Path, fields: list[int]) -> pa.Table:
+def _read(
+    path: Path, schema: pa.Schema, names: list[str], threads: int = 1
+) -> list[pa.RecordBatch]:
+    """The record batches with these columns; an empty one where the file has none."""
+    fields = sorted(schema.get_field_index(name) for name in names)
+
+    def read(number: int) -> pa.RecordBatch:
+        batch = _open(path, fields).get_batch(number)
+        batch.validate(full=True)
+        return batch
+
     try:
-        table = _open(path, fields).read_all()
-        table.validate(full=True)
-        return table.combine_chunks()
+        count = _open(path, fields).num_record_batches
+        if count == 0:
+            chosen = [schema.field(i) for i in fields]
+            return [pa.RecordBatch.from_pylist([], pa.schema(chosen))]
+        if threads == 1 or count == 1:
+            return [read(number) for number in range(count)]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(read, range(count)))
     except (pa.ArrowException, OSError) as error:
-        raise _broken(path, f"is truncated or corrupted ({_brief(error)})") from error
+        raise broken(path, f"is truncated or corrupted ({_brief(error)})") from error
 
 
 def _brief(error: BaseException) -> str:
@@ -165,18 +235,18 @@ def _check_schema(path: Path, schema: pa.Schema, form: ShardFormat) -> None:
     lists = {**form.elements, "context": pa.float32()}
     for name in [*wanted, *lists]:
         if schema.get_field_index(name) < 0:
-            raise _broken(path, f"column {name!r} is missing")
+            raise broken(path, f"column {name!r} is missing")
     for name, kind in wanted.items():
         if schema.field(name).type != kind:
-            raise _broken(path, f"column {name!r} is {schema.field(name).type}, want {kind}")
+            raise broken(path, f"column {name!r} is {schema.field(name).type}, want {kind}")
     for name, kind in lists.items():
         have = schema.field(name).type
         if not pa.types.is_list(have) or not _same(have.value_type, kind):
-            raise _broken(path, f"column {name!r} is {have}, want a list of {kind}")
+            raise broken(path, f"column {name!r} is {have}, want a list of {kind}")
     have_metadata = _metadata(schema)
     for key, value in form.metadata.items():
         if have_metadata.get(key) != value:
-            raise _broken(path, f"has {key} {have_metadata.get(key)!r}, want {value!r}")
+            raise broken(path, f"has {key} {have_metadata.get(key)!r}, want {value!r}")
 
 
 def _same(have: pa.DataType, want: pa.DataType) -> bool:
@@ -190,26 +260,22 @@ def _same(have: pa.DataType, want: pa.DataType) -> bool:
     return bool(have == want)
 
 
-def _flat(
-    path: Path, name: str, column: pa.ChunkedArray
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+def _flat(path: Path, name: str, array: pa.ListArray) -> tuple[Ints, Array]:
     """Offsets `[S + 1]` from zero and the values `[M]` or `[M, E]` of a list column."""
-    if column.num_chunks == 0:
-        width = column.type.value_type.list_size if _is_vector(column.type.value_type) else None
-        inner = column.type.value_type.value_type if width else column.type.value_type
-        shape = (0, width) if width else (0,)
-        return np.zeros(1, np.int64), np.zeros(shape, inner.to_pandas_dtype())
-    array = column.chunk(0)
-    starts = array.offsets.to_numpy().astype(np.int64)
-    values = array.values.slice(starts[0], starts[-1] - starts[0])
+    starts = np.zeros(1, np.int64)
+    values = array.values
+    if len(array):
+        starts = array.offsets.to_numpy().astype(np.int64)
+        values = values.slice(starts[0], starts[-1] - starts[0])
     if array.null_count or values.null_count:
-        raise _broken(path, f"column {name!r} has a null")
+        raise broken(path, f"column {name!r} has a null")
+    starts = starts - starts[0]
     if not _is_vector(values.type):
-        return starts - starts[0], values.to_numpy(zero_copy_only=False)
+        return starts, values.to_numpy(zero_copy_only=False)
     inner = values.flatten()
     if inner.null_count:
-        raise _broken(path, f"column {name!r} has a null")
-    return starts - starts[0], inner.to_numpy().reshape(-1, values.type.list_size)
+        raise broken(path, f"column {name!r} has a null")
+    return starts, inner.to_numpy().reshape(len(values), values.type.list_size)
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -221,6 +287,6 @@ def _check_values(
 ) -> None:
     place = np.arange(len(known)) - np.repeat(starts[:-1], np.diff(starts))
     if len(known) and (known.min() < 0 or bool((known > place).any())):
-        raise _broken(path, "'known' is below zero or above an impression's own place")
+        raise broken(path, "'known' is below zero or above an impression's own place")
     if len(loss) and (loss.min() < 0 or loss.max() > AUXILIARY):
-        raise _broken(path, "'loss' holds a value other than 0, 1 and 2")
+        raise broken(path, "'loss' holds a value other than 0, 1 and 2")

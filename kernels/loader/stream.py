@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kernels.loader import reference
+from kernels.loader.dispatch import Implementation, Resident, choose
 from kernels.loader.reference import Ints, Packed, Shuffle
-from kernels.loader.shards import ShardFormat, ShardInfo, inspect_shard, read_shard
+from kernels.loader.shards import ShardFormat, ShardInfo, inspect_shard
 
 Item = TypeVar("Item")
 Piece = tuple[int, Ints]
@@ -40,6 +41,11 @@ class LoaderConfig:
         limit: a longer sequence keeps its last `limit` impressions; None keeps all.
         rank, world: this process's share of each batch, every `world`-th sequence.
         prefetch: batches packed ahead; 0 packs in the caller's thread.
+        threads: that decode and pack, where the native implementation does; any number of them
+            gives the same batches.
+        pin: batches in pinned memory, for a copy to a GPU beside its work; wants the native
+            implementation. Keep such a batch until its copies are done.
+        implementation: None takes the fastest there is.
     """
 
     batch: int
@@ -52,6 +58,9 @@ class LoaderConfig:
     rank: int = 0
     world: int = 1
     prefetch: int = 2
+    threads: int = 1
+    pin: bool = False
+    implementation: Implementation | None = None
 
 
 @dataclass
@@ -72,6 +81,8 @@ class Loader:
         assert 0 <= self.config.rank < self.config.world
         self.shards = [inspect_shard(path, self.form) for path in self.paths]
         counts = [shard.sequences for shard in self.shards]
+        config = self.config
+        self._packer = choose(config.threads, config.pin, config.implementation)
         self._firsts = reference.offsets(np.array(counts, np.int64))
 
     @property
@@ -94,7 +105,7 @@ class Loader:
         return prefetched(batches, self.config.prefetch) if self.config.prefetch else batches
 
     def _pack_all(self, epoch: int, start: int) -> Iterator[Packed]:
-        resident: dict[int, Packed] = {}
+        resident: dict[int, Resident] = {}
         for number, pieces in enumerate(self._plan(epoch)):
             if number < start:
                 continue
@@ -123,11 +134,11 @@ class Loader:
         if pieces:
             yield pieces
 
-    def _read(self, shard: int) -> Packed:
+    def _read(self, shard: int) -> Resident:
         info = self.shards[shard]
-        return read_shard(info.path, self.form, int(self._firsts[shard]), info.checksum)
+        return self._packer.read(info.path, self.form, int(self._firsts[shard]), info.checksum)
 
-    def _pack(self, pieces: list[tuple[Packed, Ints]], epoch: int) -> Packed:
+    def _pack(self, pieces: list[tuple[Resident, Ints]], epoch: int) -> Packed:
         """This rank's sequences of a batch, in their final order."""
         config = self.config
         lengths = np.concatenate([shard.lengths_S[rows] for shard, rows in pieces])
@@ -138,7 +149,6 @@ class Loader:
         idle = len(mine) == 0
         if idle:
             mine = order[:1]
-        bounds = reference.offsets(np.array([len(rows) for _, rows in pieces], np.int64))
         shuffle = None
         if config.session_shuffle:
             shuffle = Shuffle(
@@ -147,14 +157,7 @@ class Loader:
                 epoch=epoch,
                 trade_slots=config.trade_slots,
             )
-        parts, places = [], []
-        for (shard, rows), low, high in zip(pieces, bounds, bounds[1:], strict=False):
-            inside = np.flatnonzero((mine >= low) & (mine < high))
-            parts.append(reference.take(shard, rows[mine[inside] - low], config.limit, shuffle))
-            places.append(inside)
-        batch = reference.concatenate(parts)
-        if len(parts) > 1:
-            batch = reference.take(batch, np.argsort(np.concatenate(places)))
+        batch = self._packer.gather(pieces, mine, config.limit, shuffle)
         return reference.without_loss(batch) if idle else batch
 
 
