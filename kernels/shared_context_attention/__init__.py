@@ -88,8 +88,9 @@ def shared_context_attention_lse(
     scale, chosen = _check(context, candidates, info, softmax_scale, implementation)
     if chosen == "plain":
         raise ValueError(
-            f"no implementation gives the log-sum-exp of {context.k.dtype} on "
-            f"{context.k.device.type}; use a CPU"
+            f"no implementation gives the log-sum-exp of {context.k.dtype} with head_dim "
+            f"{context.k.shape[-1]} on {context.k.device.type}; use a CPU, or on a GPU Triton with "
+            "head_dim 32, 64 or 128"
         )
     dense = None if candidates is None else _dense(candidates)
     return ops.attend(_dense(context), dense, info, scale, chosen)
@@ -114,7 +115,12 @@ def _check(
             raise ValueError("there are candidates but SeqlenInfo has no cu_candidates; pass both")
         _check_tokens("candidates", candidates.present, info.num_candidates, like=k)
     scale = 1.0 / math.sqrt(k.shape[-1]) if softmax_scale is None else softmax_scale
-    return scale, implementation or choose(k.device.type, k.dtype, k.shape[-1])
+    chosen = implementation or choose(k.device.type, k.dtype, k.shape[-1])
+    if chosen == "triton" and info.cu_seqlens.device != k.device:
+        raise ValueError(
+            f"SeqlenInfo is on {info.cu_seqlens.device}, context.k on {k.device}; build it there"
+        )
+    return scale, chosen
 
 
 def _check_tokens(name: str, tensors: tuple[Tensor, ...], count: int, *, like: Tensor) -> None:

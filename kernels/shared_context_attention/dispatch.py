@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 
-from kernels.shared_context_attention import flash, native
+from kernels.shared_context_attention import flash, gpu, native
 
-Implementation = Literal["native", "portable", "plain"]
-"""C++; the split on PyTorch's CPU flash attention; the same in public operators."""
+Implementation = Literal["triton", "native", "portable", "plain"]
+"""Triton on a GPU; C++; the split on PyTorch's CPU flash attention; the same in public operators."""
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +25,9 @@ def choose(device: str, dtype: torch.dtype, head_dim: int) -> Implementation:
 
 @functools.cache
 def _choose(device: str, dtype: torch.dtype, head_dim: int) -> Implementation:
-    usable, reason = native.available(device, dtype, head_dim)
-    chosen: Implementation = "native"
+    chosen: Implementation = "native" if device == "cpu" else "triton"
+    kernel = native if device == "cpu" else gpu
+    usable, reason = kernel.available(device, dtype, head_dim)
     if not usable:
         chosen = "portable" if flash.available(device, dtype) else "plain"
     kind = f"{dtype} with head_dim {head_dim} on {device}"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators `feedsr::*` of torch.library: schema, fake implementation and autograd, once.
 
-Which implementation computes the forward is an argument, so that a compiled graph keeps what was
-chosen; the backward is the portable one's, which needs of the forward only the log-sum-exp.
+Which implementation computes is an argument, so that a compiled graph keeps what was chosen. The
+backward, Triton's or on the CPU the portable one, needs of the forward only the log-sum-exp.
 Operators take tensors only; a plan that `SeqlenInfo` keeps is found again by its tensors.
 
-The gradient of a log-sum-exp comes from the same backward: with one more channel, in which q and k
-are 0, v is 1, the output is 0 and its gradient is that of the log-sum-exp, it gives
+The portable backward gives the gradient of a log-sum-exp too: with one more channel, in which q and
+k are 0, v is 1, the output is 0 and its gradient is that of the log-sum-exp, it gives
 `dS = P * (g . v - g . out + g_lse)`.
 
 Shapes: q `[Q, H, D]`, k and v `[M, H, D]`; of candidates q, k_self and v_self `[N, H, D]`; log-sum-
@@ -64,8 +64,12 @@ def context_attention(
     implementation: str,
 ) -> tuple[Tensor, Tensor]:
     """Context queries over the context of their own sequence: output and log-sum-exp."""
+    offsets = (cu_seqlens if cu_queries is None else cu_queries, cu_seqlens)
+    if implementation == "triton":
+        from kernels.shared_context_attention.gpu.forward import forward
+
+        return forward(q, (k, v), None, offsets, (prefix, group), softmax_scale)
     if implementation == "native":
-        offsets = (cu_seqlens if cu_queries is None else cu_queries, cu_seqlens)
         return native.context_forward(q, k, v, offsets, prefix, group, softmax_scale)
     info = info_of(cu_seqlens, None, prefix, group, cu_queries)
     return flash.context_forward(q, k, v, info, softmax_scale)
@@ -74,6 +78,7 @@ def context_attention(
 @torch.library.custom_op("feedsr::context_attention_backward", mutates_args=())
 def context_attention_backward(
     grad: Tensor,
+    grad_lse: Tensor | None,
     out: Tensor,
     lse: Tensor,
     q: Tensor,
@@ -87,9 +92,18 @@ def context_attention_backward(
     implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
+    if implementation == "triton":
+        from kernels.shared_context_attention.gpu.backward import backward
+
+        offsets = (cu_seqlens if cu_queries is None else cu_queries, cu_seqlens)
+        merged = (grad, grad_lse, out, lse)
+        grads = backward(merged, q, (k, v), None, offsets, (prefix, group), softmax_scale)
+        return grads[0], grads[1], grads[2]
     info = info_of(cu_seqlens, None, prefix, group, cu_queries)
-    merged = (grad.contiguous(), out, lse)
-    return flash.context_backward(merged, (q, k, v), info, softmax_scale)
+    grad, out, (q_wide, k, v) = _widened(grad, grad_lse, out, (q, k, v))
+    grads = flash.context_backward((grad, out, lse), (q_wide, k, v), info, softmax_scale)
+    grad_q, grad_k, grad_v = (x[..., : q.shape[-1]].contiguous() for x in grads)
+    return grad_q, grad_k, grad_v
 
 
 @torch.library.custom_op("feedsr::candidate_attention", mutates_args=())
@@ -106,6 +120,11 @@ def candidate_attention(
 ) -> tuple[Tensor, Tensor]:
     """Candidates over the context of their request and themselves: output and log-sum-exp."""
     own = (q, k_self, v_self)
+    if implementation == "triton":
+        from kernels.shared_context_attention.gpu.forward import forward
+
+        offsets = (cu_candidates, cu_seqlens)
+        return forward(q, (k, v), own[1:], offsets, (None, 1), softmax_scale)
     if implementation == "native":
         return native.candidate_forward(own, k, v, (cu_candidates, cu_seqlens), softmax_scale)
     return flash.candidate_forward(own, k, v, info_of(cu_seqlens, cu_candidates), softmax_scale)
@@ -114,6 +133,7 @@ def candidate_attention(
 @torch.library.custom_op("feedsr::candidate_attention_backward", mutates_args=())
 def candidate_attention_backward(
     grad: Tensor,
+    grad_lse: Tensor | None,
     out: Tensor,
     lse: Tensor,
     q: Tensor,
@@ -127,9 +147,31 @@ def candidate_attention_backward(
     implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k_self, v_self, k and v."""
+    if implementation == "triton":
+        from kernels.shared_context_attention.gpu.backward import backward
+
+        merged, offsets = (grad, grad_lse, out, lse), (cu_candidates, cu_seqlens)
+        own = (k_self, v_self)
+        return backward(merged, q, (k, v), own, offsets, (None, 1), softmax_scale)
     info = info_of(cu_seqlens, cu_candidates)
-    merged, own = (grad.contiguous(), out, lse), (q, k_self, v_self)
-    return flash.candidate_backward(merged, own, (k, v), info, softmax_scale)
+    grad, out, wide = _widened(grad, grad_lse, out, (q, k_self, v_self, k, v))
+    grads = flash.candidate_backward((grad, out, lse), wide[:3], wide[3:], info, softmax_scale)
+    a, b, c, d, e = (x[..., : q.shape[-1]].contiguous() for x in grads)
+    return a, b, c, d, e
+
+
+def _widened(
+    grad: Tensor, grad_lse: Tensor | None, out: Tensor, leaves: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """With the channel that a log-sum-exp's gradient needs, if it has one; every second leaf after
+    q is a value.
+    """
+    if grad_lse is None:
+        return grad.contiguous(), out, leaves
+    grad = torch.cat([grad, grad_lse.unsqueeze(-1).to(grad.dtype)], -1)
+    values = range(2, len(leaves), 2)
+    wider = (F.pad(x, (0, 1), value=float(i in values)) for i, x in enumerate(leaves))
+    return grad, F.pad(out, (0, 1)), tuple(wider)
 
 
 @context_attention.register_fake
@@ -143,14 +185,14 @@ def _forward_like(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 @context_attention_backward.register_fake
 def _context_backward_like(
-    grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any
+    grad: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor, *leaves: Any
 ) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+    return tuple(x.new_empty(x.shape) for x in leaves[:3])
 
 
 @candidate_attention_backward.register_fake
 def _candidate_backward_like(
-    grad: Tensor, out: Tensor, lse: Tensor, *leaves: Any
+    grad: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor, *leaves: Any
 ) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in leaves[:5])
 
@@ -175,14 +217,7 @@ def _gradients(ctx: Any, backward: Any, grad: Tensor | None, grad_lse: Tensor | 
     out, lse, inputs = _kept(ctx)
     leaves, others = [x for x in inputs if _is_heads(x)], [x for x in inputs if not _is_heads(x)]
     grad = torch.zeros_like(out) if grad is None else grad
-    if grad_lse is None:
-        grads = backward(grad, out, lse, *leaves, *others)
-    else:
-        grad = torch.cat([grad, grad_lse.unsqueeze(-1).to(grad.dtype)], -1)
-        values = (2,) if len(leaves) == 3 else (2, 4)
-        wider = [F.pad(x, (0, 1), value=float(i in values)) for i, x in enumerate(leaves)]
-        grads = backward(grad, F.pad(out, (0, 1)), lse, *wider, *others)
-        grads = tuple(x[..., :-1] for x in grads)
+    grads = backward(grad, grad_lse, out, lse, *leaves, *others)
     return (*grads, *(None,) * len(others))
 
 
