@@ -19,13 +19,12 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str
         return False, f"the C++ kernel is for the CPU, not for {device}"
     if module is None:
         return False, reason
-    if not module.usable():
+    names = module.instructions(dtype == torch.bfloat16)
+    if not names:
         return False, "the processor has no AVX-512"
     if dtype not in (torch.float32, torch.bfloat16) or head_dim % 16 or not 16 <= head_dim <= 128:
         return False, "the C++ kernel is for float32 or bfloat16 and a head_dim of 16, 32, ... 128"
-    if dtype == torch.bfloat16 and _has_tiles():
-        return False, "PyTorch multiplies bfloat16 by AMX tiles here, the C++ kernel does not"
-    return True, "C++ in AVX-512"
+    return True, f"C++ in {names[0]}"
 
 
 def context_forward(
@@ -36,6 +35,7 @@ def context_forward(
     prefix: Tensor | None,
     group: int,
     scale: float,
+    instructions: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Context queries `[Q, H, D]` over their own sequence; `offsets` are cu_queries, cu_seqlens.
 
@@ -47,7 +47,7 @@ def context_forward(
     assert module is not None
     threads = torch.get_num_threads()
     qkv = (_bits(x) for x in (q, k, v))
-    module.context(*qkv, *offsets, prefix, group, scale, threads, _bits(out), lse)
+    module.context(*qkv, *offsets, prefix, group, scale, threads, instructions, _bits(out), lse)
     return out, lse
 
 
@@ -57,6 +57,7 @@ def candidate_forward(
     v: Tensor,
     offsets: tuple[Tensor, Tensor],
     scale: float,
+    instructions: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Candidates `own` (q, k_self, v_self) over their request's context and themselves; `offsets`
     are cu_candidates, cu_seqlens.
@@ -69,7 +70,7 @@ def candidate_forward(
     assert module is not None
     threads = torch.get_num_threads()
     tensors = (_bits(x) for x in (*own, k, v))
-    module.candidates(*tensors, *offsets, scale, threads, _bits(out), lse)
+    module.candidates(*tensors, *offsets, scale, threads, instructions, _bits(out), lse)
     return out, lse
 
 
@@ -81,7 +82,3 @@ def _bits(x: Tensor) -> Tensor:
     """The tensor as C++ takes it: a bfloat16 as its bits."""
     x = x.detach()
     return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
-
-
-def _has_tiles() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported())

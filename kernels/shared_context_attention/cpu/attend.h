@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace feedsr {
 
@@ -39,9 +41,23 @@ struct Problem {
   bool causal;
 };
 
-// Whether this processor, and this build, can run `attend_avx512`.
+// Whether this processor, and this build, can run each of them. `has_tiles` asks Linux for AMX's
+// registers and multiplies once; `emulated` are the tiles in plain C++, which are for tests.
 bool has_avx512();
+bool has_avx512_bf16();
+bool has_tiles(bool emulated);
+
 template <class T>  // float or Bf16
 void attend_avx512(const Problem<T>& problem);
+void attend_dot_products(const Problem<Bf16>& problem);
+void attend_tiles(const Problem<Bf16>& problem, bool emulated);
+
+// The instruction sets that this processor can run for a dtype, the fastest first.
+template <class T>
+std::vector<std::string> instructions_for();
+
+// Computes a problem by one of them; empty is the first. Throws invalid_argument for another.
+template <class T>
+void attend(const Problem<T>& problem, std::string instructions);
 
 }  // namespace feedsr

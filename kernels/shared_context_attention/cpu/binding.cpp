@@ -8,6 +8,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include "attend.h"
 
@@ -86,8 +87,8 @@ void check_prefix(const feedsr::Problem<T>& p, const Ints& prefix, std::size_t r
 
 template <class T>
 void context(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_queries, const Ints& cu_seqlens,
-             const std::optional<Ints>& prefix, int group, double softmax_scale, int threads, Out<T> out,
-             Lse lse) {
+             const std::optional<Ints>& prefix, int group, double softmax_scale, int threads,
+             const std::string& instructions, Out<T> out, Lse lse) {
   feedsr::Problem<T> p = problem_of<T>(q, k, v, cu_queries, cu_seqlens, out, lse);
   require(group >= 1 && threads >= 1, "group and threads must be at least 1");
   p.group = group;
@@ -103,13 +104,13 @@ void context(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_quer
     p.prefix = prefix->data();
   }
   nb::gil_scoped_release released;
-  feedsr::attend_avx512(p);
+  feedsr::attend(p, instructions);
 }
 
 template <class T>
 void candidates(const In<T>& q, const In<T>& k_self, const In<T>& v_self, const In<T>& k, const In<T>& v,
                 const Ints& cu_candidates, const Ints& cu_seqlens, double softmax_scale, int threads,
-                Out<T> out, Lse lse) {
+                const std::string& instructions, Out<T> out, Lse lse) {
   feedsr::Problem<T> p = problem_of<T>(q, k, v, cu_candidates, cu_seqlens, out, lse);
   require(threads >= 1, "threads must be at least 1");
   p.k_self = heads_of(k_self, "k_self", q.shape(0), q);
@@ -117,7 +118,11 @@ void candidates(const In<T>& q, const In<T>& k_self, const In<T>& v_self, const 
   p.scale = static_cast<float>(softmax_scale);
   p.threads = threads;
   nb::gil_scoped_release released;
-  feedsr::attend_avx512(p);
+  feedsr::attend(p, instructions);
+}
+
+std::vector<std::string> instructions(bool bfloat16) {
+  return bfloat16 ? feedsr::instructions_for<feedsr::Bf16>() : feedsr::instructions_for<float>();
 }
 
 // The two calls for one dtype; bfloat16 comes as its bits.
@@ -126,18 +131,19 @@ void define(nb::module_& m) {
   m.def("context", &context<T>, nb::arg("q").noconvert(), nb::arg("k").noconvert(),
         nb::arg("v").noconvert(), nb::arg("cu_queries"), nb::arg("cu_seqlens"),
         nb::arg("prefix").none(), nb::arg("group"), nb::arg("softmax_scale"), nb::arg("threads"),
-        nb::arg("out").noconvert(), nb::arg("lse").noconvert());
+        nb::arg("instructions"), nb::arg("out").noconvert(), nb::arg("lse").noconvert());
   m.def("candidates", &candidates<T>, nb::arg("q").noconvert(), nb::arg("k_self").noconvert(),
         nb::arg("v_self").noconvert(), nb::arg("k").noconvert(), nb::arg("v").noconvert(),
         nb::arg("cu_candidates"), nb::arg("cu_seqlens"), nb::arg("softmax_scale"),
-        nb::arg("threads"), nb::arg("out").noconvert(), nb::arg("lse").noconvert());
+        nb::arg("threads"), nb::arg("instructions"), nb::arg("out").noconvert(), nb::arg("lse").noconvert());
 }
 
 }  // namespace
 
 NB_MODULE(_cpu, m) {
-  m.doc() = "Shared-context attention in one pass, fp32 and bf16 in AVX-512.";
-  m.def("usable", &feedsr::has_avx512, "Whether this processor has what the kernel needs.");
+  m.doc() = "Shared-context attention in one pass, fp32 and bf16, in AVX-512 or AMX.";
+  m.def("instructions", &instructions, nb::arg("bfloat16"),
+        "The instruction sets that this processor can run for a dtype, the fastest first.");
   define<float>(m);
   define<feedsr::Bf16>(m);
 }

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which instruction sets there are, and which of them computes.
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "attend.h"
+
+namespace feedsr {
+
+template <>
+std::vector<std::string> instructions_for<float>() {
+  return has_avx512() ? std::vector<std::string>{"avx512"} : std::vector<std::string>{};
+}
+
+template <>
+std::vector<std::string> instructions_for<Bf16>() {
+  std::vector<std::string> names;
+  if (has_tiles(false)) {
+    names.emplace_back("amx_bf16");
+  }
+  if (has_avx512_bf16()) {
+    names.emplace_back("avx512_bf16");
+  }
+  if (has_avx512()) {
+    names.emplace_back("avx512");
+  }
+  if (has_tiles(true)) {
+    names.emplace_back("amx_emulated");
+  }
+  return names;
+}
+
+template <class T>
+void attend(const Problem<T>& p, std::string instructions) {
+  const std::vector<std::string> names = instructions_for<T>();
+  if (instructions.empty() && !names.empty()) {
+    instructions = names.front();
+  }
+  if (std::find(names.begin(), names.end(), instructions) == names.end()) {
+    throw std::invalid_argument("shared_context_attention: this processor has no instructions '" +
+                                instructions + "' for this dtype");
+  }
+  if constexpr (sizeof(T) == sizeof(Bf16)) {
+    if (instructions == "avx512_bf16") {
+      return attend_dot_products(p);
+    }
+    if (instructions != "avx512") {
+      return attend_tiles(p, instructions == "amx_emulated");
+    }
+  }
+  attend_avx512(p);
+}
+
+template void attend(const Problem<float>&, std::string);
+template void attend(const Problem<Bf16>&, std::string);
+
+}  // namespace feedsr
