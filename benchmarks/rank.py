@@ -3,8 +3,9 @@
 
     python -m benchmarks.rank [--dtype float32 bfloat16] [--threads 2] [--save] [--toy]
 
-The ranker of the design's numbers (d = 256, 6 layers, 4 heads) with random weights, on random
-requests of the simulator's spec; a batch of requests is one packed forward:
+The ranker of the design's numbers (d = 256, 6 layers, 4 heads) with random weights, its blocks in
+the dtype and freed memory kept as in the predictor, on random requests of the simulator's spec; a
+batch of requests is one packed forward:
   shared         the whole batch
   one_at_a_time  the whole history again for every candidate; one is run, and scaled to all
 Both answer the same scores. The share of the limit is the model's own FLOP count over the rate of a
@@ -33,6 +34,7 @@ from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, build_ranker
 from model.batch import RankBatch
 from model.feed_sr import FeedSR
+from serving.allocator import keep_freed_memory
 from tests.builders import make_rank_batch, select_request
 
 CONFIG = FeedSRConfig(width=256, layers=6, heads=4)
@@ -46,14 +48,14 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15}
 """How far logits may lie apart; of bfloat16 two roundings of many layers."""
 
 
-def noisy(config: FeedSRConfig, dtype: torch.dtype) -> FeedSR:
+def noisy(config: FeedSRConfig) -> FeedSR:
     """A ranker whose every parameter matters; an untrained one hardly looks at the history."""
     ranker = build_ranker(config, SIMULATOR, seed=0).eval()
     with torch.no_grad():
         for parameter in ranker.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape))
     assert isinstance(ranker, FeedSR)
-    return ranker.to(dtype)
+    return ranker
 
 
 def difference(ranker: FeedSR, batch: RankBatch) -> float:
@@ -64,13 +66,15 @@ def difference(ranker: FeedSR, batch: RankBatch) -> float:
     return float((shared[: len(few)] - alone).abs().max())
 
 
-def measure(ranker: FeedSR, sizes: tuple[int, int, int], repeats: int) -> Result:
+def measure(
+    ranker: FeedSR, sizes: tuple[int, int, int], dtype: torch.dtype, repeats: int
+) -> Result:
     """One setting: shared forward, one candidate alone, agreement, and the share of the limit."""
     impressions, candidates, requests = sizes
     batch = make_rank_batch(SIMULATOR, 0, [impressions] * requests, [candidates] * requests)
     one = select_request(batch, 0, [0])
     tokens, width = requests * (2 * impressions + candidates), ranker.config.width
-    plain, plain_flops = matmul((tokens, width, 4 * width), ranker.dtype)
+    plain, plain_flops = matmul((tokens, width, 4 * width), dtype)
     variants: dict[str, Callable[[], object]] = {
         "shared": lambda: ranker.rank(batch),
         "one_at_a_time": lambda: ranker.rank(one),
@@ -78,7 +82,7 @@ def measure(ranker: FeedSR, sizes: tuple[int, int, int], repeats: int) -> Result
     }
     with torch.inference_mode():
         apart = difference(ranker, batch)
-        assert apart < TOLERANCE[ranker.dtype], f"the two sides are {apart} apart"
+        assert apart < TOLERANCE[dtype], f"the two sides are {apart} apart"
         ms = medians_ms(variants, repeats)
     limit = plain_flops / ms.pop("matmul") / 1e6
     facts = rates({"shared": requests * ranker.flops(impressions, candidates)}, ms, limit)
@@ -88,7 +92,7 @@ def measure(ranker: FeedSR, sizes: tuple[int, int, int], repeats: int) -> Result
             "T": impressions,
             "N": candidates,
             "batch": requests,
-            "dtype": str(ranker.dtype).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
             "repeats": repeats,
         },
         median_ms=ms,
@@ -114,15 +118,18 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=[])
     arguments = start(options)
+    keep_freed_memory()
     config, grid = (CONFIG, GRID)
     if arguments.toy:
         config, grid = FeedSRConfig(width=16, layers=2, heads=2), ((10, 4, 1), (10, 4, 2))
     results = []
     for dtype in dtypes(arguments.dtype, arguments.threads):
-        ranker = noisy(config, dtype)
+        ranker = noisy(config)
+        if dtype != torch.float32:
+            ranker.compute_in(dtype)
         for sizes in grid:
             repeats = 2 if arguments.toy else 7 if sizes[2] == 1 else 5
-            results.append(measure(ranker, sizes, repeats))
+            results.append(measure(ranker, sizes, dtype, repeats))
             print(results[-1], flush=True)
     finish("rank", results, threads=arguments.threads, save=arguments.save)
 
