@@ -189,7 +189,7 @@ def test_the_predictor_image_has_neither_feast_nor_pipelines() -> None:
     assert installed
     assert "feast" not in installed[0]
     assert "kfp" not in installed[0]
-    copied = re.findall(r"^COPY (\w+) ", text, re.M)
+    copied = re.findall(r"^COPY (\w+) \w+$", text, re.M)
     assert set(copied) == {"feature_repo", "kernels", "model", "serving"}
 
 
