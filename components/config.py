@@ -83,6 +83,7 @@ class DailyConfig(Config):
     online_store: Literal["sqlite", "redis"] = "sqlite"
     parity_requests: int = Field(16, ge=1)
     max_candidates: int = Field(512, ge=1)
+    serving_dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def spec(self) -> Spec:

@@ -291,6 +291,7 @@ def _send_probes(layout: Layout, day: str, config: DailyConfig, count: int) -> l
             spec_name=config.spec_name,
             log_dir=Path(folder),
             max_candidates=config.max_candidates,
+            dtype=config.serving_dtype,
         )
         with launch(serving) as pair:
             for instance in instances:

@@ -133,6 +133,7 @@ def serving_of(
         spec_name=config.spec_name,
         log_dir=layout.root / "requests",
         max_candidates=config.max_candidates,
+        dtype=config.serving_dtype,
         http_port=http_port,
         grpc_port=grpc_port,
     )

@@ -40,6 +40,7 @@ class Serving:
             free one.
         grpc_port: the transformer's port for V2 gRPC; 0 takes a free one.
         timeout: most seconds until both are ready.
+        dtype: what the predictor's model computes in.
         predictor_flags: more flags for the predictor.
         transformer_flags: more flags for the transformer.
     """
@@ -49,6 +50,7 @@ class Serving:
     spec_name: str
     log_dir: Path | None = None
     max_candidates: int = 512
+    dtype: str = "float32"
     http_port: int = 0
     grpc_port: int = 0
     timeout: float = 120.0
@@ -145,7 +147,8 @@ def launch(serving: Serving) -> Iterator[Pair]:
 
 def start_predictor(serving: Serving, logs: Path) -> Server:
     """The predictor's process, not yet ready."""
-    flags = ["--model_dir", str(serving.model_dir), *serving.predictor_flags]
+    flags = ["--model_dir", str(serving.model_dir), "--dtype", serving.dtype]
+    flags += serving.predictor_flags
     return _start("predictor", [*_limits(serving), *flags], free_ports(2), logs)
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from components.materialize import online_histories
 from components.parity import (
+    BOUNDS,
     Findings,
     Models,
     boundary_of,
@@ -46,6 +47,13 @@ def test_serving_and_offline_agree(small_run: SmallRun) -> None:
     assert result["forward_difference"] <= result["bound"]
     written = json.loads((small_run.layout.run(small_run.day) / "parity.json").read_text())
     assert written == result
+
+
+@pytest.mark.law
+def test_serving_in_bfloat16_agrees_within_the_dtype(small_run: SmallRun) -> None:
+    config = small_run.config.model_copy(update={"serving_dtype": "bfloat16"})
+    result = parity(small_run.layout, small_run.day, config)
+    assert 1e-5 < result["served_difference"] <= result["bound"] == BOUNDS["bfloat16"]
 
 
 def probed(run: SmallRun) -> dict[str, Any]:
