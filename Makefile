@@ -98,7 +98,7 @@ rank: setup ## rank one feed of ROOT; MEMBER=<id>
 
 bench: $(PEERS) ## run every benchmark; ARGS=--save keeps the results in benchmarks/results/
 	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
-	  echo "$$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+	  echo "$$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py) $(ARGS) || exit 1; done
 
 constraints: setup ## write constraints.txt anew from what .venv holds
 	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude feedsr --exclude pip | grep -v ' @ ' \

@@ -124,7 +124,7 @@ def main() -> None:
     if arguments.toy:
         config, grid, repeats = FeedSRConfig(width=16, layers=2, heads=2), ((10, 4, 1),), 2
     results = []
-    for dtype in dtypes(arguments.dtype, arguments.threads):
+    for dtype in dtypes(arguments.dtype, "cpu"):
         for sizes in grid:
             results.append(measure(sizes, config, str(dtype).removeprefix("torch."), repeats))
             print(results[-1], flush=True)

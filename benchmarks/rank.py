@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole model per request: all candidates over one shared history, against one at a time.
 
-    python -m benchmarks.rank [--dtype float32 bfloat16] [--threads 2] [--save] [--toy]
+    python -m benchmarks.rank [--dtype float32 bfloat16] [--device cuda] [--threads 2] [--save]
+                              [--toy]
 
 The ranker of the design's numbers (d = 256, 6 layers, 4 heads) with random weights, its blocks in
 the dtype and freed memory kept as in the predictor, on random requests of the simulator's spec; a
@@ -58,11 +59,11 @@ def noisy(config: FeedSRConfig) -> FeedSR:
     return ranker
 
 
-def difference(ranker: FeedSR, batch: RankBatch) -> float:
+def difference(ranker: FeedSR, batch: RankBatch, device: str) -> float:
     """The largest difference of a logit between the shared forward and a candidate alone."""
-    shared = ranker.rank(batch)
+    shared = ranker.rank(batch.to(device))
     few = range(min(FEW, int(batch.cu_candidates[1])))
-    alone = torch.cat([ranker.rank(select_request(batch, 0, [i])) for i in few])
+    alone = torch.cat([ranker.rank(select_request(batch, 0, [i]).to(device)) for i in few])
     return float((shared[: len(few)] - alone).abs().max())
 
 
@@ -71,19 +72,20 @@ def measure(
 ) -> Result:
     """One setting: shared forward, one candidate alone, agreement, and the share of the limit."""
     impressions, candidates, requests = sizes
-    batch = make_rank_batch(SIMULATOR, 0, [impressions] * requests, [candidates] * requests)
-    one = select_request(batch, 0, [0])
+    device = next(ranker.parameters()).device.type
+    drawn = make_rank_batch(SIMULATOR, 0, [impressions] * requests, [candidates] * requests)
+    batch, one = drawn.to(device), select_request(drawn, 0, [0]).to(device)
     tokens, width = requests * (2 * impressions + candidates), ranker.config.width
-    plain, plain_flops = matmul((tokens, width, 4 * width), dtype)
+    plain, plain_flops = matmul((tokens, width, 4 * width), dtype, device)
     variants: dict[str, Callable[[], object]] = {
         "shared": lambda: ranker.rank(batch),
         "one_at_a_time": lambda: ranker.rank(one),
         "matmul": plain,
     }
     with torch.inference_mode():
-        apart = difference(ranker, batch)
+        apart = difference(ranker, drawn, device)
         assert apart < TOLERANCE[dtype], f"the two sides are {apart} apart"
-        ms = medians_ms(variants, repeats)
+        ms = medians_ms(variants, repeats, device)
     limit = plain_flops / ms.pop("matmul") / 1e6
     facts = rates({"shared": requests * ranker.flops(impressions, candidates)}, ms, limit)
     ms["one_at_a_time"] = round(ms["one_at_a_time"] * requests * candidates, 4)
@@ -99,16 +101,17 @@ def measure(
         ratios=over(ms, {"one_at_a_time_over_shared": ("one_at_a_time", "shared")}),
         facts=facts
         | {
+            "requests_per_second": round(1e3 * requests / ms["shared"], 1),
             "largest_difference": apart,
             "one_at_a_time": f"1 of {requests * candidates} candidates run, scaled to all",
         },
     )
 
 
-def dtypes(wanted: list[str], threads: int) -> list[torch.dtype]:
-    """What was asked for; else float32, and bfloat16 where the CPU multiplies it."""
-    sets = hardware("cpu", threads)["instruction_sets"]
-    has = any(name in sets for name in ("avx512_bf16", "amx_bf16", "bf16"))
+def dtypes(wanted: list[str], device: str) -> list[torch.dtype]:
+    """What was asked for; else float32, and bfloat16 where the device multiplies it."""
+    sets = hardware("cpu", 1)["instruction_sets"]
+    has = device == "cuda" or any(name in sets for name in ("avx512_bf16", "amx_bf16", "bf16"))
     names = wanted or (["float32", "bfloat16"] if has else ["float32"])
     return [getattr(torch, name) for name in names]
 
@@ -117,21 +120,28 @@ def main() -> None:
     """Measures, prints a line a setting, and ends with one JSON line."""
     options = parser(__doc__)
     options.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=[])
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = start(options)
     keep_freed_memory()
     config, grid = (CONFIG, GRID)
     if arguments.toy:
         config, grid = FeedSRConfig(width=16, layers=2, heads=2), ((10, 4, 1), (10, 4, 2))
     results = []
-    for dtype in dtypes(arguments.dtype, arguments.threads):
-        ranker = noisy(config)
+    for dtype in dtypes(arguments.dtype, arguments.device):
+        ranker = noisy(config).to(arguments.device)
         if dtype != torch.float32:
             ranker.compute_in(dtype)
         for sizes in grid:
             repeats = 2 if arguments.toy else 7 if sizes[2] == 1 else 5
             results.append(measure(ranker, sizes, dtype, repeats))
             print(results[-1], flush=True)
-    finish("rank", results, threads=arguments.threads, save=arguments.save)
+    finish(
+        "rank",
+        results,
+        threads=arguments.threads,
+        save=arguments.save,
+        device=arguments.device,
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,110 +33,27 @@ import torch
 from torch import Tensor
 
 from benchmarks._attention_peers import Padding, Parts, alone, flash_split, flex, joined, sdpa
-from benchmarks._record import (
-    Result,
-    finish,
-    matmul,
-    medians_ms,
-    over,
-    parser,
-    rates,
-    start,
+from benchmarks._attention_rules import (
+    TOY,
+    Settings,
+    Variant,
+    Variants,
+    absent,
+    differences,
+    implementations,
+    offsets,
+    result,
+    timed,
+    tokens,
 )
+from benchmarks._record import Result, finish, parser, start
 from kernels.shared_context_attention import (
     SeqlenInfo,
     Tokens,
     attention_flops,
-    choose,
-    native,
     shared_context_attention,
 )
 from kernels.shared_context_attention.dispatch import Implementation
-
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""How far variants may lie from the split, as a share of its norm."""
-
-PAIRS = {
-    f"{first}_over_{second}": (first, second)
-    for first, second in (
-        *(("dense_mask", x) for x in ("split", "native", "triton")),
-        *(("flex", x) for x in ("split", "native", "triton")),
-        *(("one_at_a_time", x) for x in ("split", "native", "triton")),
-        *(("flash_attn", x) for x in ("native", "triton")),
-        *(("split", x) for x in ("native", "triton", "split_cached")),
-        *(("split_cached", f"{x}_cached") for x in ("native", "triton")),
-        *((x, f"{x}_cached") for x in ("native", "triton")),
-    )
-}
-"""The ratios that are recorded, where both sides were run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured."""
-
-    grid: tuple[tuple[int, int, int], ...] = tuple(product((100, 1000), (32, 512), (1, 8)))
-    ragged: tuple[int, int, int] = (32, 187, 64)
-    training: tuple[tuple[int, int], ...] = ((64, 80), (4, 1000))
-    heads: int = 4
-    head_dim: int = 64
-    few: int = 8
-    repeats: int = 15
-    batch_repeats: int = 5
-    square: int = 1024
-    flex: bool = True
-    device: str = "cpu"
-
-
-TOY = Settings(
-    grid=((10, 4, 1), (10, 4, 2)),
-    ragged=(3, 8, 4),
-    training=((3, 8),),
-    heads=2,
-    head_dim=16,
-    repeats=2,
-    batch_repeats=2,
-    square=64,
-    flex=False,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One way to compute a setting.
-
-    Attributes:
-        run: what is timed.
-        parts: brings its answer to packed order; None where it is so already.
-        cached: whether the contexts' own outputs are left out.
-        counted: whether it does the whole setting, so that its FLOPs are known.
-    """
-
-    run: Callable[[], Any]
-    parts: Callable[[Any], Parts] | None = None
-    cached: bool = False
-    counted: bool = True
-
-
-Variants = dict[str, Variant]
-
-
-def tokens(count: int, settings: Settings, dtype: torch.dtype) -> Tokens:
-    """Normal queries, keys and values."""
-    shape = (count, settings.heads, settings.head_dim)
-    return Tokens(*(torch.randn(shape).to(settings.device, dtype) for _ in "qkv"))
-
-
-def offsets(lengths: list[int], device: str) -> Tensor:
-    """int32 offsets of ranges of these lengths."""
-    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
-
-
-def implementations(dtype: torch.dtype, settings: Settings) -> dict[str, Implementation]:
-    """Ours by variant name: the split, and what is chosen here where that is another one."""
-    split: Implementation = "portable" if settings.device == "cpu" else "plain"
-    chosen = choose(settings.device, dtype, settings.head_dim)
-    return {"split": split} | ({} if chosen == split else {str(chosen): chosen})
 
 
 def ours(
@@ -161,29 +77,6 @@ def dense_mask(q: Tensor, k: Tensor, v: Tensor, padding: Padding) -> Variant:
     """Padded, behind a mask that is made before."""
     mask = padding.mask(q.dtype)
     return Variant(run=lambda: sdpa(q, k, v, mask), parts=padding.unpack)
-
-
-def differences(variants: Variants, dtype: torch.dtype) -> dict[str, float]:
-    """How far each variant lies from the split, of its norm; all must agree to be timed."""
-    apart, want = {}, variants["split"].run()
-    for name, variant in variants.items():
-        got = variant.run()
-        parts = variant.parts(got) if variant.parts else got
-        both = [(a, b[: len(a)]) for a, b in zip(parts, want, strict=True) if a is not None]
-        apart[name] = max(float((a.double() - b).norm() / b.norm()) for a, b in both)
-        assert apart[name] < TOLERANCE[dtype], f"{name} is {apart[name]} away from split"
-    return {name: float(f"{value:.2g}") for name, value in apart.items()}
-
-
-def timed(
-    variants: Variants, flops: dict[str, int], settings: Settings, dtype: torch.dtype, repeats: int
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Medians, and the rates of those whose FLOPs are known."""
-    plain, plain_flops = matmul((settings.square,) * 3, dtype, settings.device)
-    runs = {name: variant.run for name, variant in variants.items()} | {"matmul": plain}
-    ms = medians_ms(runs, repeats, settings.device)
-    limit = plain_flops / ms.pop("matmul") / 1e6
-    return ms, rates(flops, ms, limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,12 +144,6 @@ def serving(
     repeats = settings.repeats if len(requests.counts) == 1 else settings.batch_repeats
     ms, rated = timed(variants, flops, settings, dtype, repeats)
     return ms, rated | facts | {"repeats": repeats}
-
-
-def absent(dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
-    """Why there is no native variant, where there is none."""
-    usable, reason = native.available(settings.device, dtype, settings.head_dim)
-    return {} if usable or settings.device != "cpu" else {"native": f"not run: {reason}"}
 
 
 def rivals(requests: Requests, settings: Settings) -> tuple[Variants, dict[str, str]]:
@@ -378,25 +265,6 @@ def padded_step(context: Tokens, info: SeqlenInfo, grad: Tensor) -> Variant:
     return Variant(run=run, parts=lambda parts: tuple(padding.unpack(x)[0] for x in parts))
 
 
-def result(
-    kind: str,
-    where: dict[str, Any],
-    settings: Settings,
-    dtype: torch.dtype,
-    measured: tuple[dict[str, float], dict[str, Any]],
-) -> Result:
-    """The record of one setting."""
-    shape = {"heads": settings.heads, "head_dim": settings.head_dim}
-    name = str(dtype).removeprefix("torch.")
-    ms, facts = measured
-    return Result(
-        setting={"kind": kind, **where, "dtype": name, **shape},
-        median_ms=ms,
-        ratios=over(ms, PAIRS),
-        facts=facts,
-    )
-
-
 def chosen_settings(arguments: argparse.Namespace) -> Settings:
     """What the options ask for."""
     settings = TOY if arguments.toy else Settings()
@@ -428,12 +296,14 @@ def main() -> None:
         for measured in measures(settings, dtype):
             results.append(measured)
             print(measured, flush=True)
+    on_gpu = ("triton", "flash_attn") if settings.device == "cuda" else ()
     finish(
         "shared_context_attention",
         results,
         threads=arguments.threads,
         save=arguments.save,
-        device=arguments.device,
+        device=settings.device,
+        peers=[name for name in on_gpu if find_spec(name)],
     )
 
 

@@ -39,6 +39,7 @@ from serving.history import decode_history
 from serving.infer import bytes_tensor
 from serving.launch import NAME
 from serving.predictor_client import Scores
+from serving.store_client import StoreClient
 from serving.transformer import Transformer, TransformerConfig
 
 
@@ -77,44 +78,59 @@ def probabilities(count: int) -> Scores:
     )
 
 
-def measure(layout: Layout, count: int, repeats: int) -> Result:
-    """The parts and the whole."""
-    posts = pq.read_table(layout.posts)["post_id"].to_pylist()[-count:]
-    members = pq.read_table(layout.members)["member_id"].to_pylist()
-    actors = sorted(set(pq.read_table(layout.posts)["actor_id"].to_pylist()))
-    turns = [members[i % len(members)] for i in range(repeats)]
-    end = day_end(SPEC, layout.raw_days()[-1])
-    transformer = Transformer(
-        NAME, TransformerConfig(spec_name=SPEC.name, feast_dir=layout.feast, predictor_host="")
-    )
-    transformer.load()
-    store, content = transformer._fetcher.store, SPEC.content
-    keys, answer = [(p,) for p in posts], probabilities(len(posts))
+def history(store: StoreClient, member: int) -> pa.RecordBatch:
+    """A member's history, read and decoded."""
+    return decode_history(store.read("history", [(member,)])[0].value, SPEC).batch
 
-    async def whole(member: int) -> None:
-        prepared = await transformer.preprocess(call(member, posts, end))
-        await transformer.postprocess((prepared, [answer]))
 
-    def history(member: int) -> pa.RecordBatch:
-        return decode_history(store.read("history", [(member,)])[0].value, SPEC).batch
-
-    parts: dict[str, Callable[[int], object]] = {
-        "history": history,
+def store_parts(
+    store: StoreClient, posts: list[int], actors: list[int]
+) -> dict[str, Callable[[int], object]]:
+    """What is read from the store for a member's request, each alone."""
+    content, keys = SPEC.content, [(p,) for p in posts]
+    return {
+        "history": lambda m: history(store, m),
         "posts_warm": lambda _: content.unpack(
             [s.value for s in store.read_cached(content.name, keys)]
         ),
         "posts_cold": lambda _: content.unpack([s.value for s in store.read(content.name, keys)]),
         "affinity": lambda m: store.read("affinity", [(m, a) for a in actors]),
     }
+
+
+def timed(
+    transformer: Transformer, posts: list[int], actors: list[int], turns: list[int], end: int
+) -> dict[str, list[float]]:
+    """Milliseconds of each part and of the whole for each member's turn; the cache is warm."""
+    answer = probabilities(len(posts))
+
+    async def whole(member: int) -> None:
+        prepared = await transformer.preprocess(call(member, posts, end))
+        await transformer.postprocess((prepared, [answer]))
+
     with asyncio.Runner() as runner:
+        parts = store_parts(transformer._fetcher.store, posts, actors)
         parts["whole"] = lambda m: runner.run(whole(m))
         spread_ms(parts["whole"], turns[:20])
         gc.collect()
         gc.freeze()
-        taken = {name: spread_ms(part, turns) for name, part in parts.items()}
+        return {name: spread_ms(part, turns) for name, part in parts.items()}
+
+
+def measure(layout: Layout, count: int, repeats: int) -> Result:
+    """The parts and the whole."""
+    posts = pq.read_table(layout.posts)["post_id"].to_pylist()[-count:]
+    members = pq.read_table(layout.members)["member_id"].to_pylist()
+    actors = sorted(set(pq.read_table(layout.posts)["actor_id"].to_pylist()))
+    turns = [members[i % len(members)] for i in range(repeats)]
+    transformer = Transformer(
+        NAME, TransformerConfig(spec_name=SPEC.name, feast_dir=layout.feast, predictor_host="")
+    )
+    transformer.load()
+    taken = timed(transformer, posts, actors, turns, day_end(SPEC, layout.raw_days()[-1]))
+    lengths = [history(transformer._fetcher.store, m).num_rows for m in members]
     transformer.close()
     ms = percentiles(taken, 50)
-    lengths = [history(m).num_rows for m in members]
     setting = {"posts": len(posts), "actors": len(actors), "repeats": repeats}
     return Result(
         setting=setting
