@@ -137,6 +137,7 @@ def attend(
         sum_R = sum_R * share_R + weight_R
         peak_R = higher_R
 
+    sum_R = tl.where(there, sum_R, 1.0)
     write(out, query0 + first, head, there, out_RD / sum_R[:, None])
     index = (query0 + row).to(tl.int64) * tl.num_programs(1) + head
     tl.store(lse + index, (peak_R + tl.log2(sum_R)) * LN_2, mask=there)
