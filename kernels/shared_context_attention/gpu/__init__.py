@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared-context attention in Triton: which tensors it is for. Triton is imported on first use.
 
-Where `TRITON_INTERPRET=1` was set when Triton was first imported, the kernels run on the CPU, slowly,
-for tests.
+Where `TRITON_INTERPRET=1` was set when Triton was first imported, the kernels run on the CPU,
+slowly, for tests.
 """
 
 from __future__ import annotations

@@ -45,7 +45,10 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, ...]:
     """Gradients of q, own if there is one, k and v; arguments as of `forward`."""
-    delta = torch.empty_like(merged[3])
+    grad, grad_lse, out, lse = merged
+    grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    merged = (grad if grad.stride(-1) == 1 else grad.contiguous(), grad_lse, out, lse)
+    delta = torch.empty_like(lse)
     grad_q, *grad_own = (q.new_empty(x.shape) for x in (q, *(own or ())))
     grad_kv = [x.new_empty(x.shape) for x in kv]
     common = (q, kv, offsets, visible, scale)
