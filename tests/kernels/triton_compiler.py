@@ -62,7 +62,8 @@ def main(capability: int, kinds: list[str]) -> None:
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         kernel = run(self, *args, grid=grid, warmup=True, **options)
         counts = {name: kernel.asm["ptx"].count(name) for name in INSTRUCTIONS}
-        print(json.dumps({"name": kernel.name, "shared": kernel.metadata.shared} | counts))
+        name = f"{kind} {kernel.name}"
+        print(json.dumps({"name": name, "shared": kernel.metadata.shared} | counts))
         return kernel
 
     triton.runtime.driver.set_active(Target(capability))

@@ -59,7 +59,7 @@ def forward(
     out = q.new_empty(q.shape)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     size = blocks("forward", q.dtype, head_dim)
-    batch = Batch(*offsets, visible[0], tiles(offsets[0], count, size.tile))
+    batch = Batch(offsets[0], offsets[1], visible[0], tiles(offsets[0], count, size.tile))
     own_k, own_v = (None, None) if own is None else map(heads, own)
     with torch.cuda.device_of(q):
         attend[(len(batch.tiles), heads_H)](
