@@ -13,6 +13,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure() -> None:
+    """Without a GPU, Triton's kernels are interpreted: it reads this when it is first imported."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """A simulated run with an online store and a promoted model (tests/serving_builders.py)."""

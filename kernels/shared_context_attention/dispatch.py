@@ -12,7 +12,8 @@ import torch
 from kernels.shared_context_attention import flash, gpu, native
 
 Implementation = Literal["triton", "native", "portable", "plain"]
-"""Triton on a GPU; C++; the split on PyTorch's CPU flash attention; the same in public operators."""
+"""Triton on a GPU; C++; the split on PyTorch's CPU flash attention; the same in public operators.
+"""
 
 _log = logging.getLogger(__name__)
 

@@ -152,10 +152,14 @@ def candidate_attention_backward(
 
         merged, offsets = (grad, grad_lse, out, lse), (cu_candidates, cu_seqlens)
         own = (k_self, v_self)
-        return backward(merged, q, (k, v), own, offsets, (None, 1), softmax_scale)
+        a, b, c, d, e = backward(merged, q, (k, v), own, offsets, (None, 1), softmax_scale)
+        return a, b, c, d, e
     info = info_of(cu_seqlens, cu_candidates)
     grad, out, wide = _widened(grad, grad_lse, out, (q, k_self, v_self, k, v))
-    grads = flash.candidate_backward((grad, out, lse), wide[:3], wide[3:], info, softmax_scale)
+    q_wide, k_self, v_self, k, v = wide
+    grads = flash.candidate_backward(
+        (grad, out, lse), (q_wide, k_self, v_self), (k, v), info, softmax_scale
+    )
     a, b, c, d, e = (x[..., : q.shape[-1]].contiguous() for x in grads)
     return a, b, c, d, e
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared-context attention in Triton: which tensors it is for. Triton is imported on first use.
 
-Where `TRITON_INTERPRET=1` was set when Triton was first imported, the kernels run on the CPU, slowly,
-for tests.
+Where `TRITON_INTERPRET=1` was set when Triton was first imported, the kernels run on the CPU,
+slowly, for tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CAPABILITY = (8, 0)
 def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str]:
     """Whether the kernels compute tensors of this kind, and why, in words."""
     if device != "cuda" or torch.version.cuda is None:
-        return False, f"the Triton kernels are for NVIDIA GPUs, not for {device}"
+        return False, f"the Triton kernels are for NVIDIA GPUs, not for this {device}"
     if dtype not in DTYPES or head_dim not in HEAD_DIMS:
         return False, (
             "the Triton kernels are for float32, bfloat16 or float16 and a head_dim of 32, 64, 128"

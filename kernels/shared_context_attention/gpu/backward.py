@@ -45,7 +45,10 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, ...]:
     """Gradients of q, own if there is one, k and v; arguments as of `forward`."""
-    delta = torch.empty_like(merged[3])
+    grad, grad_lse, out, lse = merged
+    grad_lse = None if grad_lse is None else grad_lse.contiguous()
+    merged = (grad if grad.stride(-1) == 1 else grad.contiguous(), grad_lse, out, lse)
+    delta = torch.empty_like(lse)
     grad_q, *grad_own = (q.new_empty(x.shape) for x in (q, *(own or ())))
     grad_kv = [x.new_empty(x.shape) for x in kv]
     common = (q, kv, offsets, visible, scale)
@@ -58,7 +61,7 @@ def backward(
 def _by_queries(merged, delta, own, grads, q, kv, offsets, visible, scale) -> None:
     grad, grad_lse, out, lse = merged
     size = blocks("queries", q.dtype, q.shape[2])
-    batch = Batch(*offsets, visible[0], tiles(offsets[0], len(q), size.tile))
+    batch = Batch(offsets[0], offsets[1], visible[0], tiles(offsets[0], len(q), size.tile))
     none = (None, None)
     differentiate_queries[(len(batch.tiles), q.shape[1])](
         *map(heads, (grad, out, q, *kv)),
@@ -81,7 +84,7 @@ def _by_queries(merged, delta, own, grads, q, kv, offsets, visible, scale) -> No
 
 def _by_keys(merged, delta, candidates, grads, q, kv, offsets, visible, scale) -> None:
     size = blocks("keys", q.dtype, q.shape[2])
-    batch = Batch(*offsets, visible[0], tiles(offsets[1], len(kv[0]), size.tile))
+    batch = Batch(offsets[0], offsets[1], visible[0], tiles(offsets[1], len(kv[0]), size.tile))
     differentiate_keys[(len(batch.tiles), q.shape[1])](
         *map(heads, (merged[0], q, *kv, *grads)),
         batch,

@@ -59,7 +59,7 @@ def forward(
     out = q.new_empty(q.shape)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     size = blocks("forward", q.dtype, head_dim)
-    batch = Batch(*offsets, visible[0], tiles(offsets[0], count, size.tile))
+    batch = Batch(offsets[0], offsets[1], visible[0], tiles(offsets[0], count, size.tile))
     own_k, own_v = (None, None) if own is None else map(heads, own)
     with torch.cuda.device_of(q):
         attend[(len(batch.tiles), heads_H)](
@@ -137,6 +137,7 @@ def attend(
         sum_R = sum_R * share_R + weight_R
         peak_R = higher_R
 
+    sum_R = tl.where(there, sum_R, 1.0)
     write(out, query0 + first, head, there, out_RD / sum_R[:, None])
     index = (query0 + row).to(tl.int64) * tl.num_programs(1) + head
     tl.store(lse + index, (peak_R + tl.log2(sum_R)) * LN_2, mask=there)
