@@ -58,9 +58,7 @@ class NativePacker:
     def read(self, path: Path, form: ShardFormat, first: int, checksum: int | None) -> NativeShard:
         """A shard, checked; see `read_shard`."""
         parts = read_parts(path, form, checksum, self.threads)
-        columns = {
-            n: (a.dtype, a.shape[1:]) for n, a in parts[0].columns.items() if n != "known"
-        }
+        columns = {n: (a.dtype, a.shape[1:]) for n, a in parts[0].columns.items() if n != "known"}
         widths = [_width(dtype, shape) for dtype, shape in columns.values()]
         held = self.module.Shard(widths, form.context_width, first)
         for part in parts:
@@ -91,7 +89,9 @@ class NativePacker:
         first = pieces[0][0]
         batch = Packed(
             columns={
-                **{n: self._empty((plan.impressions, *s), d) for n, (d, s) in first.columns.items()},
+                **{
+                    n: self._empty((plan.impressions, *s), d) for n, (d, s) in first.columns.items()
+                },
                 "known": self._empty((plan.impressions,), np.dtype(np.int32)),
             },
             cu_seqlens=self._empty((len(order) + 1,), np.dtype(np.int32)),

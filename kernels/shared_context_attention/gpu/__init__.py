@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
+import shutil
 
 import torch
 
@@ -29,6 +31,8 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str
     capability = torch.cuda.get_device_capability()
     if capability < CAPABILITY:
         return False, "the GPU has compute capability {}.{}, less than 8.0".format(*capability)
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return False, "Triton launches kernels with a C compiler and there is none; install gcc"
     return _importable()
 
 
