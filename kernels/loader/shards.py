@@ -8,8 +8,8 @@ feature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,20 +130,29 @@ def read_shard(
 
 
 def read_parts(
-    path: Path, form: ShardFormat, checksum: int | None = None, threads: int = 1
+    path: Path, form: ShardFormat, checksum: int | None = None, pool: Executor | None = None
 ) -> list[Part]:
-    """The record batches of a shard, one or more, decoded by `threads`; see `read_shard`.
+    """The record batches of a shard, one or more, decoded by `pool`; see `read_shard`.
 
     All is checked but the values of `known` and `loss` and the length of `context`.
     """
     content = _map(path)
-    schema = _open(path, content).schema
     expected = recorded_checksum(path) if checksum is None else checksum
-    if expected is not None and checksum_of(content) != expected:
-        raise broken(path, "is damaged or was replaced: it differs from its checksum")
-    _check_schema(path, schema, form)
-    names = [*form.keys, *form.elements, "context"]
-    return [_part(path, batch, form) for batch in _read(path, content, schema, names, threads)]
+    intact = _later(pool, lambda: expected is None or checksum_of(content) == expected)
+    try:
+        schema = _open(path, content).schema
+        _check_schema(path, schema, form)
+        names = [*form.keys, *form.elements, "context"]
+        batches = _read(path, content, schema, names, pool)
+    finally:  # a wrong checksum says more than what the damage led to
+        if not intact():
+            raise broken(path, "is damaged or was replaced: it differs from its checksum")
+    return [_part(path, batch, form) for batch in batches]
+
+
+def _later(pool: Executor | None, task: Callable[[], bool]) -> Callable[[], bool]:
+    """What the task gives: begun now in the pool, or run when it is asked for."""
+    return task if pool is None else pool.submit(task).result
 
 
 def _part(path: Path, batch: pa.RecordBatch, form: ShardFormat) -> Part:
@@ -213,7 +222,11 @@ def _open(path: Path, content: pa.Buffer, fields: list[int] | None = None) -> An
 
 
 def _read(
-    path: Path, content: pa.Buffer, schema: pa.Schema, names: list[str], threads: int = 1
+    path: Path,
+    content: pa.Buffer,
+    schema: pa.Schema,
+    names: list[str],
+    pool: Executor | None = None,
 ) -> list[pa.RecordBatch]:
     """The record batches with these columns; an empty one where the file has none."""
     fields = sorted(schema.get_field_index(name) for name in names)
@@ -227,10 +240,7 @@ def _read(
         count = _open(path, content).num_record_batches
         if count == 0:
             return [pa.RecordBatch.from_pylist([], pa.schema([schema.field(i) for i in fields]))]
-        if threads == 1 or count == 1:
-            return [read(number) for number in range(count)]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(read, range(count)))
+        return list((map if pool is None else pool.map)(read, range(count)))
     except (pa.ArrowException, OSError) as error:
         raise broken(path, f"is truncated or corrupted ({_brief(error)})") from error
 
