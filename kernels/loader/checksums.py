@@ -7,6 +7,7 @@ calls `write_checksums` last. Knows files and their bytes; does not know Arrow.
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import numpy as np
 from kernels._native import native
 
 CHECKSUMS = "checksums.json"
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 20
 
 
 def write_checksums(folder: Path) -> None:
@@ -46,14 +47,19 @@ def recorded_checksum(path: Path) -> int | None:
 
 def file_checksum(path: Path) -> int:
     """CRC-32 of a file's bytes."""
-    buffer, value = np.empty(CHUNK_BYTES, np.uint8), 0
-    crc32 = _crc32()
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            value = crc32(buffer[:count], value)
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            value = checksum_of(chunk, value)
     return value
 
 
+def checksum_of(content: Any, value: int = 0) -> int:
+    """CRC-32 of the bytes of a buffer, continued from `value`."""
+    return int(_crc32()(np.frombuffer(content, np.uint8), value))
+
+
+@functools.cache
 def _crc32() -> Callable[[Any, int], int]:
     """The fastest there is; all give the same."""
     module, _ = native("loader")

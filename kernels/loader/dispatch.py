@@ -7,7 +7,9 @@ import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+
+import torch
 
 from kernels.loader import native, reference
 from kernels.loader.reference import Ints, Packed, Shuffle
@@ -30,12 +32,12 @@ class Resident(Protocol):
 class Packer(Protocol):
     """Reads shards and packs batches of what it has read."""
 
-    def read(self, path: Path, form: ShardFormat, first: int, checksum: int) -> Resident:
+    def read(self, path: Path, form: ShardFormat, first: int, checksum: int | None) -> Resident:
         """A shard, checked; see `read_shard`."""
 
     def gather(
         self,
-        pieces: Sequence[tuple[Resident, Ints]],
+        pieces: Sequence[tuple[Any, Ints]],
         order: Ints,
         limit: int | None,
         shuffle: Shuffle | None,
@@ -54,14 +56,16 @@ def choose(threads: int, pin: bool, implementation: Implementation | None = None
     """The fastest packer there is, or the one that is named; logs which, and why.
 
     Raises:
-        ValueError: the native one is named and there is none.
+        ValueError: the native one is named and there is none, or memory cannot be pinned.
     """
+    if pin and not torch.accelerator.is_available():
+        raise ValueError("pin is for a GPU, and this machine has none; leave it off")
     module, reason = native.available()
     if implementation == "native" and module is None:
         raise ValueError(f"the native loader is not there: {reason}; name no implementation")
     if implementation == "numpy" or module is None:
         _say("NumPy", "asked for" if implementation else reason)
-        return NumpyPacker()  # type: ignore[return-value]
+        return NumpyPacker()
     _say("native", reason)
     return native.NativePacker(module, threads, pin)
 

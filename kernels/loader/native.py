@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C++ packer of `cpu/`: shards stay record batches in Arrow's memory, a batch is one pass.
 
-Arrays are allocated here, in pinned memory where that is asked for. Gives what `reference.py` gives,
-bit for bit, at any number of threads. Knows no files beyond `shards.py`.
+Gives what `reference.py` gives, bit for bit, at any number of threads. Allocates the batches, in
+pinned memory where that is asked for; checks nothing that `shards.py` or the C++ does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -47,17 +48,17 @@ class NativeShard:
     keys: dict[str, Ints]
 
 
-@dataclass(frozen=True)
 class NativePacker:
     """Reads and packs with `threads`; batches are in pinned memory with `pin`."""
 
-    module: ModuleType
-    threads: int = 1
-    pin: bool = False
+    def __init__(self, module: ModuleType, threads: int = 1, pin: bool = False) -> None:
+        self.module, self.threads, self.pin = module, threads, pin
+        # kept: Arrow's allocator gives memory back to the thread that had it, and new threads none
+        self._pool = ThreadPoolExecutor(threads, "loader-read") if threads > 1 else None
 
     def read(self, path: Path, form: ShardFormat, first: int, checksum: int | None) -> NativeShard:
         """A shard, checked; see `read_shard`."""
-        parts = read_parts(path, form, checksum, self.threads)
+        parts = read_parts(path, form, checksum, self._pool)
         columns = {n: (a.dtype, a.shape[1:]) for n, a in parts[0].columns.items() if n != "known"}
         widths = [_width(dtype, shape) for dtype, shape in columns.values()]
         held = self.module.Shard(widths, form.context_width, first)

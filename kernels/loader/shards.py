@@ -8,8 +8,8 @@ feature.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from kernels.loader.checksums import file_checksum, recorded_checksum
+from kernels.loader.checksums import checksum_of, recorded_checksum
 from kernels.loader.reference import AUXILIARY, TARGET, Array, Ints, Packed, concatenate, offsets
 
 REBUILD = "build the sequences again"
@@ -71,9 +71,10 @@ def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
         ValueError: the file is missing, unreadable, or of another schema; one sentence that names
             it.
     """
-    schema = _open(path).schema
+    content = _map(path)
+    schema = _open(path, content).schema
     _check_schema(path, schema, form)
-    batches = _read(path, schema, ["loss"])
+    batches = _read(path, content, schema, ["loss"])
     loss = np.concatenate([_flat(path, "loss", batch.column("loss"))[1] for batch in batches])
     recorded = recorded_checksum(path)
     return ShardInfo(
@@ -83,7 +84,7 @@ def inspect_shard(path: Path, form: ShardFormat) -> ShardInfo:
         targets=int(np.count_nonzero(loss == TARGET)),
         auxiliary=int(np.count_nonzero(loss == AUXILIARY)),
         metadata=_metadata(schema),
-        checksum=file_checksum(path) if recorded is None else recorded,
+        checksum=checksum_of(content) if recorded is None else recorded,
     )
 
 
@@ -129,19 +130,29 @@ def read_shard(
 
 
 def read_parts(
-    path: Path, form: ShardFormat, checksum: int | None = None, threads: int = 1
+    path: Path, form: ShardFormat, checksum: int | None = None, pool: Executor | None = None
 ) -> list[Part]:
-    """The record batches of a shard, one or more, decoded by `threads`; see `read_shard`.
+    """The record batches of a shard, one or more, decoded by `pool`; see `read_shard`.
 
     All is checked but the values of `known` and `loss` and the length of `context`.
     """
-    schema = _open(path).schema
+    content = _map(path)
     expected = recorded_checksum(path) if checksum is None else checksum
-    if expected is not None and file_checksum(path) != expected:
-        raise broken(path, "is damaged or was replaced: it differs from its checksum")
-    _check_schema(path, schema, form)
-    names = [*form.keys, *form.elements, "context"]
-    return [_part(path, batch, form) for batch in _read(path, schema, names, threads)]
+    intact = _later(pool, lambda: expected is None or checksum_of(content) == expected)
+    try:
+        schema = _open(path, content).schema
+        _check_schema(path, schema, form)
+        names = [*form.keys, *form.elements, "context"]
+        batches = _read(path, content, schema, names, pool)
+    finally:  # a wrong checksum says more than what the damage led to
+        if not intact():
+            raise broken(path, "is damaged or was replaced: it differs from its checksum")
+    return [_part(path, batch, form) for batch in batches]
+
+
+def _later(pool: Executor | None, task: Callable[[], bool]) -> Callable[[], bool]:
+    """What the task gives: begun now in the pool, or run when it is asked for."""
+    return task if pool is None else pool.submit(task).result
 
 
 def _part(path: Path, batch: pa.RecordBatch, form: ShardFormat) -> Part:
@@ -192,36 +203,44 @@ def _metadata(schema: pa.Schema) -> dict[str, str]:
     return {k.decode(errors="replace"): v.decode(errors="replace") for k, v in pairs}
 
 
-def _open(path: Path, fields: list[int] | None = None) -> pa.RecordBatchFileReader:
-    options = pa.ipc.IpcReadOptions(included_fields=fields)
+def _map(path: Path) -> pa.Buffer:
+    """The file's bytes, mapped once for its checksum and all readers of it."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path)), options=options)
+        return pa.memory_map(str(path)).read_buffer()
     except FileNotFoundError as error:
         raise ValueError(f"shard {path} does not exist; {REBUILD}") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise broken(path, f"cannot be read ({_brief(error)})") from error
+
+
+def _open(path: Path, content: pa.Buffer, fields: list[int] | None = None) -> Any:
+    options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+    try:
+        return pa.ipc.open_file(content, options=options)
     except (pa.ArrowException, OSError) as error:
         raise broken(path, f"is not a whole Arrow IPC file ({_brief(error)})") from error
 
 
 def _read(
-    path: Path, schema: pa.Schema, names: list[str], threads: int = 1
+    path: Path,
+    content: pa.Buffer,
+    schema: pa.Schema,
+    names: list[str],
+    pool: Executor | None = None,
 ) -> list[pa.RecordBatch]:
     """The record batches with these columns; an empty one where the file has none."""
     fields = sorted(schema.get_field_index(name) for name in names)
 
     def read(number: int) -> pa.RecordBatch:
-        batch = _open(path, fields).get_batch(number)
+        batch = _open(path, content, fields).get_batch(number)
         batch.validate(full=True)
         return batch
 
     try:
-        count = _open(path, fields).num_record_batches
+        count = _open(path, content).num_record_batches
         if count == 0:
-            chosen = [schema.field(i) for i in fields]
-            return [pa.RecordBatch.from_pylist([], pa.schema(chosen))]
-        if threads == 1 or count == 1:
-            return [read(number) for number in range(count)]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(read, range(count)))
+            return [pa.RecordBatch.from_pylist([], pa.schema([schema.field(i) for i in fields]))]
+        return list((map if pool is None else pool.map)(read, range(count)))
     except (pa.ArrowException, OSError) as error:
         raise broken(path, f"is truncated or corrupted ({_brief(error)})") from error
 

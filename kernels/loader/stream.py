@@ -9,9 +9,11 @@ share of each.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,7 +42,8 @@ class LoaderConfig:
         sort_by_length: inside a batch, so that pieces cut from it hold sequences of like lengths.
         limit: a longer sequence keeps its last `limit` impressions; None keeps all.
         rank, world: this process's share of each batch, every `world`-th sequence.
-        prefetch: batches packed ahead; 0 packs in the caller's thread.
+        prefetch: batches packed ahead by a thread, from shards that another reads ahead; 0 does
+            both in the caller's thread.
         threads: that decode and pack, where the native implementation does; any number of them
             gives the same batches.
         pin: batches in pinned memory, for a copy to a GPU beside its work; wants the native
@@ -105,16 +108,29 @@ class Loader:
         return prefetched(batches, self.config.prefetch) if self.config.prefetch else batches
 
     def _pack_all(self, epoch: int, start: int) -> Iterator[Packed]:
+        steps = itertools.islice(self._plan(epoch), start, None)
+        ahead = self._read_in_turn(itertools.islice(self._plan(epoch), start, None))
+        if self.config.prefetch:
+            ahead = prefetched(ahead, 1)
         resident: dict[int, Resident] = {}
-        for number, pieces in enumerate(self._plan(epoch)):
-            if number < start:
-                continue
-            for shard in resident.keys() - {shard for shard, _ in pieces}:
-                del resident[shard]
-            for shard, _ in pieces:
-                if shard not in resident:
-                    resident[shard] = self._read(shard)
-            yield self._pack([(resident[shard], rows) for shard, rows in pieces], epoch)
+        with contextlib.closing(ahead):
+            for pieces in steps:
+                for shard in resident.keys() - {shard for shard, _ in pieces}:
+                    del resident[shard]
+                for shard, _ in pieces:
+                    if shard not in resident:
+                        resident[shard] = next(ahead)
+                yield self._pack([(resident[shard], rows) for shard, rows in pieces], epoch)
+
+    def _read_in_turn(self, steps: Iterator[list[Piece]]) -> Generator[Resident, None, None]:
+        """The shards in the order in which batches come to touch them."""
+        last: set[int] = set()
+        for pieces in steps:
+            touched = {shard: None for shard, _ in pieces}
+            for shard in touched:
+                if shard not in last:
+                    yield self._read(shard)
+            last = set(touched)
 
     def _plan(self, epoch: int) -> Iterator[list[Piece]]:
         """The pieces of each batch, in order."""
@@ -166,7 +182,7 @@ class _Failure:
     error: BaseException
 
 
-def prefetched(items: Iterator[Item], depth: int) -> Iterator[Item]:
+def prefetched(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
     """The same items, made by a thread that stays at most `depth` ahead and ends with the iterator.
 
     An error in the thread is raised where its item would have come.
@@ -202,3 +218,5 @@ def prefetched(items: Iterator[Item], depth: int) -> Iterator[Item]:
     finally:
         stop.set()
         thread.join()
+        if isinstance(items, Generator):  # it may have a thread of its own
+            items.close()

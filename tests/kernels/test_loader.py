@@ -27,11 +27,14 @@ from kernels.loader import (
     read_shard,
     write_checksums,
 )
+from kernels.loader.dispatch import Implementation, choose
+from kernels.loader.native import available
 from kernels.loader.reference import Shuffle, concatenate, session_runs, take
 from serving.history import known_counts
 from tests.shard_builders import random_lengths, write_shards
 
 FORMAT = shard_format(KUAIRAND)
+needs_native = pytest.mark.skipif(available()[0] is None, reason="no compiled loader")
 
 
 @pytest.fixture(scope="module")
@@ -369,14 +372,18 @@ BROKEN = {
 }
 
 
+IMPLEMENTATIONS = ["numpy", pytest.param("native", marks=needs_native)]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("sentence", BROKEN)
 def test_a_broken_shard_is_one_sentence_that_names_it(
-    paths: list[Path], tmp_path: Path, sentence: str
+    paths: list[Path], tmp_path: Path, sentence: str, implementation: Implementation
 ) -> None:
     table = pa.ipc.open_file(str(paths[0])).read_all()
     path = rewrite(tmp_path / "broken.arrow", BROKEN[sentence](table))
     with pytest.raises(ValueError, match="build the sequences again") as error:
-        read_shard(path, FORMAT)
+        choose(2, False, implementation).read(path, FORMAT, 0, None)
     assert sentence in str(error.value)
     assert str(path) in str(error.value)
 

@@ -33,24 +33,27 @@ Item make_item(const Shard& shard, std::int64_t row, std::int64_t limit) {
 }
 
 // Elements of a width known when compiled become single moves.
-template <std::int64_t kWidth>
-void gather(const std::uint8_t* from, const std::vector<std::int32_t>& order, std::uint8_t* to) {
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    std::memcpy(to + static_cast<std::int64_t>(i) * kWidth, from + order[i] * kWidth, kWidth);
+template <std::size_t kWidth>
+void gather(const std::uint8_t* from, const std::int32_t* order, std::size_t count,
+            std::uint8_t* to) {
+  for (std::size_t i = 0; i < count; ++i) {
+    std::memcpy(to + i * kWidth, from + static_cast<std::size_t>(order[i]) * kWidth, kWidth);
   }
 }
 
-void gather(const std::uint8_t* from, std::int64_t width, const std::vector<std::int32_t>& order,
+void gather(const std::uint8_t* from, std::size_t width, const std::vector<std::int32_t>& order,
             std::uint8_t* to) {
+  // what the bytes written cannot alias stays in registers
+  const std::int32_t* at = order.data();
+  const std::size_t count = order.size();
   switch (width) {
-    case 1: return gather<1>(from, order, to);
-    case 2: return gather<2>(from, order, to);
-    case 4: return gather<4>(from, order, to);
-    case 8: return gather<8>(from, order, to);
+    case 1: return gather<1>(from, at, count, to);
+    case 2: return gather<2>(from, at, count, to);
+    case 4: return gather<4>(from, at, count, to);
+    case 8: return gather<8>(from, at, count, to);
     default:
-      for (std::size_t i = 0; i < order.size(); ++i) {
-        std::memcpy(to + static_cast<std::int64_t>(i) * width, from + order[i] * width,
-                    static_cast<std::size_t>(width));
+      for (std::size_t i = 0; i < count; ++i) {
+        std::memcpy(to + i * width, from + static_cast<std::size_t>(at[i]) * width, width);
       }
   }
 }
@@ -90,7 +93,7 @@ class Writer {
       copy(from, item.targets * width, to);
     } else {
       rank_targets(item);
-      gather(from, width, ranks_, to);
+      gather(from, static_cast<std::size_t>(width), ranks_, to);
     }
   }
 
@@ -103,7 +106,7 @@ class Writer {
       if (order_.empty()) {
         copy(from, item.size * column.width, to);
       } else {
-        gather(from, column.width, order_, to);
+        gather(from, static_cast<std::size_t>(column.width), order_, to);
       }
     }
   }
