@@ -27,7 +27,6 @@ namespace {
 constexpr int kRows = 48;   // queries of a tile
 constexpr int kPanel = 64;  // keys of a packed panel
 constexpr int kKeys = 128;  // keys of a block
-constexpr float kSlack = 8.0F;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 constexpr float kLog2E = 1.44269504F;
@@ -177,8 +176,8 @@ class Pass {
     }
   }
 
-  // Raises a row's maximum to that of its first `seen` scores, if it is much too low: a weight may
-  // as well be up to 2^kSlack, which saves most rescaling and makes the branch foreseeable.
+  // Raises a row's maximum to that of its first `seen` scores. It is exact: the weight of the highest
+  // score is 1, which bf16 does not round.
   template <bool ALL>
   void raise(int r, int seen, int width) {
     const float* scores = scores_[r];
@@ -188,7 +187,7 @@ class Pass {
       top = ALL ? _mm512_max_ps(top, s) : _mm512_mask_max_ps(top, lanes(seen, j), top, s);
     }
     const float highest = _mm512_reduce_max_ps(top) * factor_;
-    if (highest > max_[r] + kSlack) {
+    if (highest > max_[r]) {
       rescale(r, exp2_1(max_[r] - highest));
       max_[r] = highest;
     }
