@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernel of `cpu/`: one pass, fp32 and bf16 in AVX-512; outputs are allocated here.
+"""The C++ kernel of `cpu/`: one pass, fp32 and bf16; outputs are allocated here.
+
+Instruction sets, chosen at run time, the fastest first:
+  float32   avx512 (multiply-adds)
+  bfloat16  amx_bf16 (tiles), avx512_bf16 (dot products of pairs), avx512 (widened to float32),
+            and amx_emulated (the tiles in plain C++: slow, for tests)
+The order of the AVX-512 ones is measured. That tiles are the fastest is an expectation: amx_bf16
+has never run on a processor, only the same template over the emulated tiles has.
 
 Threads are torch's setting. Knows nothing of autograd (`ops.py`).
 """
@@ -19,12 +26,20 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str
         return False, f"the C++ kernel is for the CPU, not for {device}"
     if module is None:
         return False, reason
-    names = module.instructions(dtype == torch.bfloat16)
-    if not names:
-        return False, "the processor has no AVX-512"
     if dtype not in (torch.float32, torch.bfloat16) or head_dim % 16 or not 16 <= head_dim <= 128:
         return False, "the C++ kernel is for float32 or bfloat16 and a head_dim of 16, 32, ... 128"
-    return True, f"C++ in {names[0]}"
+    names = instructions(dtype)
+    if not names:
+        return False, "the processor has no AVX-512"
+    return True, f"C++ with {names[0]}"
+
+
+def instructions(dtype: torch.dtype) -> list[str]:
+    """The instruction sets that this processor can run for a dtype, the fastest first."""
+    module = native("shared_context_attention")[0]
+    assert module is not None
+    names: list[str] = module.instructions(dtype == torch.bfloat16)
+    return names
 
 
 def context_forward(
@@ -41,6 +56,10 @@ def context_forward(
 
     Returns:
         output `[Q, H, D]` and log-sum-exp `[Q, H]`.
+
+    Raises:
+        ValueError: shapes, offsets or prefixes that do not fit; `instructions` that the processor
+            does not have (empty is the fastest).
     """
     out, lse = _like(q)
     module = native("shared_context_attention")[0]
@@ -64,6 +83,9 @@ def candidate_forward(
 
     Returns:
         output `[N, H, D]` and log-sum-exp `[N, H]`.
+
+    Raises:
+        ValueError: as `context_forward`.
     """
     out, lse = _like(own[0])
     module = native("shared_context_attention")[0]

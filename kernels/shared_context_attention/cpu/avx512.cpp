@@ -65,13 +65,7 @@ struct MultiplyAdds {
         }
       }
     }
-#pragma GCC unroll 6
-    for (int r = 0; r < kStep; ++r) {
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        _mm512_store_ps(scores + r * kKeys + 16 * j, s[r][j]);
-      }
-    }
+    store_rows(scores, kKeys, s);
   }
 
   static __m512 keep(float* scores, int j, const __m512 (&w)[2], __m512 sum) {
@@ -82,16 +76,9 @@ struct MultiplyAdds {
 
   static void add_values(const float* weights, const float* values, std::int64_t dims, int count,
                          float* out) {
-    std::int64_t d = 0;
-    for (; d + 64 <= dims; d += 64) {
-      add<4>(weights, values + d, dims, count, out + d);
-    }
-    for (; d + 32 <= dims; d += 32) {
-      add<2>(weights, values + d, dims, count, out + d);
-    }
-    for (; d + 16 <= dims; d += 16) {
-      add<1>(weights, values + d, dims, count, out + d);
-    }
+    in_vectors(dims, [&](auto vectors, std::int64_t d) {
+      add<vectors.value>(weights, values + d, dims, count, out + d);
+    });
   }
 
   // Of VECS * 16 dimensions.
@@ -99,13 +86,7 @@ struct MultiplyAdds {
   static void add(const float* weights, const float* values, std::int64_t dims, int count,
                   float* out) {
     __m512 o[kStep][VECS];
-#pragma GCC unroll 6
-    for (int r = 0; r < kStep; ++r) {
-#pragma GCC unroll 4
-      for (int j = 0; j < VECS; ++j) {
-        o[r][j] = _mm512_load_ps(out + r * dims + 16 * j);
-      }
-    }
+    load_rows(out, dims, o);
     for (int t = 0; t < count; ++t, values += dims) {
       __m512 v[VECS];
 #pragma GCC unroll 4
@@ -121,13 +102,7 @@ struct MultiplyAdds {
         }
       }
     }
-#pragma GCC unroll 6
-    for (int r = 0; r < kStep; ++r) {
-#pragma GCC unroll 4
-      for (int j = 0; j < VECS; ++j) {
-        _mm512_store_ps(out + r * dims + 16 * j, o[r][j]);
-      }
-    }
+    store_rows(out, dims, o);
   }
 };
 

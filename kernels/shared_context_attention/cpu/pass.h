@@ -152,12 +152,7 @@ class Pass {
       }
     }
     for (int r = 0; r < rows; r += Kernel::kStep) {
-      const int width = (count[r / Kernel::kStep] + 31) / 32 * 32;
-      for (int i = r; width > 0 && i < r + Kernel::kStep; ++i) {
-        const std::int64_t seen = std::min<std::int64_t>(prefix_[i] - first, kKeys);
-        seen >= width ? weigh<true>(i, width, width)
-                      : weigh<false>(i, static_cast<int>(std::max<std::int64_t>(seen, 0)), width);
-      }
+      weigh_step(first, r, count[r / Kernel::kStep]);
     }
     const auto* values = values_.data() + first * dims_;
     for (int r = 0; r < rows; r += Kernel::kStep) {
@@ -167,21 +162,42 @@ class Pass {
     }
   }
 
-  // Makes weights of a row's first `seen` scores, and 0 of the rest up to `width`.
+  // Makes weights of a step's scores, in two rounds that keep the rows' latencies beside each other.
+  void weigh_step(std::int64_t first, int r, int count) {
+    const int width = (count + 31) / 32 * 32;
+    int seen[Kernel::kStep];
+    for (int i = 0; i < Kernel::kStep; ++i) {
+      const std::int64_t left = std::max<std::int64_t>(prefix_[r + i] - first, 0);
+      seen[i] = static_cast<int>(std::min<std::int64_t>(left, width));
+      seen[i] == width ? raise<true>(r + i, width, width) : raise<false>(r + i, seen[i], width);
+    }
+    for (int i = 0; i < Kernel::kStep; ++i) {
+      seen[i] == width ? weigh<true>(r + i, width, width) : weigh<false>(r + i, seen[i], width);
+    }
+  }
+
+  // Raises a row's maximum to that of its first `seen` scores. It is exact: the weight of the highest
+  // score is 1, which bf16 does not round.
   template <bool ALL>
-  void weigh(int r, int seen, int width) {
-    float* scores = scores_[r];
+  void raise(int r, int seen, int width) {
+    const float* scores = scores_[r];
     __m512 top = _mm512_set1_ps(kNone);
     for (int j = 0; j < width; j += 16) {
-      const __mmask16 mask = ALL ? 0xffff : lanes(seen, j);
-      top = _mm512_mask_max_ps(top, mask, top, _mm512_load_ps(scores + j));
+      const __m512 s = _mm512_load_ps(scores + j);
+      top = ALL ? _mm512_max_ps(top, s) : _mm512_mask_max_ps(top, lanes(seen, j), top, s);
     }
-    const float highest = std::max(max_[r], _mm512_reduce_max_ps(top) * factor_);
+    const float highest = _mm512_reduce_max_ps(top) * factor_;
     if (highest > max_[r]) {
       rescale(r, exp2_1(max_[r] - highest));
       max_[r] = highest;
     }
-    const __m512 shift = _mm512_set1_ps(highest == kNone ? 0.0F : highest);
+  }
+
+  // Makes weights of a row's first `seen` scores, and 0 of the rest up to `width`.
+  template <bool ALL>
+  void weigh(int r, int seen, int width) {
+    float* scores = scores_[r];
+    const __m512 shift = _mm512_set1_ps(max_[r] == kNone ? 0.0F : max_[r]);
     const __m512 factor = _mm512_set1_ps(factor_);
     __m512 sum = sum_[r];
     for (int j = 0; j < width; j += 32) {

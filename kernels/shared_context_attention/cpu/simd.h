@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <new>
+#include <type_traits>
 
 #include "attend.h"
 
@@ -71,6 +72,43 @@ inline void transpose16(__m512 (&x)[16]) {
       y[2 * i + 1] = _mm512_permutex2var_ps(x[i], high, x[i + 8]);
     }
     std::copy(y, y + 16, x);
+  }
+}
+
+// ROWS x VECS registers from and to rows that are `stride` floats apart.
+template <int ROWS, int VECS>
+inline void load_rows(const float* from, std::int64_t stride, __m512 (&x)[ROWS][VECS]) {
+#pragma GCC unroll 6
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < VECS; ++j) {
+      x[r][j] = _mm512_load_ps(from + r * stride + 16 * j);
+    }
+  }
+}
+template <int ROWS, int VECS>
+inline void store_rows(float* to, std::int64_t stride, const __m512 (&x)[ROWS][VECS]) {
+#pragma GCC unroll 6
+  for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < VECS; ++j) {
+      _mm512_store_ps(to + r * stride + 16 * j, x[r][j]);
+    }
+  }
+}
+
+// Cuts a row of `dims` into parts of 4, 2 and 1 times 16: part(number of vectors, first dimension).
+template <class Part>
+inline void in_vectors(std::int64_t dims, const Part& part) {
+  std::int64_t d = 0;
+  for (; d + 64 <= dims; d += 64) {
+    part(std::integral_constant<int, 4>{}, d);
+  }
+  for (; d + 32 <= dims; d += 32) {
+    part(std::integral_constant<int, 2>{}, d);
+  }
+  for (; d + 16 <= dims; d += 16) {
+    part(std::integral_constant<int, 1>{}, d);
   }
 }
 
