@@ -73,9 +73,8 @@ def call(member: int, posts: list[int], time_ms: int) -> InferRequest:
 
 def probabilities(count: int) -> Scores:
     """What a predictor would answer, made up."""
-    return Scores(
-        probabilities_NK=np.full((count, len(SPEC.tasks)), 0.1, np.float32), model_version="0"
-    )
+    made_up = np.full((count, len(SPEC.tasks)), 0.1, np.float32)
+    return Scores(probabilities_NK=made_up, model_version="0", dtype="float32")
 
 
 def history(store: StoreClient, member: int) -> pa.RecordBatch:
