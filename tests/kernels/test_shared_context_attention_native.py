@@ -27,8 +27,8 @@ KINDS = [(d, name) for d in DTYPES for name in (native.instructions(d) if usable
 every_kind = pytest.mark.parametrize(
     ("dtype", "instructions"), KINDS, ids=[f"{name}-{str(d)[6:]}" for d, name in KINDS]
 )
-ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 2.1e-3}
-"""Of a log-sum-exp by rounded weights; of an output where plain PyTorch happens to be exact."""
+FP32 = 2e-6
+"""Rounding of fp32 beyond the bar, where plain PyTorch happens to be exact; of scores near 1."""
 
 
 @pytest.fixture(autouse=True)
@@ -138,10 +138,11 @@ def test_any_ragged_batch_errs_no_more_than_twice_the_same_maths(  # type: ignor
     case = make(lengths, counts, head_dim, dtype, prefix=prefix, seed=seed, scale=scale)
     exact, got = case.exactly(), case.run(instructions)
     theirs, ours = (biggest_error(x[:2], exact[:2]) for x in (case.in_torch(), got))
-    assert all(a <= 2 * b + ROUNDING[dtype] for a, b in zip(ours, theirs, strict=True)), theirs
-    torch.testing.assert_close(
-        got[2:], exact[2:], rtol=1e-6, atol=ROUNDING[dtype], check_dtype=False
-    )
+    rounding = FP32 * max(1.0, abs(case.scale) * head_dim**0.5)
+    assert all(a <= 2 * b + rounding for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
+    rounding += 0.0 if instructions == "avx512" else 2.1e-3  # the sum is of weights in bf16
+    for lse, want in zip(got[2:], exact[2:], strict=True):
+        torch.testing.assert_close(lse.double(), want, rtol=1e-6, atol=rounding)
 
 
 @every_kind
