@@ -35,6 +35,8 @@ from model.ranker import Ranker
 RankerName = Literal["feed_sr", "dcnv2"]
 SAMPLE_IMPRESSIONS = 2_000_000
 """Statistics and weights are estimated on so many impressions of evenly spaced shards."""
+GPU_LOADER_THREADS = 4
+"""Beside a GPU the CPU has nothing else to do; without one it is the CPU that trains."""
 
 
 def train(
@@ -128,7 +130,9 @@ def _open(
         limit=window_limit(spec),
         rank=group.rank,
         world=group.world,
-        prefetch=0,
+        prefetch=1,
+        threads=GPU_LOADER_THREADS if group.device.type == "cuda" else 1,
+        pin=group.device.type == "cuda",
     )
     loader = open_loader(shards_dir, spec, loader_config, freshness)
     if not any(shard.targets for shard in loader.shards):

@@ -43,7 +43,7 @@ class Trainer:
 
     Attributes:
         model: the ranker, on the group's device.
-        loader: this process's share of the batches; its prefetch is off, the trainer has its own.
+        loader: this process's share of the batches, packed ahead of what the trainer prepares.
         inputs: fingerprint of the run; only its own checkpoints are resumed.
         checkpoints: folder of this run's checkpoints.
     """
