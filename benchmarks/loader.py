@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks._loader_peer import dataloader, packed
 from benchmarks._record import Result, finish, medians_ms, over, parser, start
 from components.config import load_config
