@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dot products of bf16 pairs, summed in fp32: by AVX512_BF16, or by tiles.
 //
-// Both take the same layout. Keys are packed in panels [depth / 2, 64 keys, 2], depth being head_dim
+// Both take one layout. Keys are packed in panels [depth / 2, 64 keys, 2], depth being head_dim
 // rounded up to 32 with zeros, and values as [keys / 2, head_dim, 2]: a pair stands where one
-// instruction wants it, and 16 rows of either are a tile. Weights are rounded to bf16 as the values'
-// product needs them, and the running sum is of the rounded ones, so that the result stays a mean.
+// instruction wants it, and 16 rows of either are a tile. Weights are rounded to bf16, as the
+// product with the values needs them, and the running sum is of the rounded ones, so that the
+// result stays a mean.
 
 #include "attend.h"
 

@@ -47,8 +47,8 @@ void check_offsets(const Ints& offsets, const char* name, std::size_t total) {
 }
 
 template <class T>
-feedsr::Problem<T> problem_of(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_queries,
-                           const Ints& cu_keys, Out<T>& out, Lse& lse) {
+feedsr::Problem<T> problem_of(const In<T>& q, const In<T>& k, const In<T>& v,
+                              const Ints& cu_queries, const Ints& cu_keys, Out<T>& out, Lse& lse) {
   feedsr::Problem<T> p{};
   require(q.shape(2) % 16 == 0 && q.shape(2) >= 16 && q.shape(2) <= 128,
           "head_dim must be a multiple of 16 up to 128");
@@ -80,15 +80,17 @@ void check_prefix(const feedsr::Problem<T>& p, const Ints& prefix, std::size_t r
     for (std::int64_t i = p.cu_queries[s]; i < p.cu_queries[s + 1]; ++i) {
       const std::int64_t at = length - (p.cu_queries[s + 1] - i);
       const std::int32_t seen = prefix(static_cast<std::size_t>(i));
-      require(seen >= 0 && seen <= at / p.group * p.group, "a prefix reaches beyond its impression");
+      require(seen >= 0 && seen <= at / p.group * p.group,
+              "a prefix reaches beyond its impression");
     }
   }
 }
 
 template <class T>
-void context(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_queries, const Ints& cu_seqlens,
-             const std::optional<Ints>& prefix, int group, double softmax_scale, int threads,
-             const std::string& instructions, Out<T> out, Lse lse) {
+void context(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_queries,
+             const Ints& cu_seqlens, const std::optional<Ints>& prefix, int group,
+             double softmax_scale, int threads, const std::string& instructions, Out<T> out,
+             Lse lse) {
   feedsr::Problem<T> p = problem_of<T>(q, k, v, cu_queries, cu_seqlens, out, lse);
   require(group >= 1 && threads >= 1, "group and threads must be at least 1");
   p.group = group;
@@ -108,9 +110,10 @@ void context(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_quer
 }
 
 template <class T>
-void candidates(const In<T>& q, const In<T>& k_self, const In<T>& v_self, const In<T>& k, const In<T>& v,
-                const Ints& cu_candidates, const Ints& cu_seqlens, double softmax_scale, int threads,
-                const std::string& instructions, Out<T> out, Lse lse) {
+void candidates(const In<T>& q, const In<T>& k_self, const In<T>& v_self, const In<T>& k,
+                const In<T>& v, const Ints& cu_candidates, const Ints& cu_seqlens,
+                double softmax_scale, int threads, const std::string& instructions, Out<T> out,
+                Lse lse) {
   feedsr::Problem<T> p = problem_of<T>(q, k, v, cu_candidates, cu_seqlens, out, lse);
   require(threads >= 1, "threads must be at least 1");
   p.k_self = heads_of(k_self, "k_self", q.shape(0), q);
@@ -135,7 +138,8 @@ void define(nb::module_& m) {
   m.def("candidates", &candidates<T>, nb::arg("q").noconvert(), nb::arg("k_self").noconvert(),
         nb::arg("v_self").noconvert(), nb::arg("k").noconvert(), nb::arg("v").noconvert(),
         nb::arg("cu_candidates"), nb::arg("cu_seqlens"), nb::arg("softmax_scale"),
-        nb::arg("threads"), nb::arg("instructions"), nb::arg("out").noconvert(), nb::arg("lse").noconvert());
+        nb::arg("threads"), nb::arg("instructions"), nb::arg("out").noconvert(),
+        nb::arg("lse").noconvert());
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One pass over the keys with a running maximum and sum (online softmax), for any kernel that scores
-// queries against packed keys and adds weighted values:
+// One pass over the keys with a running maximum and sum (online softmax), for any kernel that
+// scores queries against packed keys and adds weighted values:
 //
 //   Number              what queries, keys and values are packed as
 //   kStep               queries that `score` and `add_values` take at once
@@ -162,7 +162,7 @@ class Pass {
     }
   }
 
-  // Makes weights of a step's scores, in two rounds that keep the rows' latencies beside each other.
+  // Makes weights of a step's scores, in two rounds, so that rows wait beside each other.
   void weigh_step(std::int64_t first, int r, int count) {
     const int width = (count + 31) / 32 * 32;
     int seen[Kernel::kStep];
@@ -176,8 +176,8 @@ class Pass {
     }
   }
 
-  // Raises a row's maximum to that of its first `seen` scores. It is exact: the weight of the highest
-  // score is 1, which bf16 does not round.
+  // Raises a row's maximum to that of its first `seen` scores. It is exact: the weight of the
+  // highest score is 1, which bf16 does not round.
   template <bool ALL>
   void raise(int r, int seen, int width) {
     const float* scores = scores_[r];

@@ -79,8 +79,8 @@ class EmulatedTiles {
 
 #if defined(__AMX_BF16__) && defined(__linux__)
 
-// The thread's tiles, configured while this lives. Written as assembly because the intrinsics of GCC
-// 12 do not say that they read and write memory: stores to what they load may be dropped.
+// The thread's tiles, configured while this lives. Written as assembly because the intrinsics of
+// GCC 12 do not say that they read and write memory: stores to what they load may be dropped.
 class AmxTiles {
  public:
   AmxTiles() {
