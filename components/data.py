@@ -20,7 +20,17 @@ import torch
 
 from components.config import TrainConfig
 from feature_repo.spec import DAY_MS, Freshness, Spec
-from kernels.loader import AUXILIARY, TARGET, Loader, LoaderConfig, Packed, ShardFormat
+from kernels.loader import (
+    AUXILIARY,
+    TARGET,
+    Decay,
+    Loader,
+    LoaderConfig,
+    Packed,
+    ShardFormat,
+    loss_rows,
+    weigh,
+)
 from model.batch import Impressions, TrainBatch
 
 Floats = npt.NDArray[np.float32]
@@ -81,10 +91,10 @@ def evaluation_batches(
 
 def to_train_batch(packed: Packed, spec: Spec, weight_R: Floats | None = None) -> TrainBatch:
     """The ranker's batch of a pack, sharing its memory; `weight_R` is one everywhere by default."""
-    loss_M = packed.columns["loss"]
-    target_R, auxiliary_A = np.flatnonzero(loss_M == TARGET), np.flatnonzero(loss_M == AUXILIARY)
+    targets = loss_rows(packed, TARGET, spec.task_names, "position")
+    auxiliary = loss_rows(packed, AUXILIARY, spec.task_names, "position")
     if weight_R is None:
-        weight_R = np.ones(len(target_R), np.float32)
+        weight_R = np.ones(len(targets.index_R), np.float32)
     return TrainBatch(
         impressions=Impressions(
             features=_tensors(packed, spec, "sequence"),
@@ -92,25 +102,18 @@ def to_train_batch(packed: Packed, spec: Spec, weight_R: Floats | None = None) -
             known_M=torch.from_numpy(packed.columns["known"]),
             cu_seqlens=torch.from_numpy(packed.cu_seqlens),
         ),
-        target_R=torch.from_numpy(target_R),
+        target_R=torch.from_numpy(targets.index_R),
         context_RC=torch.from_numpy(packed.context_RC),
-        labels_RK=torch.from_numpy(labels(packed, spec, target_R)),
+        labels_RK=torch.from_numpy(targets.labels_RK),
         weight_R=torch.from_numpy(weight_R),
-        position_R=torch.from_numpy(packed.columns["position"][target_R].astype(np.int64)),
-        auxiliary_A=torch.from_numpy(auxiliary_A),
-        auxiliary_labels_AK=torch.from_numpy(labels(packed, spec, auxiliary_A)),
+        position_R=torch.from_numpy(targets.slot_R),
+        auxiliary_A=torch.from_numpy(auxiliary.index_R),
+        auxiliary_labels_AK=torch.from_numpy(auxiliary.labels_RK),
     )
 
 
 def _tensors(packed: Packed, spec: Spec, role: Any) -> dict[str, torch.Tensor]:
     return {f.name: torch.from_numpy(packed.columns[f.name]) for f in spec.with_role(role)}
-
-
-def labels(packed: Packed, spec: Spec, rows: npt.NDArray[np.int64]) -> Floats:
-    """float32 `[len(rows), K]`: 1 happened, 0 did not, NaN was not observed."""
-    values = np.stack([packed.columns[n][rows] for n in spec.task_names], 1).astype(np.float32)
-    values[values < 0] = np.nan
-    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,22 +134,16 @@ class Weighting:
 
     def weigh(self, packed: Packed) -> Floats:
         """float32 `[R]`, the weight of each target of the pack."""
-        target_R = np.flatnonzero(packed.columns["loss"] == TARGET)
-        length_M = np.repeat(packed.lengths_S, packed.lengths_S)
-        last_M = np.repeat(packed.cu_seqlens[1:].astype(np.int64) - 1, packed.lengths_S)
-        half_life_R = self.position_half_life or length_M[target_R]
-        back_R = (last_M[target_R] - target_R) / half_life_R
-        age_R = np.maximum(self.as_of_ms - packed.columns["event_time"][target_R], 0) / DAY_MS
-        weight_R = 0.5 ** (back_R + age_R / self.age_half_life_days)
-        weight_R = weight_R / self._propensity(packed.columns["position"][target_R])
-        return (self.scale * weight_R).astype(np.float32)
-
-    def _propensity(self, position_R: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-        if not self.propensity:
-            return np.ones(len(position_R))
-        table = np.array([*self.propensity, 1.0])
-        last = len(self.propensity) - 1
-        return table[np.where(position_R < 0, last + 1, np.minimum(position_R, last))]
+        decay = Decay(
+            time="event_time",
+            as_of=self.as_of_ms,
+            half_life=self.age_half_life_days * DAY_MS,
+            places=self.position_half_life,
+            slot="position",
+            divisors=self.propensity,
+            scale=self.scale,
+        )
+        return weigh(packed, decay)
 
 
 def estimate_weighting(

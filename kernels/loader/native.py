@@ -104,7 +104,7 @@ class NativePacker:
             },
         )
         plan.write(
-            [_bytes(batch.columns[name]) for name in first.columns],
+            [column_bytes(batch.columns[name]) for name in first.columns],
             batch.columns["known"],
             batch.context_RC,
             batch.cu_seqlens,
@@ -126,7 +126,7 @@ def _add(held: Any, part: Part) -> None:
     columns = part.columns
     held.add(
         part.starts,
-        [_bytes(array) for name, array in columns.items() if name != "known"],
+        [column_bytes(array) for name, array in columns.items() if name != "known"],
         columns["known"],
         columns["loss"],
         columns.get(SESSION),
@@ -139,7 +139,7 @@ def _width(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return dtype.itemsize * int(np.prod(shape))
 
 
-def _bytes(array: Array) -> npt.NDArray[np.uint8]:
+def column_bytes(array: Array) -> npt.NDArray[np.uint8]:
     """`[M, W]`, the bytes of each element of an array of any dtype, sharing its memory."""
     flat = array.reshape(-1).view(np.uint8)
     return flat.reshape(len(array), _width(array.dtype, array.shape[1:]))

@@ -15,7 +15,9 @@ from components.data import shard_format
 from feature_repo.specs import KUAIRAND
 from kernels.loader import Loader, LoaderConfig, Packed
 from kernels.loader.dispatch import Implementation
-from kernels.loader.native import available
+from kernels.loader.native import NativePacker, NativeShard, available, column_bytes
+from kernels.loader.reference import Shuffle
+from kernels.loader.shards import read_parts
 from tests.fuzz import mutations
 from tests.shard_builders import random_lengths, write_shards
 
@@ -60,3 +62,43 @@ def assert_sound(batch: Packed) -> None:
     place = np.arange(total) - np.repeat(batch.cu_seqlens[:-1], batch.lengths_S)
     assert ((batch.columns["known"] >= 0) & (batch.columns["known"] <= place)).all()
     assert len(batch.context_RC) == batch.cu_targets[-1]
+
+
+INDICES = ("starts", "context_starts", "known", "loss", "context")
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_buffers_at_the_door_are_an_error_or_sound(tmp_path: Path, seed: int) -> None:
+    """What lies beneath Arrow's own checks: any bytes in the place of offsets and codes."""
+    (path,) = write_shards(tmp_path, KUAIRAND, random_lengths(20), shards=1, seed=seed)
+    (part,) = read_parts(path, FORMAT)
+    packer, rng, refused = NativePacker(available()[0], threads=2), random.Random(seed), 0
+    names = [name for name in part.columns if name != "known"]
+    widths = [part.columns[name].dtype.itemsize for name in names]
+    for _ in range(300):
+        shard = packer.module.Shard(widths, FORMAT.context_width, 0)
+        whole = {name: getattr(part, name, part.columns.get(name)) for name in INDICES}
+        chosen = rng.choice(INDICES)
+        (harmed,) = mutations(whole[chosen].tobytes(), 1, rng)
+        size = len(harmed) // whole[chosen].itemsize * whole[chosen].itemsize
+        damaged = whole | {chosen: np.frombuffer(harmed[:size], whole[chosen].dtype)}
+        session = part.columns["session_id"]
+        try:
+            shard.add(
+                columns=[column_bytes(part.columns[n]) for n in names], session=session, **damaged
+            )
+        except ValueError:
+            refused += 1
+            continue
+        held = NativeShard(
+            held=shard,
+            columns={n: (part.columns[n].dtype, ()) for n in names},
+            context_width=FORMAT.context_width,
+            lengths_S=np.diff(damaged["starts"]),
+            keys={},
+        )
+        rows = np.arange(len(held.lengths_S))
+        shuffle = Shuffle(session="session_id", seed=seed, epoch=0, trade_slots=bool(seed % 2))
+        assert_sound(packer.gather([(held, rows)], rows, 5, shuffle))
+    assert 30 < refused < 300

@@ -19,6 +19,7 @@
 #include "pack.h"
 #include "shard.h"
 #include "shuffle.h"
+#include "targets.h"
 
 namespace nb = nanobind;
 
@@ -152,6 +153,35 @@ class HeldPlan {
   std::optional<feedsr::Plan> plan_;
 };
 
+void loss_rows(Vector<const std::int8_t> loss, std::vector<Vector<const std::int8_t>> labels,
+               Vector<const std::int16_t> slot, std::int8_t code, Vector<std::int64_t> index,
+               Matrix<float> labels_out, Vector<std::int64_t> slot_out) {
+  require(length(slot) == length(loss), "loss_rows: loss and slot [impressions]");
+  std::vector<const std::int8_t*> columns;
+  for (const auto& column : labels) {
+    require(length(column) == length(loss), "loss_rows: labels [impressions]");
+    columns.push_back(column.data());
+  }
+  require(length(labels_out) == length(index) && labels_out.shape(1) == columns.size() &&
+              length(slot_out) == length(index),
+          "loss_rows: index [rows], labels_out [rows, labels], slot_out [rows]");
+  nb::gil_scoped_release released;
+  feedsr::loss_rows(loss.data(), length(loss), columns, slot.data(),
+                    {code, length(index), index.data(), labels_out.data(), slot_out.data()});
+}
+
+void weigh(Vector<const std::int8_t> loss, Vector<const std::int32_t> cu_seqlens,
+           Vector<const std::int64_t> time, Vector<const std::int16_t> slot,
+           std::pair<std::int64_t, double> age, std::int64_t places, std::vector<double> divisors,
+           double scale, Vector<float> weight) {
+  require(length(time) == length(loss) && length(slot) == length(loss) && length(cu_seqlens) > 0,
+          "weigh: loss, time and slot [impressions], cu_seqlens [S + 1]");
+  nb::gil_scoped_release released;
+  feedsr::weigh(loss.data(), length(loss), cu_seqlens.data(), length(cu_seqlens) - 1, time.data(),
+                slot.data(), {age.first, age.second, places, std::move(divisors), scale},
+                weight.data(), length(weight));
+}
+
 std::uint32_t crc32(Vector<const std::uint8_t> data, std::uint32_t value) {
   nb::gil_scoped_release released;
   return feedsr::crc32(data.data(), data.size(), value);
@@ -163,6 +193,14 @@ NB_MODULE(_cpu, m) {
   m.doc() = "The loader: shards as they lie in Arrow's memory, batches written in one pass.";
   m.def("crc32_usable", &feedsr::crc32_usable, "Whether crc32 is fast on this processor.");
   m.def("crc32", &crc32, nb::arg("data").noconvert(), nb::arg("value"), "zlib's, continued.");
+  m.def("loss_rows", &loss_rows, nb::arg("loss").noconvert(), nb::arg("labels").noconvert(),
+        nb::arg("slot").noconvert(), nb::arg("code"), nb::arg("index").noconvert(),
+        nb::arg("labels_out").noconvert(), nb::arg("slot_out").noconvert(),
+        "The impressions whose loss is `code`: their places, labels and slots.");
+  m.def("weigh", &weigh, nb::arg("loss").noconvert(), nb::arg("cu_seqlens").noconvert(),
+        nb::arg("time").noconvert(), nb::arg("slot").noconvert(), nb::arg("age"),
+        nb::arg("places"), nb::arg("divisors"), nb::arg("scale"), nb::arg("weight").noconvert(),
+        "The weight of each target; `age` is (as_of, half life).");
   nb::class_<HeldShard>(m, "Shard")
       .def(nb::init<std::vector<std::int64_t>, std::int64_t, std::int64_t>(), nb::arg("widths"),
            nb::arg("context_width"), nb::arg("first"))
