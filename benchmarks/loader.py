@@ -5,7 +5,8 @@
 
 Random shards with KuaiRand's columns (Arrow IPC, lz4), the same for all sides, from a warm page
 cache. An epoch is everything from the files to packed batches: ours with checksums and all checks,
-the DataLoader's (two workers that stay, one decoded shard each, NumPy rows) without any. *plain*
+the DataLoader's (two workers that stay, one decoded shard each, NumPy rows) without any. A turn is
+three epochs, since allocators give memory back while the other sides run. *plain*
 is what the DataLoader does; *training* also sorts by length and shuffles inside sessions, which the
 DataLoader does not. *training step* is the trainer's own loop over Feed-SR at the size of the
 shipped configuration; `waited` is the share of the loop's time that was spent blocked in next(),
@@ -35,7 +36,7 @@ from model.batch import TrainBatch
 from tests.shard_builders import random_lengths, write_shards
 
 FORMAT, LIMIT = shard_format(SPEC), window_limit(SPEC)
-WORKERS, BATCH, SHARDS = 2, 64, 4
+WORKERS, BATCH, SHARDS, EPOCHS = 2, 64, 4, 3
 Peer = Any
 
 
@@ -55,9 +56,13 @@ def epoch(paths: list[Path], peer: Peer, repeats: int, **options: Any) -> Result
         for threads in (1, 2):
             loaders[f"native_{threads}"] = open_loader(paths, "native", threads, **options)
     sequences = loaders["numpy"].sequences
-    variants: dict[str, Callable[[], object]] = {"dataloader": lambda: drain(peer)}
-    variants |= {name: lambda own=own: drain(own.epoch()) for name, own in loaders.items()}
-    ms = medians_ms(variants, repeats)
+    variants: dict[str, Callable[[], object]] = {
+        "dataloader": lambda: [drain(peer) for _ in range(EPOCHS)]
+    }
+    for name, own in loaders.items():
+        variants[name] = lambda own=own: [drain(own.epoch(epoch)) for epoch in range(EPOCHS)]
+    turns = medians_ms(variants, repeats)
+    ms = {name: round(taken / EPOCHS, 4) for name, taken in turns.items()}
     pairs = {f"dataloader_over_{name}": ("dataloader", name) for name in loaders}
     pairs |= {f"numpy_over_{name}": ("numpy", name) for name in loaders if name != "numpy"}
     facts: dict[str, Any] = {
@@ -65,7 +70,12 @@ def epoch(paths: list[Path], peer: Peer, repeats: int, **options: Any) -> Result
     }
     return Result(
         setting=sizes(paths, loaders["numpy"])
-        | {"work": "training" if options else "plain", "workers": WORKERS, "repeats": repeats},
+        | {
+            "work": "training" if options else "plain",
+            "workers": WORKERS,
+            "repeats": repeats,
+            "epochs": EPOCHS,
+        },
         median_ms=ms,
         ratios=over(ms, pairs),
         facts=facts if module is not None else facts | {"native": f"not run: {reason}"},
@@ -175,7 +185,7 @@ def timed_steps(trainer: Trainer, batches: Any, steps: int) -> Steps:
 def main() -> None:
     """Measures and ends with one JSON line."""
     arguments = start(parser(__doc__))
-    count, repeats, steps, turns = (40, 1, 2, 1) if arguments.toy else (4096, 9, 8, 2)
+    count, repeats, steps, turns = (40, 1, 2, 1) if arguments.toy else (4096, 7, 8, 3)
     mean, most = (8, 40) if arguments.toy else (263, LIMIT)
     with tempfile.TemporaryDirectory() as folder:
         lengths = random_lengths(count, mean=mean, most=most)
