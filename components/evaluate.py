@@ -94,10 +94,10 @@ def evaluate_rankers(rankers: Rankers, folder: Path, spec: Spec) -> dict[str, An
     total, scored = open_loader(folder, spec, LoaderConfig(batch=1)).sequences, 0
     with progress("evaluate, members", total) as advance:
         for batch, packed in evaluation_batches(folder, spec):
-            rows = _rows(batch, packed, spec)
+            rows = score_rows(batch, packed, spec)
             scored += len(rows.sequence_R)
             for name, ranker in rankers.items():
-                cards[name].update(_logits(ranker, batch), rows)
+                cards[name].update(served_logits(ranker, batch), rows)
             advance(packed.num_sequences)
     if not scored:
         raise ValueError(f"the shards in {folder} hold nothing to score: that day has no log")
@@ -126,7 +126,8 @@ def _counts_impressions(feature: Any) -> bool:
     return counter.of == "impression" and not counter.rate and counter.days is None
 
 
-def _rows(batch: TrainBatch, packed: Packed, spec: Spec) -> Rows:
+def score_rows(batch: TrainBatch, packed: Packed, spec: Spec) -> Rows:
+    """What a scorecard wants to know of a batch's targets."""
     sequence_M = np.repeat(np.arange(packed.num_sequences), packed.lengths_S)
     return Rows(
         labels_RK=batch.labels_RK.numpy(),
@@ -136,7 +137,7 @@ def _rows(batch: TrainBatch, packed: Packed, spec: Spec) -> Rows:
 
 
 @torch.inference_mode()
-def _logits(ranker: nn.Module, batch: TrainBatch) -> npt.NDArray[np.float32]:
+def served_logits(ranker: nn.Module, batch: TrainBatch) -> npt.NDArray[np.float32]:
     """The ranker's logits `[R, K]` at the position that serving assumes."""
     ranker.eval()
     device = next(ranker.parameters()).device

@@ -89,6 +89,10 @@ class Ranker(nn.Module, ABC):
         Both drop out in training mode: call `eval()` first, as `load_model` does.
         """
 
+    @abstractmethod
+    def flops(self, num_impressions: int, num_candidates: int) -> int:
+        """Floating-point operations of ranking one request (a multiply-add is two)."""
+
     def fit_statistics(self, context_RC: Tensor, features: Mapping[str, Tensor]) -> None:
         """Sets the statistics of every numeric feature from a sample; on cold starts.
 

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`feedsr ablate`: every experiment against its reference, seed by seed, resumable.
+
+The reference of a row is the default configuration with the row's `base`. Seeds are the outer loop,
+so a study that is stopped early has every row with fewer seeds. Processes that run the same study
+share its work: a trial that another one holds is left to it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.console import progress
+from components.study.config import StudyConfig, changed
+from components.study.experiments import ABLATION, Experiment, LogKind
+from components.study.results import ResultsFile
+from components.study.scores import differences
+from components.study.trial import Log, Outcome, Trial, run_trial
+
+REFERENCE = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What every trial of an ablation shares.
+
+    Attributes:
+        config: the default configuration.
+        work: folder of shards, weights and scores.
+        results: where the figures go.
+    """
+
+    log: Log
+    config: StudyConfig
+    work: Path
+    results: ResultsFile
+
+
+def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
+    """Runs what is not in the results yet.
+
+    Returns:
+        How many trials are left to other processes that hold them now.
+
+    Raises:
+        ValueError: an experiment does not fit the configuration or the log; one sentence.
+    """
+    rows = [(seed, e) for seed in range(seeds) for e in with_references(experiments)]
+    for _, experiment in rows:
+        changed(study.config, {**experiment.base, **experiment.changes})  # fails now
+    left = 0
+    with progress("trials", len(rows)) as advance:
+        for seed, experiment in rows:
+            left += not _measured(study, experiment, seed)
+            advance()
+    return left
+
+
+def chosen(kind: LogKind, parts: Sequence[str]) -> list[Experiment]:
+    """The experiments of these parts (all, where none is named) that say something on this log."""
+    return [e for e in ABLATION if kind in e.logs and (not parts or e.part in parts)]
+
+
+def with_references(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments with each one's reference before its first."""
+    found: dict[str, Experiment] = {}
+    for experiment in experiments:
+        reference = reference_of(experiment)
+        found.setdefault(reference.row, reference)
+        found[experiment.row] = experiment
+    return list(found.values())
+
+
+def reference_of(experiment: Experiment) -> Experiment:
+    """What a row is compared with: the default, or the default of a part with a base of its own."""
+    part = experiment.part if experiment.base else "all"
+    return Experiment(part=part, name=REFERENCE, changes={}, base=experiment.base)
+
+
+def _measured(study: Study, experiment: Experiment, seed: int) -> bool:
+    """Whether the row has this seed's figures, after a trial where it had not."""
+    trial = _trial(study, experiment, seed)
+    if study.results.seed(experiment.row, seed, trial.fingerprint):
+        return True
+    reference = _trial(study, reference_of(experiment), seed)
+    with _claimed(study.work / "trials" / f"{trial.fingerprint}.lock") as mine:
+        if not mine:
+            return False
+        outcome = run_trial(trial, study.work)
+        if reference.fingerprint == trial.fingerprint:
+            other = outcome
+        else:
+            with _claimed(study.work / "trials" / f"{reference.fingerprint}.lock") as free:
+                if not free:
+                    return False
+                other = run_trial(reference, study.work)
+        result = entry(trial, outcome, other)
+        study.results.put(experiment.row, described(experiment), seed, result)
+    return True
+
+
+def _trial(study: Study, experiment: Experiment, seed: int) -> Trial:
+    config = changed(changed(study.config, experiment.base), experiment.changes)
+    return Trial(log=study.log, config=config, ranker=config.feed_sr, seed=seed)
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    """What the results say of a row beside its figures."""
+    return {
+        "part": experiment.part,
+        "name": experiment.name,
+        "changes": dict(experiment.changes),
+        "base": dict(experiment.base),
+        "reference": reference_of(experiment).row,
+        "paper": experiment.paper,
+    }
+
+
+def entry(trial: Trial, outcome: Outcome, reference: Outcome) -> dict[str, Any]:
+    """A seed's figures: what was measured, and by task (AUC more than the reference, its standard
+    error over members).
+    """
+    apart = differences(outcome.scores, reference.scores, trial.config.spec.task_names)
+    return {"fingerprint": trial.fingerprint, **outcome.values, "difference": apart}
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Whether this process has the trial until the end; one that dies lets go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trial's configuration: the daily loop's, and what only a study varies.
+
+Knows how a spec is cut down; does not know which variations a study wants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from components.config import DailyConfig
+from feature_repo.spec import Feature, Freshness, HashedId, Spec
+from feature_repo.specs import spec_by_name
+
+IDS = "ids"
+"""The group of hashed ids: posts and actors without a name, known by their features alone."""
+
+
+class StudyConfig(DailyConfig):
+    """A daily configuration on a spec that may lack something.
+
+    Attributes:
+        without: groups of features left out: views by name, or "ids".
+        max_impressions: T, the longest history; None is the spec's own.
+        train_freshness: how fresh the training's histories and features are; None is `freshness`,
+            with which the test ranks.
+    """
+
+    without: tuple[str, ...] = ()
+    max_impressions: int | None = Field(None, ge=1)
+    train_freshness: Freshness | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """The spec by name, cut down."""
+        spec = without_groups(spec_by_name(self.spec_name), self.without)
+        if self.max_impressions is None:
+            return spec
+        block = min(spec.block, max(self.max_impressions // 4, 1))
+        return dataclasses.replace(spec, max_impressions=self.max_impressions, block=block)
+
+
+def study_config(config: DailyConfig) -> StudyConfig:
+    """The same configuration as the start of a study."""
+    return StudyConfig.model_validate(config.model_dump())
+
+
+def changed(config: StudyConfig, changes: Mapping[str, Any]) -> StudyConfig:
+    """The configuration with some values replaced, nested as they are in its JSON.
+
+    Raises:
+        ValueError: a value has no such name or is out of its bounds.
+    """
+    return StudyConfig.model_validate(_merged(config.model_dump(), changes))
+
+
+def _merged(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for name, value in new.items():
+        inner = isinstance(value, Mapping) and isinstance(old.get(name), dict)
+        merged[name] = _merged(old[name], value) if inner else value
+    return merged
+
+
+def without_groups(spec: Spec, groups: tuple[str, ...]) -> Spec:
+    """The spec without some groups of features; a view that is left empty goes too.
+
+    Raises:
+        ValueError: the spec has no such group.
+    """
+    known = {IDS, *(v.name for v in spec.views if v.kind != "content")}
+    for group in groups:
+        if group not in known:
+            raise ValueError(f"there is no group of features {group!r}; have {sorted(known)}")
+    if not groups:
+        return spec
+    kept = tuple(_seen(f, groups) for f in spec.features if f.source not in groups)
+    content = tuple(_seen(f, groups) for f in spec.content.features)
+    views = tuple(
+        dataclasses.replace(v, features=content) if v.kind == "content" else v
+        for v in spec.views
+        if v.name not in groups
+    )
+    return dataclasses.replace(spec, features=kept, views=views)
+
+
+def _seen(feature: Feature, groups: tuple[str, ...]) -> Feature:
+    """The feature itself; without ids, all ids in one bucket (joins still want the column)."""
+    if IDS in groups and isinstance(feature.kind, HashedId):
+        return dataclasses.replace(feature, kind=dataclasses.replace(feature.kind, buckets=1))
+    return feature

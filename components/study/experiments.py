@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ablation study as values: each experiment is one change from the default configuration.
+
+A list to read and to add to; it runs nothing. Where the paper (arXiv 2602.12354) has the same
+experiment, `paper` is its relative AUC of long dwell against its default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LogKind = Literal["kuairand", "simulator"]
+BOTH: tuple[LogKind, ...] = ("kuairand", "simulator")
+NEVER = 10**6
+"""A half-life that is as good as none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One row of the table.
+
+    Attributes:
+        part: what is varied.
+        name: the variation.
+        changes: values of the configuration, nested as in its JSON.
+        base: values that the row's reference has as well, where it is not the default.
+        logs: the logs on which it says something.
+        paper: percent, as the paper reports it; None where it has no such row.
+    """
+
+    part: str
+    name: str
+    changes: Mapping[str, Any]
+    base: Mapping[str, Any] = field(default_factory=dict)
+    logs: tuple[LogKind, ...] = BOTH
+    paper: float | None = None
+
+    @property
+    def row(self) -> str:
+        """The row's name in the results."""
+        return f"{self.part}: {self.name}"
+
+
+def model(**changes: Any) -> dict[str, Any]:
+    """Changes of Feed-SR's configuration."""
+    return {"feed_sr": changes}
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    """Changes of how it is trained from a cold start."""
+    return {"cold": changes}
+
+
+def head(name: str) -> dict[str, Any]:
+    """Another head."""
+    return model(head={"name": name})
+
+
+POSITIONS = (
+    Experiment(part="positions", name="learned", changes=model(positions="learned"), paper=-0.19),
+    Experiment(part="positions", name="none", changes=model(positions="none"), paper=-0.91),
+    Experiment(part="positions", name="RoPE by elapsed time", changes=model(positions="time_rope")),
+)
+ATTENTION = (
+    Experiment(part="attention", name="SiLU", changes=model(attention="silu"), paper=-0.09),
+    Experiment(part="attention", name="ReLU", changes=model(attention="relu"), paper=-0.25),
+    Experiment(part="attention", name="sigmoid", changes=model(attention="sigmoid"), paper=-0.15),
+    Experiment(part="attention", name="self-gated", changes=model(attention_gate=True)),
+)
+BLOCK = (
+    Experiment(
+        part="block", name="HSTU, equal FLOPs", changes=model(block="hstu", layers=4), paper=-0.23
+    ),
+)
+RESIDUAL = (
+    Experiment(part="residual", name="plain", changes=model(residual="plain")),
+    Experiment(part="residual", name="ReZero", changes=model(residual="rezero")),
+    Experiment(part="residual", name="LayerScale", changes=model(residual="layer_scale")),
+    Experiment(part="residual", name="dense gating", changes=model(residual="gated")),
+    Experiment(part="norm", name="after the addition", changes=model(norm="post")),
+)
+HEAD = (
+    Experiment(part="head", name="linear", changes=head("linear"), paper=-1.20),
+    Experiment(part="head", name="MLP", changes=head("mlp"), paper=-0.13),
+    Experiment(part="head", name="stacked DCNv2", changes=head("stacked_dcn"), paper=-0.27),
+    Experiment(part="head", name="MMoE", changes=head("mmoe"), paper=-0.16),
+)
+
+# What a model may learn from its own session that serving would not know: all three are ranked with
+# what is older than 30 minutes, whatever they were trained with.
+SERVED = {"freshness": "30m", "train_freshness": "immediate"}
+SESSION = (
+    Experiment(
+        part="session", name="in order", base=SERVED, changes=training(session_shuffle=False)
+    ),
+    Experiment(part="session", name="masked", base=SERVED, changes={"train_freshness": "30m"}),
+)
+WEIGHTS = (
+    Experiment(part="weights", name="positions alike", changes=training(position_half_life=NEVER)),
+    Experiment(part="weights", name="ages alike", changes=training(age_half_life_days=NEVER)),
+    Experiment(
+        part="weights",
+        name="no propensity",
+        changes=training(propensity=False),
+        logs=("simulator",),
+    ),
+    Experiment(
+        part="weights",
+        name="no logit offsets",
+        changes=model(offset_positions=0),
+        logs=("simulator",),
+    ),
+    Experiment(
+        part="weights",
+        name="neither",
+        changes={**training(propensity=False), **model(offset_positions=0)},
+        logs=("simulator",),
+    ),
+    Experiment(part="weights", name="no auxiliary loss", changes=training(auxiliary_weight=0.0)),
+)
+FEATURES = (
+    Experiment(part="features without", name="ids", changes={"without": ["ids"]}),
+    Experiment(
+        part="features without",
+        name="popularity",
+        changes={"without": ["post_popularity", "actor_popularity"]},
+        paper=-2.5,
+    ),
+    Experiment(
+        part="features without", name="affinity", changes={"without": ["affinity"]}, paper=-0.3
+    ),
+    Experiment(part="features without", name="activity", changes={"without": ["member_activity"]}),
+    Experiment(part="features without", name="profile", changes={"without": ["member_profile"]}),
+)
+HISTORY = tuple(
+    Experiment(part="history", name=f"{length} impressions", changes={"max_impressions": length})
+    for length in (10, 30, 100, 300)
+)
+
+ABLATION = (
+    *POSITIONS,
+    *ATTENTION,
+    *BLOCK,
+    *RESIDUAL,
+    *HEAD,
+    *SESSION,
+    *WEIGHTS,
+    *FEATURES,
+    *HISTORY,
+)
+"""The study, in the order in which it is run and shown."""
+PARTS = tuple(dict.fromkeys(e.part for e in ABLATION))

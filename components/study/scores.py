@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a ranker says of the test: its metrics, and its scores, so that two rankers can be compared
+impression by impression.
+
+Every row of a folder of shards gets the logits it would have had when served (`served_logits`).
+Knows no study.
+
+Shape suffixes: R rows; K tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from components.bootstrap import member_weights, standard_error, weighted_auc
+from components.data import evaluation_batches
+from components.evaluate import score_rows, served_logits
+from components.layout import atomic_path
+from components.scorecard import Scorecard
+from feature_repo.spec import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The rows of a test in the shards' order.
+
+    Attributes:
+        logits_RK: float32.
+        labels_RK: float32, NaN where the action was not observed.
+        member_R: int64.
+    """
+
+    logits_RK: npt.NDArray[np.float32]
+    labels_RK: npt.NDArray[np.float32]
+    member_R: npt.NDArray[np.int64]
+
+    def save(self, path: Path) -> None:
+        """Writes one .npz, whole or not at all."""
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """What `save` wrote.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                return cls(**{name: found[name] for name in cls.__dataclass_fields__})
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} holds no scores; delete it, and run again") from error
+
+
+def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], Scores]:
+    """The scorecard of a ranker over a folder of shards (`Scorecard.result`), and its scores."""
+    card = Scorecard(spec.task_names)
+    logits, labels, members = [], [], []
+    for batch, packed in evaluation_batches(folder, spec):
+        rows = score_rows(batch, packed, spec)
+        logits.append(served_logits(ranker, batch))
+        labels.append(rows.labels_RK)
+        members.append(packed.keys["member_id"][rows.sequence_R])
+        card.update(logits[-1], rows)
+    scores = Scores(
+        logits_RK=np.concatenate(logits),
+        labels_RK=np.concatenate(labels),
+        member_R=np.concatenate(members),
+    )
+    return card.result(), scores
+
+
+def differences(
+    mine: Scores, other: Scores, tasks: tuple[str, ...]
+) -> dict[str, tuple[float | None, float | None]]:
+    """By task, how much higher my AUC is on the same impressions, and its standard error.
+
+    None where the test has no such difference: a task with one class, or no variation.
+
+    Raises:
+        ValueError: the scores are of different tests.
+    """
+    same = np.array_equal(mine.member_R, other.member_R)
+    if not same or not np.array_equal(mine.labels_RK, other.labels_RK, equal_nan=True):
+        raise ValueError("the two rankers were not scored on the same impressions")
+    weight_BR = member_weights(mine.member_R)
+    found: dict[str, tuple[float | None, float | None]] = {}
+    for k, task in enumerate(tasks):
+        label_R = mine.labels_RK[:, k]
+        ours, theirs = (weighted_auc(s.logits_RK[:, k], label_R, weight_BR) for s in (mine, other))
+        found[task] = (_finite(ours[0] - theirs[0]), _finite(standard_error(ours - theirs)))
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results of studies to tables in Markdown, and the tables in a page brought up to date.
+
+A page holds `<!-- table NAME TASK -->`, the table, `<!-- end -->`; what stands between is always
+rendered from `benchmarks/results/study_NAME.json`, never written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.layout import atomic_path
+
+NORMAL_95 = 1.96
+MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and the half-width of its 95 % interval; NaN where it is not known."""
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "-"
+        return f"{self.mean:+.4f}" + ("" if math.isnan(self.half) else f" ± {self.half:.4f}")
+
+    @property
+    def clear_of_zero(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return abs(self.mean) > self.half
+
+
+def difference(row: Row, task: str) -> Interval:
+    """The row's AUC above its reference's, over seeds.
+
+    The variance has two parts: which members are in the test, the same for every seed, so that more
+    seeds do not make it smaller; and the seed, which averages out.
+    """
+    found = [seed["difference"][task] for seed in row["seeds"].values()]
+    found = [(mean, error) for mean, error in found if mean is not None and error is not None]
+    if not found:
+        return Interval(math.nan, math.nan)
+    means = [mean for mean, _ in found]
+    members = sum(error**2 for _, error in found) / len(found)
+    return Interval(_mean(means), NORMAL_95 * math.sqrt(members + _variance(means) / len(means)))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Of a sample; zero for a single value, of which nothing is known."""
+    if len(values) < 2:
+        return 0.0
+    mean = _mean(values)
+    return sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+
+
+def metric(row: Row, task: str, name: str) -> float:
+    """A metric's mean over the seeds; NaN where it is undefined."""
+    values = [seed["tasks"][task][name] for seed in row["seeds"].values()]
+    return _mean(values) if values and None not in values else math.nan
+
+
+def ablation_table(results: dict[str, Any], task: str) -> str:
+    """One line a row: AUC, how far above its reference, percent as the paper has it, step time."""
+    rows = results["rows"]
+    lines = [
+        f"| part | change | {task} AUC | against its reference | relative | paper | step | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows.values():
+        apart = difference(row, task)
+        auc = metric(row, task, "auc")
+        reference = row["name"] == "default"
+        relative = "" if reference else f"{100 * apart.mean / (auc - apart.mean):+.2f} %"
+        shown = "reference" if reference else f"**{apart}**" if apart.clear_of_zero else str(apart)
+        paper = "" if row["paper"] is None else f"{row['paper']:+.2f} %"
+        step = _mean([seed["step_ms"] for seed in row["seeds"].values()])
+        cells = (row["part"], row["name"], f"{auc:.4f}", shown, relative, paper, f"{step:.0f} ms")
+        lines.append(f"| {' | '.join(cells)} | {len(row['seeds'])} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {"ablate": ablation_table}
+"""How a study's results are shown, by the study's name."""
+
+
+def render(page: Path, results: Path) -> bool:
+    """Brings a page's tables up to date; whether anything changed.
+
+    Raises:
+        ValueError: the page names a table that there are no results for.
+    """
+
+    def table(mark: re.Match[str]) -> str:
+        begin, name, task, end = mark.groups()
+        path = results / f"study_{name}.json"
+        if not path.is_file():
+            raise ValueError(f"{page} shows the table {name!r}, but there is no {path}")
+        whole = json.loads(path.read_bytes())
+        return f"{begin}{TABLES[whole['name']](whole, task)}{end}"
+
+    old = page.read_text()
+    new = MARK.sub(table, old)
+    if new != old:
+        with atomic_path(page) as temporary:
+            temporary.write_text(new)
+    return new != old

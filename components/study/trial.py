@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One trial: a ranker trained with one configuration and seed, then scored as serving would.
+
+Everything it makes lies under a work folder, by what it was made from: a trial that is run again
+finds its shards, its weights and its scores. Knows no experiment and no table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.backtest_data import Split, prepare
+from components.data import evaluation_batches
+from components.layout import write_json
+from components.study.config import StudyConfig
+from components.study.scores import Scores, score
+from components.train import fit
+from model.checkpoint import load_model
+from model.config import DCNv2Config, FeedSRConfig
+from model.ranker import Ranker
+
+STEP_BATCHES = 8
+"""Micro-batches whose forward and backward give the milliseconds of a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """Which log a study is on, and where it is cut.
+
+    Attributes:
+        data: a folder that a source knows, or "sim:<impressions>".
+        train_before: the first day that is not trained on.
+        test_through: the last day that is ranked.
+    """
+
+    data: str
+    train_before: str
+    test_through: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is trained and how: the ranker's configuration apart from the rest of the trial's."""
+
+    log: Log
+    config: StudyConfig
+    ranker: FeedSRConfig | DCNv2Config
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over everything that the result is a function of, but the code."""
+        values = {
+            "log": [Path(self.log.data).name, self.log.train_before, self.log.test_through],
+            "spec": self.config.spec.hash,
+            "freshness": [self.config.freshness, self.config.train_freshness],
+            "ranker": self.ranker.model_dump(mode="json"),
+            "train": self.config.cold.model_dump(mode="json", exclude={"checkpoint_steps"}),
+            "seed": self.seed,
+        }
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a trial: plain values for JSON, and the score of every impression."""
+
+    values: dict[str, Any]
+    scores: Scores
+
+
+def run_trial(trial: Trial, work: Path) -> Outcome:
+    """Trains and scores; what is already in `work` is not made again.
+
+    Returns:
+        values (tasks, within_member and segments as `components.scorecard` has them, seconds,
+        step_ms, parameters, flops a request) and scores.
+
+    Raises:
+        ValueError: the log, the configuration or a file is wrong; one sentence.
+    """
+    folder = work / "trials" / trial.fingerprint
+    if (folder / "result.json").is_file():
+        return Outcome(
+            values=json.loads((folder / "result.json").read_text()),
+            scores=Scores.load(folder / "scores.npz"),
+        )
+    config = trial.config
+    train, test = shards(trial, work)
+    started = time.monotonic()
+    recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
+    freshness = config.train_freshness or config.freshness
+    fit(train, folder / "model", trial.ranker, config.spec, recipe, freshness)
+    trained = time.monotonic()
+    ranker, _ = load_model(folder / "model", config.spec)
+    card, scores = score(ranker, test, config.spec)
+    values = {
+        **{name: card[name] for name in ("tasks", "within_member", "segments")},
+        "seconds": {
+            "train": round(trained - started, 1),
+            "score": round(time.monotonic() - trained, 1),
+        },
+        **costs(ranker, train),
+    }
+    scores.save(folder / "scores.npz")
+    write_json(folder / "result.json", values)
+    return Outcome(values=values, scores=scores)
+
+
+def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
+    """The folders of training and test shards, each as fresh as the trial wants it."""
+    config = trial.config
+    home = work / "logs" / config.spec.hash
+
+    def prepared(freshness: Any) -> tuple[Path, Path]:
+        split = Split(
+            train_before=trial.log.train_before,
+            test_through=trial.log.test_through,
+            freshness=freshness,
+            spec=config.spec,
+        )
+        with locked(home.parent / f"{config.spec.hash}.lock"):
+            found = prepare(trial.log.data, home, split, config)
+        return found.train, found.test
+
+    train, test = prepared(config.freshness)
+    if config.train_freshness is not None:
+        train, _ = prepared(config.train_freshness)
+    return train, test
+
+
+def costs(ranker: Ranker, folder: Path) -> dict[str, Any]:
+    """Parameters, GFLOP of ranking 512 candidates, and the median milliseconds of a step."""
+    ranker.train()
+    taken = []
+    for batch, _ in evaluation_batches(folder, ranker.spec):
+        begin = time.perf_counter()
+        output = ranker(batch)
+        (output.logits_RK.square().mean() + output.auxiliary_AK.square().mean()).backward()
+        taken.append(1e3 * (time.perf_counter() - begin))
+        ranker.zero_grad()
+        if len(taken) > STEP_BATCHES:
+            break
+    ranker.eval()
+    return {
+        "parameters": sum(p.numel() for p in ranker.parameters()),
+        "gflop": round(ranker.flops(ranker.spec.max_impressions, 512) / 1e9, 4),
+        "step_ms": round(statistics.median(taken[1:] or taken), 1),
+    }
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a file's lock: another process that wants it waits; a process that dies lets go."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
