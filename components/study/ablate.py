@@ -17,12 +17,16 @@ from typing import Any
 
 from components.console import progress
 from components.study.config import StudyConfig, changed
-from components.study.experiments import ABLATION, Experiment, LogKind
+from components.study.experiments import (
+    ABLATION,
+    Experiment,
+    LogKind,
+    reference_of,
+    with_references,
+)
 from components.study.results import ResultsFile
 from components.study.scores import differences
 from components.study.trial import Log, Outcome, Trial, run_trial
-
-REFERENCE = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +68,6 @@ def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
 def chosen(kind: LogKind, parts: Sequence[str]) -> list[Experiment]:
     """The experiments of these parts (all, where none is named) that say something on this log."""
     return [e for e in ABLATION if kind in e.logs and (not parts or e.part in parts)]
-
-
-def with_references(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """The experiments with each one's reference before its first."""
-    found: dict[str, Experiment] = {}
-    for experiment in experiments:
-        reference = reference_of(experiment)
-        found.setdefault(reference.row, reference)
-        found[experiment.row] = experiment
-    return list(found.values())
-
-
-def reference_of(experiment: Experiment) -> Experiment:
-    """What a row is compared with: the default, or the default of a part with a base of its own."""
-    part = experiment.part if experiment.base else "all"
-    return Experiment(part=part, name=REFERENCE, changes={}, base=experiment.base)
 
 
 def _measured(study: Study, experiment: Experiment, seed: int) -> bool:

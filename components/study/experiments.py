@@ -7,12 +7,13 @@ experiment, `paper` is its relative AUC of long dwell against its default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LogKind = Literal["kuairand", "simulator"]
 BOTH: tuple[LogKind, ...] = ("kuairand", "simulator")
+REFERENCE = "default"
 NEVER = 10**6
 """A half-life that is as good as none."""
 
@@ -152,3 +153,19 @@ ABLATION = (
 )
 """The study, in the order in which it is run and shown."""
 PARTS = tuple(dict.fromkeys(e.part for e in ABLATION))
+
+
+def with_references(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments with each one's reference before its first."""
+    found: dict[str, Experiment] = {}
+    for experiment in experiments:
+        reference = reference_of(experiment)
+        found.setdefault(reference.row, reference)
+        found[experiment.row] = experiment
+    return list(found.values())
+
+
+def reference_of(experiment: Experiment) -> Experiment:
+    """What a row is compared with: the default, or the default of a part with a base of its own."""
+    part = experiment.part if experiment.base else "all"
+    return Experiment(part=part, name=REFERENCE, changes={}, base=experiment.base)

@@ -60,7 +60,11 @@ class Scores:
 
 
 def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], Scores]:
-    """The scorecard of a ranker over a folder of shards (`Scorecard.result`), and its scores."""
+    """The scorecard of a ranker over a folder of shards (`Scorecard.result`), and its scores.
+
+    AUCs over all impressions are exact here: a scorecard's buckets are too coarse for a ranker that
+    has hardly learned and scores everything alike.
+    """
     card = Scorecard(spec.task_names)
     logits, labels, members = [], [], []
     for batch, packed in evaluation_batches(folder, spec):
@@ -74,7 +78,12 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
         labels_RK=np.concatenate(labels),
         member_R=np.concatenate(members),
     )
-    return card.result(), scores
+    found = card.result()
+    once_R = np.ones((1, len(scores.member_R)), np.int16)
+    for k, task in enumerate(spec.task_names):
+        auc = weighted_auc(scores.logits_RK[:, k], scores.labels_RK[:, k], once_R)[0]
+        found["tasks"][task]["auc"] = _finite(auc)
+    return found, scores
 
 
 def differences(

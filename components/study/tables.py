@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.layout import atomic_path
+from components.study.experiments import ABLATION, REFERENCE, with_references
 
 NORMAL_95 = 1.96
 MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -75,15 +76,14 @@ def metric(row: Row, task: str, name: str) -> float:
 
 def ablation_table(results: dict[str, Any], task: str) -> str:
     """One line a row: AUC, how far above its reference, percent as the paper has it, step time."""
-    rows = results["rows"]
     lines = [
         f"| part | change | {task} AUC | against its reference | relative | paper | step | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows.values():
+    for row in in_order(results["rows"]):
         apart = difference(row, task)
         auc = metric(row, task, "auc")
-        reference = row["name"] == "default"
+        reference = row["name"] == REFERENCE
         relative = "" if reference else f"{100 * apart.mean / (auc - apart.mean):+.2f} %"
         shown = "reference" if reference else f"**{apart}**" if apart.clear_of_zero else str(apart)
         paper = "" if row["paper"] is None else f"{row['paper']:+.2f} %"
@@ -91,6 +91,13 @@ def ablation_table(results: dict[str, Any], task: str) -> str:
         cells = (row["part"], row["name"], f"{auc:.4f}", shown, relative, paper, f"{step:.0f} ms")
         lines.append(f"| {' | '.join(cells)} | {len(row['seeds'])} |")
     return "\n".join(lines) + "\n"
+
+
+def in_order(rows: dict[str, Row]) -> list[Row]:
+    """The rows as the study declares them; JSON has them by name."""
+    declared = [e.row for e in with_references(ABLATION)]
+    names = [name for name in declared if name in rows]
+    return [rows[name] for name in [*names, *sorted(rows.keys() - set(names))]]
 
 
 TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {"ablate": ablation_table}
