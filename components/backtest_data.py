@@ -71,6 +71,10 @@ Mark = Callable[[pa.Table], Iterator[Loss]]
 class Split:
     """Where a backtest cuts the log: train on days before one, rank the days from it on.
 
+    Attributes:
+        after_day: a warm start's watermark: only what is newer is trained on, the older is looked
+            at; None is a cold start.
+
     Raises:
         ValueError: a date is none, or the test ends before it begins.
     """
@@ -79,6 +83,7 @@ class Split:
     test_through: str
     freshness: Freshness
     spec: Spec
+    after_day: str | None = None
 
     def __post_init__(self) -> None:
         if self.spec.day_number(self.test_through) < self.spec.day_number(self.train_before):
@@ -144,7 +149,8 @@ def prepare(data: str, work: Path, split: Split, config: DailyConfig) -> Prepare
     stages.run("import", described, lambda: _import(data, layout, config.spec))
     stages.run("ingest", stages.done["import"], lambda: _ingest(layout, config))
     _check_dates(layout, split)
-    train = layout.sequences("train", f"{split.train_before}-{split.freshness}")
+    newer = f"-after-{split.after_day}" if split.after_day else ""
+    train = layout.sequences("train", f"{split.train_before}-{split.freshness}{newer}")
     days = f"{split.train_before}-{split.test_through}"
     test = layout.sequences("test", f"{days}-{split.freshness}")
     for folder, write in ((train, write_train), (test, write_test)):
@@ -233,10 +239,10 @@ def _check_dates(layout: Layout, split: Split) -> None:
 
 
 def write_train(layout: Layout, folder: Path, split: Split) -> dict[str, Any]:
-    """Shards of everything that had arrived before the split, from a cold start."""
+    """Shards of everything newer than the watermark that had arrived before the split."""
 
     def mark(events: pa.Table) -> Iterator[Loss]:
-        yield mark_loss(events, split.spec, None, split.train_through)
+        yield mark_loss(events, split.spec, split.after_day, split.train_through)
 
     return _write(layout, folder, split, mark, test=False)
 
@@ -259,6 +265,7 @@ def write_test(layout: Layout, folder: Path, split: Split) -> dict[str, Any]:
 def _write(layout: Layout, folder: Path, split: Split, mark: Mark, *, test: bool) -> dict[str, Any]:
     """Writes the marked impressions of the log: the whole of it, or as it was before the test."""
     spec, posts = split.spec, read_posts(layout)
+    cold = split.after_day is None
     through = layout.impression_days()[-1] if test else split.train_through
     with EventLog(layout, through) as log, write_shards(folder, _metadata(split)) as shards:
         counted = log.query(_counted_columns(spec))
@@ -271,7 +278,7 @@ def _write(layout: Layout, folder: Path, split: Split, mark: Mark, *, test: bool
                 events = with_content(events, posts, spec)
                 for loss in mark(events):
                     for batch in build_sequences(
-                        events, loss, context, spec, split.freshness, cap=not test
+                        events, loss, context, spec, split.freshness, cap=cold and not test
                     ):
                         shards.write(batch)
                 advance(chunk.num_rows)

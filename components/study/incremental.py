@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Daily training compared over the days of a log: what warm starts cost, keep and forget.
+
+Each day is ranked by four models, as the daily loop would have had them the evening before:
+*cold* is trained on everything anew, *warm* is yesterday's warm model with a loss on yesterday's
+impressions alone, *stale* the same from weights that are some days old (yesterday's runs had
+failed), *frozen* is never trained again. All four see full, current histories; only weights age.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.backtest_data import Split, prepare
+from components.console import progress
+from components.layout import write_json
+from components.study.config import StudyConfig
+from components.study.results import ResultsFile
+from components.study.scores import differences, score
+from components.study.trial import locked
+from components.train import fit
+from feature_repo.spec import Spec
+from model.checkpoint import load_model
+
+METHODS = ("cold", "warm", "stale", "frozen")
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DailyTraining:
+    """Which days are compared.
+
+    Attributes:
+        data: a folder that a source knows, or "sim:<impressions>".
+        first_day, last_day: ranked, each by models trained on the days before it.
+        stale_days: how old the weights of *stale* are.
+        config: `cold` and `warm` say how each start is trained.
+        work: folder of shards and weights.
+        results: a row for each method and day.
+    """
+
+    data: str
+    first_day: str
+    last_day: str
+    stale_days: int
+    config: StudyConfig
+    work: Path
+    results: ResultsFile
+
+    @property
+    def spec(self) -> Spec:
+        """The feature spec."""
+        return self.config.spec
+
+    @property
+    def days(self) -> list[str]:
+        """The ranked days, in order."""
+        low, high = (self.spec.day_number(d) for d in (self.first_day, self.last_day))
+        return [self.spec.day_name(day) for day in range(low, high + 1)]
+
+
+def compare_daily(study: DailyTraining, seeds: int) -> None:
+    """Trains and ranks day by day; what the results have is not done again.
+
+    Raises:
+        ValueError: a day is none or the log does not hold it; one sentence.
+    """
+    if not study.days:
+        raise ValueError(f"there is no day from {study.first_day} to {study.last_day}")
+    if study.stale_days < 1:
+        raise ValueError(f"weights {study.stale_days} days old are not stale; want 1 or more")
+    with progress("days", seeds * len(study.days)) as advance:
+        for seed in range(seeds):
+            chain = _Chain(study, seed)
+            for day in study.days:
+                chain.rank(day)
+                advance()
+            chain.forget()
+
+
+class _Chain:
+    """One seed: the warm models, each made from the one before."""
+
+    def __init__(self, study: DailyTraining, seed: int) -> None:
+        self.study, self.seed = study, seed
+        recipes = [study.config.cold, study.config.warm]
+        settings = [study.config.feed_sr.model_dump_json(), study.spec.hash, study.data]
+        settings += [recipe.model_dump_json() for recipe in recipes]
+        settings += [study.first_day, str(study.stale_days), str(seed)]
+        self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+        self.folder = study.work / "daily" / self.fingerprint
+
+    def rank(self, day: str) -> None:
+        """Trains the day's models and puts their figures among the results."""
+        if all(self._done(f"{day}: {method}") for method in METHODS):
+            return
+        found = {}
+        for method in METHODS:
+            model = self.model(day, method)
+            seconds = json.loads(_seconds(model).read_text())["seconds"]
+            found[method] = (*self._score(model, self._test(day)), seconds)
+        for method, (card, scores, seconds) in found.items():
+            apart = differences(scores, found["cold"][1], self.study.spec.task_names)
+            result = {"tasks": card["tasks"], "difference": apart, "train_seconds": seconds}
+            self._put(f"{day}: {method}", day, method, result)
+
+    def model(self, day: str, method: str) -> Path:
+        """The folder of a day's model, trained where it is not there."""
+        days = self.study.days
+        place = days.index(day)
+        if method == "frozen" or place == 0:
+            return self._cold(days[0])
+        if method == "cold":
+            return self._cold(day)
+        back = 1 if method == "warm" else self.study.stale_days
+        start = self.model(days[max(place - back, 0)], "warm")
+        return self._fit(day, method, start)
+
+    def forget(self) -> None:
+        """How well the last models rank the first day, against the ones that had just learned it:
+        what learning the days since has cost.
+        """
+        days = self.study.days
+        row = f"forgetting: {days[0]}"
+        if len(days) < 3 or self._done(row):
+            return
+        test = self._test(days[0])
+        then, now = (self._score(self.model(d, "warm"), test) for d in (days[1], days[-1]))
+        cold = self._score(self.model(days[-1], "cold"), test)
+        names = self.study.spec.task_names
+        result = {
+            "tasks": now[0]["tasks"],
+            "difference": differences(now[1], then[1], names),
+            "against_cold": differences(now[1], cold[1], names),
+        }
+        self._put(row, days[0], "forgetting", result)
+
+    def _cold(self, day: str) -> Path:
+        return self._fit(day, "cold", None)
+
+    def _fit(self, day: str, method: str, start: Path | None) -> Path:
+        study = self.study
+        recipe = study.config.cold if start is None else study.config.warm
+        recipe = recipe.model_copy(update={"seed": recipe.seed + self.seed})
+        folder = self.folder / f"{method}-{day}"
+        shards = self._prepared(day, None if start is None else self._before(day, 2)).train
+        begin = time.monotonic()
+        fit(
+            shards,
+            folder,
+            study.config.feed_sr,
+            study.spec,
+            recipe,
+            study.config.freshness,
+            start,
+        )
+        if not _seconds(folder).is_file():
+            write_json(_seconds(folder), {"seconds": round(time.monotonic() - begin, 1)})
+        return folder
+
+    def _before(self, day: str, days: int) -> str:
+        return self.study.spec.day_name(self.study.spec.day_number(day) - days)
+
+    def _prepared(self, day: str, after_day: str | None) -> Any:
+        study = self.study
+        split = Split(
+            train_before=day,
+            test_through=day,
+            freshness=study.config.freshness,
+            spec=study.spec,
+            after_day=after_day,
+        )
+        home = study.work / "logs" / study.spec.hash
+        with locked(home.parent / f"{study.spec.hash}.lock"):
+            return prepare(study.data, home, split, study.config)
+
+    def _test(self, day: str) -> Path:
+        return Path(self._prepared(day, None).test)
+
+    def _score(self, folder: Path, test: Path) -> Any:
+        ranker, _ = load_model(folder, self.study.spec)
+        return score(ranker, test, self.study.spec)
+
+    def _done(self, row: str) -> bool:
+        return self.study.results.seed(row, self.seed, self.fingerprint) is not None
+
+    def _put(self, row: str, day: str, method: str, result: Entry) -> None:
+        about = {"day": day, "method": method}
+        whole = {"fingerprint": self.fingerprint, **result}
+        self.study.results.put(row, about, self.seed, whole)
+
+
+def _seconds(model: Path) -> Path:
+    """Where it says how long a model's training took."""
+    return model.with_name(f"{model.name}.seconds.json")

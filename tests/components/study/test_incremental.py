@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Daily training on a small simulated log."""
+
+import json
+
+import pytest
+import torch
+
+from components.config import DailyConfig, TrainConfig
+from components.data import evaluation_batches
+from components.study.config import study_config
+from components.study.incremental import METHODS, DailyTraining, _Chain, compare_daily
+from components.study.results import ResultsFile
+from feature_repo.specs import SIMULATOR
+from kernels.loader import TARGET
+from model import DCNv2Config, FeedSRConfig, HeadConfig
+from model.checkpoint import load_model
+
+HEAD = HeadConfig(name="mlp", width=16, hidden=1)
+CONFIG = study_config(
+    DailyConfig(
+        spec_name="simulator",
+        feed_sr=FeedSRConfig(width=16, layers=1, heads=2, head=HEAD),
+        dcnv2=DCNv2Config(head=HEAD),
+        cold=TrainConfig(global_batch=64, micro_batch=64),
+        warm=TrainConfig(global_batch=64, micro_batch=64),
+    )
+)
+DAYS = ["2026-01-10", "2026-01-11", "2026-01-12"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> DailyTraining:
+    torch.set_num_threads(1)
+    work = tmp_path_factory.mktemp("daily")
+    results = ResultsFile(path=work / "study_daily.json", name="daily", setting={"data": "sim"})
+    return DailyTraining(
+        data="sim:4000",
+        first_day=DAYS[0],
+        last_day=DAYS[-1],
+        stale_days=2,
+        config=CONFIG,
+        work=work,
+        results=results,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(study) -> dict:
+    compare_daily(study, 1)
+    return json.loads(study.results.path.read_text())["rows"]
+
+
+def test_every_day_has_every_method_and_the_first_day_only_one_model(study, rows) -> None:
+    assert set(rows) == {f"{d}: {m}" for d in DAYS for m in METHODS} | {f"forgetting: {DAYS[0]}"}
+    first = {json.dumps(rows[f"{DAYS[0]}: {m}"]["seeds"]["0"]["tasks"]) for m in METHODS}
+    assert len(first) == 1
+    last = {json.dumps(rows[f"{DAYS[2]}: {m}"]["seeds"]["0"]["tasks"]) for m in METHODS}
+    assert len(last) == len(METHODS)
+
+
+def test_a_warm_day_has_a_loss_on_the_day_before_alone(study, rows) -> None:
+    chain = _Chain(study, 0)
+    shards = chain._prepared(DAYS[2], DAYS[0]).train
+    targets = older = 0
+    for _, packed in evaluation_batches(shards, SIMULATOR):
+        day = SIMULATOR.day(packed.columns["event_time"])
+        here = packed.columns["loss"] == TARGET
+        assert (day[here] == SIMULATOR.day_number(DAYS[1])).all()
+        targets += here.sum()
+        older += (day < SIMULATOR.day_number(DAYS[1])).sum()
+    assert targets > 0
+    assert older > 0
+
+
+def test_stale_starts_from_older_weights_than_warm(study, rows) -> None:
+    chain = _Chain(study, 0)
+    starts = {}
+    for method in ("warm", "stale"):
+        _, record = load_model(chain.model(DAYS[2], method), SIMULATOR)
+        starts[method] = record["inputs"]["start"]
+    _, yesterday = load_model(chain.model(DAYS[1], "warm"), SIMULATOR)
+    assert None not in starts.values()
+    assert starts["warm"] != starts["stale"]
+    assert yesterday["inputs"]["start"] == starts["stale"]  # both began with the first day's model
+
+
+def test_what_is_done_is_not_done_again(study, rows, monkeypatch) -> None:
+    monkeypatch.setattr("components.study.incremental.fit", None)
+    before = study.results.path.read_bytes()
+    compare_daily(study, 1)
+    assert study.results.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"last_day": "2026-01-01"}, "no day from"),
+        ({"stale_days": 0}, "not stale"),
+        ({"first_day": "yesterday"}, "not a day"),
+        ({"first_day": "2030-01-01", "last_day": "2030-01-02"}, "the log holds"),
+    ],
+)
+def test_days_that_cannot_be_are_refused(study, change, what) -> None:
+    wrong = DailyTraining(**{**vars(study), **change})
+    with pytest.raises(ValueError, match=what):
+        compare_daily(wrong, 1)
