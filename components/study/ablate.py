@@ -8,9 +8,7 @@ share its work: a trial that another one holds is left to it.
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from components.study.experiments import (
 )
 from components.study.results import ResultsFile
 from components.study.scores import differences
-from components.study.trial import Log, Outcome, Trial, run_trial
+from components.study.trial import Log, Outcome, Trial, claimed, run_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +74,14 @@ def _measured(study: Study, experiment: Experiment, seed: int) -> bool:
     if study.results.seed(experiment.row, seed, trial.fingerprint):
         return True
     reference = _trial(study, reference_of(experiment), seed)
-    with _claimed(study.work / "trials" / f"{trial.fingerprint}.lock") as mine:
+    with claimed(study.work, trial) as mine:
         if not mine:
             return False
         outcome = run_trial(trial, study.work)
         if reference.fingerprint == trial.fingerprint:
             other = outcome
         else:
-            with _claimed(study.work / "trials" / f"{reference.fingerprint}.lock") as free:
+            with claimed(study.work, reference) as free:
                 if not free:
                     return False
                 other = run_trial(reference, study.work)
@@ -115,16 +113,3 @@ def entry(trial: Trial, outcome: Outcome, reference: Outcome) -> dict[str, Any]:
     """
     apart = differences(outcome.scores, reference.scores, trial.config.spec.task_names)
     return {"fingerprint": trial.fingerprint, **outcome.values, "difference": apart}
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Whether this process has the trial until the end; one that dies lets go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

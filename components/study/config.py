@@ -55,15 +55,16 @@ def changed(config: StudyConfig, changes: Mapping[str, Any]) -> StudyConfig:
     Raises:
         ValueError: a value has no such name or is out of its bounds.
     """
-    return StudyConfig.model_validate(_merged(config.model_dump(), changes))
+    return StudyConfig.model_validate(merged(config.model_dump(), changes))
 
 
-def _merged(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The old values with the new ones in their places, at any depth."""
+    both = dict(old)
     for name, value in new.items():
-        inner = isinstance(value, Mapping) and isinstance(old.get(name), dict)
-        merged[name] = _merged(old[name], value) if inner else value
-    return merged
+        inner = isinstance(value, Mapping) and isinstance(old.get(name), Mapping)
+        both[name] = merged(old[name], value) if inner else value
+    return both
 
 
 def without_groups(spec: Spec, groups: tuple[str, ...]) -> Spec:

@@ -7,6 +7,7 @@ finds its shards, its weights and its scores. Knows no experiment and no table.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import statistics
@@ -20,11 +21,13 @@ from typing import Any
 from components.backtest_data import Split, prepare
 from components.data import evaluation_batches
 from components.layout import write_json
+from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.study.config import StudyConfig
+from components.study.requests import CANDIDATES, request_ms
 from components.study.scores import Scores, score
 from components.train import fit
 from model.checkpoint import load_model
-from model.config import DCNv2Config, FeedSRConfig
+from model.config import RankerConfig
 from model.ranker import Ranker
 
 STEP_BATCHES = 8
@@ -52,7 +55,7 @@ class Trial:
 
     log: Log
     config: StudyConfig
-    ranker: FeedSRConfig | DCNv2Config
+    ranker: RankerConfig | LightGBMConfig
     seed: int
 
     @property
@@ -77,6 +80,19 @@ class Outcome:
     values: dict[str, Any]
     scores: Scores
 
+    def save(self, folder: Path) -> None:
+        """Writes both; a folder with values has scores."""
+        self.scores.save(folder / "scores.npz")
+        write_json(folder / "result.json", self.values)
+
+    @classmethod
+    def load(cls, folder: Path) -> Outcome | None:
+        """What `save` wrote, or None where nothing is."""
+        if not (folder / "result.json").is_file():
+            return None
+        values = json.loads((folder / "result.json").read_bytes())
+        return cls(values=values, scores=Scores.load(folder / "scores.npz"))
+
 
 def run_trial(trial: Trial, work: Path) -> Outcome:
     """Trains and scores; what is already in `work` is not made again.
@@ -89,20 +105,14 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
         ValueError: the log, the configuration or a file is wrong; one sentence.
     """
     folder = work / "trials" / trial.fingerprint
-    if (folder / "result.json").is_file():
-        return Outcome(
-            values=json.loads((folder / "result.json").read_text()),
-            scores=Scores.load(folder / "scores.npz"),
-        )
-    config = trial.config
+    found = Outcome.load(folder)
+    if found is not None:
+        return found
     train, test = shards(trial, work)
     started = time.monotonic()
-    recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
-    freshness = config.train_freshness or config.freshness
-    fit(train, folder / "model", trial.ranker, config.spec, recipe, freshness)
+    ranker = _trained(trial, train, folder / "model")
     trained = time.monotonic()
-    ranker, _ = load_model(folder / "model", config.spec)
-    card, scores = score(ranker, test, config.spec)
+    card, scores = score(ranker, test, trial.config.spec)
     values = {
         **{name: card[name] for name in ("tasks", "within_member", "segments")},
         "seconds": {
@@ -110,10 +120,21 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
             "score": round(time.monotonic() - trained, 1),
         },
         **costs(ranker, train),
+        **request_ms(ranker, test, trial.config.spec),
     }
-    scores.save(folder / "scores.npz")
-    write_json(folder / "result.json", values)
-    return Outcome(values=values, scores=scores)
+    outcome = Outcome(values=values, scores=scores)
+    outcome.save(folder)
+    return outcome
+
+
+def _trained(trial: Trial, shards: Path, folder: Path) -> Ranker | LightGBMRanker:
+    config, ranker = trial.config, trial.ranker
+    if isinstance(ranker, LightGBMConfig):
+        seeded = ranker.model_copy(update={"seed": ranker.seed + trial.seed})
+        return fit_lightgbm(shards, config.spec, seeded)
+    recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
+    fit(shards, folder, ranker, config.spec, recipe, config.train_freshness or config.freshness)
+    return load_model(folder, config.spec)[0]
 
 
 def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
@@ -138,8 +159,12 @@ def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
     return train, test
 
 
-def costs(ranker: Ranker, folder: Path) -> dict[str, Any]:
-    """Parameters, GFLOP of ranking 512 candidates, and the median milliseconds of a step."""
+def costs(ranker: Ranker | LightGBMRanker, folder: Path) -> dict[str, Any]:
+    """Parameters, GFLOP of ranking 512 candidates, and the median milliseconds of a step's forward
+    and backward; of trees there is none of these.
+    """
+    if isinstance(ranker, LightGBMRanker):
+        return {}
     ranker.train()
     taken = []
     for batch, _ in evaluation_batches(folder, ranker.spec):
@@ -153,7 +178,7 @@ def costs(ranker: Ranker, folder: Path) -> dict[str, Any]:
     ranker.eval()
     return {
         "parameters": sum(p.numel() for p in ranker.parameters()),
-        "gflop": round(ranker.flops(ranker.spec.max_impressions, 512) / 1e9, 4),
+        "gflop": round(ranker.flops(ranker.spec.max_impressions, CANDIDATES) / 1e9, 4),
         "step_ms": round(statistics.median(taken[1:] or taken), 1),
     }
 
@@ -161,9 +186,21 @@ def costs(ranker: Ranker, folder: Path) -> dict[str, Any]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds a file's lock: another process that wants it waits; a process that dies lets go."""
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def claimed(work: Path, trial: Trial) -> Iterator[bool]:
+    """Whether this process has the trial until the end; one that dies lets go."""
+    path = work / "trials" / f"{trial.fingerprint}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`feedsr compare`: every contender tuned alike on some days, then tested once on the days after.
+
+Tuning looks at the choosing days with one seed; the test days are seen by the chosen configuration
+alone, with every seed, trained anew on all days before them. Optuna's sampler is seeded, so that a
+run that goes on suggests what it suggested before, and finds those figures among the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.console import progress
+from components.study.config import StudyConfig, changed, merged
+from components.study.contenders import Between, Contender
+from components.study.results import ResultsFile
+from components.study.scores import differences
+from components.study.trial import Log, Outcome, Trial, claimed, run_trial
+
+OURS = "feed_sr"
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        choosing: where configurations are chosen.
+        testing: where the chosen ones are measured.
+        config: everything but the rankers.
+        task: whose AUC is tuned.
+        trials: configurations tried of each contender; 1 is the start alone.
+        seeds: of the test.
+        work: folder of shards, weights and scores.
+        results: where the figures go.
+    """
+
+    choosing: Log
+    testing: Log
+    config: StudyConfig
+    task: str
+    trials: int
+    seeds: int
+    work: Path
+    results: ResultsFile
+
+
+def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
+    """Tunes and tests what the results lack.
+
+    Returns:
+        How many contenders are left to other processes that hold one of their trials now.
+
+    Raises:
+        ValueError: the log, the configuration or a library that is not installed; one sentence.
+    """
+    left = 0
+    total = len(contenders) * (comparison.trials + comparison.seeds)
+    with progress("trials", total) as advance:
+        for contender in contenders:
+            best = tune(comparison, contender, advance)
+            left += best is None or not _test(comparison, contender, best, advance)
+    return left
+
+
+def tune(comparison: Comparison, contender: Contender, advance: Any) -> Values | None:
+    """The values of the best trial on the choosing days; None where another process is at it."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=max(comparison.trials // 2, 1))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    best: tuple[float, Values] | None = None
+    for number in range(comparison.trials):
+        asked = study.ask()
+        values = {} if number == 0 else suggest(asked, contender)
+        trial = make_trial(comparison, contender, values, comparison.choosing, 0)
+        auc = _tuned(comparison, contender, number, values, trial)
+        if auc is None:
+            return None
+        if number:
+            study.tell(asked, auc)
+        else:  # the start lies outside what is suggested, and is no point of the sampler's
+            study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+        if best is None or auc > best[0]:
+            best = auc, values
+        advance()
+    return None if best is None else best[1]
+
+
+def suggest(asked: Any, contender: Contender) -> Values:
+    """A value for everything that is tuned, by dotted name."""
+    values = {}
+    for name, choices in contender.space.items():
+        if isinstance(choices, Between):
+            values[name] = asked.suggest_float(name, choices.low, choices.high, log=True)
+        else:
+            values[name] = asked.suggest_categorical(name, choices)
+    return values
+
+
+def make_trial(
+    comparison: Comparison, contender: Contender, values: Values, log: Log, seed: int
+) -> Trial:
+    """The trial of a contender with some values changed."""
+    nested: dict[str, Any] = {"ranker": {}, "cold": {}}
+    for name, value in values.items():
+        *path, last = name.split(".")
+        inner = nested
+        for step in path:
+            inner = inner.setdefault(step, {})
+        inner[last] = value
+    start = contender.start
+    ranker = type(start).model_validate(merged(start.model_dump(), nested["ranker"]))
+    config = changed(comparison.config, {"cold": nested["cold"]})
+    return Trial(log=log, config=config, ranker=ranker, seed=seed)
+
+
+def _tuned(
+    comparison: Comparison, contender: Contender, number: int, values: Values, trial: Trial
+) -> float | None:
+    """The AUC of a trial on the choosing days; None where another process is at it."""
+    row = f"tuning: {contender.name}"
+    found = comparison.results.seed(row, number, trial.fingerprint)
+    if found is None:
+        with claimed(comparison.work, trial) as mine:
+            if not mine:
+                return None
+            outcome = run_trial(trial, comparison.work)
+        auc = outcome.values["tasks"][comparison.task]["auc"]
+        found = {"fingerprint": trial.fingerprint, "values": values, "auc": auc}
+        comparison.results.put(row, {"contender": contender.name}, number, found)
+    return float(found["auc"])
+
+
+def _test(comparison: Comparison, contender: Contender, best: Values, advance: Any) -> bool:
+    """Measures the chosen configuration with every seed; False where another process is at it."""
+    for seed in range(comparison.seeds):
+        trial = make_trial(comparison, contender, best, comparison.testing, seed)
+        if comparison.results.seed(contender.name, seed, trial.fingerprint) is None:
+            with claimed(comparison.work, trial) as mine:
+                if not mine:
+                    return False
+                outcome = run_trial(trial, comparison.work)
+            result = {"fingerprint": trial.fingerprint, **outcome.values}
+            ours = _ours(comparison, seed)
+            if ours is not None:
+                names = comparison.config.spec.task_names
+                result["difference"] = differences(outcome.scores, ours.scores, names)
+            about = {"title": contender.title, "chosen": best}
+            comparison.results.put(contender.name, about, seed, result)
+        advance()
+    return True
+
+
+def _ours(comparison: Comparison, seed: int) -> Outcome | None:
+    """Feed-SR's outcome with the seed, where it was tested here before."""
+    row = comparison.results.entries().get(OURS)
+    found = row["seeds"].get(str(seed)) if row else None
+    if found is None:
+        return None
+    return Outcome.load(comparison.work / "trials" / found["fingerprint"])

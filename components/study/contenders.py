@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rankers of the comparison as values: what each starts from, and what is tuned of it.
+
+Every contender is tuned with the same number of trials over what its own users would tune; the
+first trial is always the start itself. A list to read and to add to; it runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.lightgbm_ranker import LightGBMConfig
+from model.config import DCNv2Config, FeedSRConfig, RankerConfig
+from model.rivals.config import AppendedConfig, LiGRConfig, LiRankConfig, TransActConfig
+
+
+@dataclass(frozen=True)
+class Between:
+    """Any number between two, by their logarithms."""
+
+    low: float
+    high: float
+
+
+Choices = tuple[Any, ...] | Between
+Space = Mapping[str, Choices]
+"""What is tuned: values by dotted name, "ranker.head.width" or "cold.epochs"."""
+
+TRAINING: Space = {
+    "cold.learning_rate": Between(4e-4, 3e-3),
+    "cold.epochs": (1, 2, 3),
+    "cold.weight_decay": (0.01, 0.1),
+}
+EMBEDDING: Space = {"ranker.embedding_dropout": (0.0, 0.2, 0.4)}
+HEAD: Space = {"ranker.head.name": ("mlp", "parallel_dcn", "mmoe"), "ranker.head.width": (128, 256)}
+BLOCKS: Space = {"ranker.layers": (1, 2, 3), "ranker.dropout": (0.0, 0.1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One ranker.
+
+    Attributes:
+        name: of the row.
+        title: how the table names it.
+        start: what tuning starts from; None is the daily configuration's.
+        space: what is tuned.
+    """
+
+    name: str
+    title: str
+    start: RankerConfig | LightGBMConfig
+    space: Space
+
+
+CONTENDERS = (
+    Contender(
+        name="feed_sr",
+        title="**Feed-SR**",
+        start=FeedSRConfig(),
+        space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
+    ),
+    Contender(
+        name="dcnv2",
+        title="DCNv2, two towers",
+        start=DCNv2Config(),
+        space={
+            **TRAINING,
+            **EMBEDDING,
+            "ranker.head.name": ("stacked_dcn", "parallel_dcn"),
+            "ranker.head.width": (128, 256, 512),
+            "ranker.head.cross": (1, 2, 3),
+            "ranker.head.dropout": (0.0, 0.1, 0.2),
+        },
+    ),
+    Contender(
+        name="lirank",
+        title="LiRank (Residual DCN, dense gating, isotonic layer)",
+        start=LiRankConfig(),
+        space={
+            **TRAINING,
+            **EMBEDDING,
+            "ranker.width": (128, 256, 512),
+            "ranker.cross": (1, 2, 3),
+            "ranker.dropout": (0.0, 0.1, 0.2),
+            "ranker.temperature": (0.5, 1.0, 2.0),
+        },
+    ),
+    Contender(
+        name="transact",
+        title="TransAct (history encoder in a pointwise ranker)",
+        start=TransActConfig(),
+        space={
+            **TRAINING,
+            **EMBEDDING,
+            "ranker.history": (50, 100),
+            "ranker.layers": (1, 2),
+            "ranker.outputs": (0, 10),
+            "ranker.dropout": (0.0, 0.1),
+        },
+    ),
+    Contender(
+        name="appended",
+        title="Appended candidates (M-FALCON)",
+        start=AppendedConfig(),
+        space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
+    ),
+    Contender(
+        name="ligr",
+        title="LiGR (gated normalisation, set-wise attention)",
+        start=LiGRConfig(),
+        space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
+    ),
+    Contender(
+        name="lightgbm",
+        title="LightGBM on counters",
+        start=LightGBMConfig(),
+        space={
+            "ranker.learning_rate": Between(0.02, 0.1),
+            "ranker.num_leaves": (31, 63, 127),
+            "ranker.min_data_in_leaf": (20, 50, 200),
+            "ranker.lambda_l2": (0.0, 1.0, 10.0),
+            "ranker.feature_fraction": (0.4, 0.6, 0.8),
+        },
+    ),
+)
+"""The comparison, in the order of the table."""

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a ranker takes for a request: one history of a test, and candidates beside it.
+
+Timed in this process, without transport or features. Knows no results.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.data import evaluation_batches
+from feature_repo.spec import Spec
+from model.batch import Impressions, RankBatch, TrainBatch
+from serving.rank_batch import SERVING_POSITION
+
+CANDIDATES = 512
+REPEATS = 7
+
+
+def request_ms(ranker: Any, folder: Path, spec: Spec) -> dict[str, Any]:
+    """Median milliseconds of `rank` for the longest history of a folder's first batch.
+
+    Returns:
+        request_ms and the setting: request_impressions, request_candidates.
+    """
+    batch, _ = next(iter(evaluation_batches(folder, spec)))
+    request = longest_request(batch, CANDIDATES)
+    taken = []
+    with torch.inference_mode():
+        for _ in range(1 + REPEATS):
+            begin = time.perf_counter()
+            ranker.rank(request)
+            taken.append(1e3 * (time.perf_counter() - begin))
+    return {
+        "request_ms": round(statistics.median(taken[1:]), 2),
+        "request_impressions": request.history.num_impressions,
+        "request_candidates": CANDIDATES,
+    }
+
+
+def longest_request(batch: TrainBatch, candidates: int) -> RankBatch:
+    """A request with the batch's longest sequence as history, and its posts as candidates, again
+    and again until there are enough; their context is that of the batch's targets.
+    """
+    impressions = batch.impressions
+    lengths = impressions.cu_seqlens.diff()
+    longest = int(lengths.argmax())
+    low, high = (int(x) for x in impressions.cu_seqlens[longest : longest + 2])
+    post_N = torch.arange(candidates) % (high - low) + low
+    target_N = torch.arange(candidates) % len(batch.target_R)
+    history = Impressions(
+        features={name: column[low:high] for name, column in impressions.features.items()},
+        actions={name: column[low:high] for name, column in impressions.actions.items()},
+        known_M=impressions.known_M[low:high],
+        cu_seqlens=torch.tensor([0, high - low], dtype=torch.int32),
+    )
+    return RankBatch(
+        history=history,
+        candidates={name: column[post_N] for name, column in impressions.features.items()},
+        context_NC=batch.context_RC[target_N],
+        cu_candidates=torch.tensor([0, candidates], dtype=torch.int32),
+        position_N=torch.full((candidates,), SERVING_POSITION),
+    )
