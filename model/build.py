@@ -21,7 +21,7 @@ RANKERS: dict[str, tuple[type[RankerConfig], Callable[[Any, Spec], Ranker]]] = {
 """Each ranker's configuration and class, by the name that a checkpoint remembers."""
 
 
-def build(config: FeedSRConfig | DCNv2Config, spec: Spec, seed: int) -> Ranker:
+def build(config: RankerConfig, spec: Spec, seed: int) -> Ranker:
     """A new ranker; the same seed, the same weights. Torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
