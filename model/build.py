@@ -13,10 +13,19 @@ from model.config import DCNv2Config, FeedSRConfig, RankerConfig
 from model.dcnv2 import DCNv2
 from model.feed_sr import FeedSR
 from model.ranker import Ranker
+from model.rivals.appended import Appended
+from model.rivals.config import AppendedConfig, LiGRConfig, LiRankConfig, TransActConfig
+from model.rivals.ligr import LiGR
+from model.rivals.lirank import LiRank
+from model.rivals.transact import TransAct
 
 RANKERS: dict[str, tuple[type[RankerConfig], Callable[[Any, Spec], Ranker]]] = {
     "feed_sr": (FeedSRConfig, FeedSR),
     "dcnv2": (DCNv2Config, DCNv2),
+    "lirank": (LiRankConfig, LiRank),
+    "transact": (TransActConfig, TransAct),
+    "appended": (AppendedConfig, Appended),
+    "ligr": (LiGRConfig, LiGR),
 }
 """Each ranker's configuration and class, by the name that a checkpoint remembers."""
 
