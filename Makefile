@@ -50,7 +50,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*/cpu
 # What only tests and benchmarks want: Triton's interpreter and compiler, and peers to compare with.
 $(PEERS): $(READY)
 	@echo "installing what tests and benchmarks compare with (the first time downloads about 200 MB)"
-	@$(BIN)/python -m pip install -q --progress-bar off -c constraints.txt 'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' \
+	@$(BIN)/python -m pip install -q --progress-bar off -c constraints.txt 'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' 'lightgbm>=4.5' 'optuna>=4' \
 	  2> >(grep -v '^WARNING' >&2) || \
 	  { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
 	@touch $@

@@ -29,9 +29,10 @@ from components.config import DailyConfig
 from components.evaluate import evaluate_ranker
 from components.gate import BASELINE, CANDIDATE
 from components.layout import write_json
-from components.train import fit
+from components.train import config_of, fit
 from feature_repo.spec import Freshness
-from model import DCNv2Config, FeedSRConfig
+from model import RankerConfig
+from model.build import RANKERS
 from model.checkpoint import load_model
 
 Result = dict[str, Any]
@@ -124,21 +125,12 @@ def backtest(
     return result
 
 
-def ranker_configs(
-    config: DailyConfig, names: Iterable[str]
-) -> dict[str, FeedSRConfig | DCNv2Config]:
+def ranker_configs(config: DailyConfig, names: Iterable[str]) -> dict[str, RankerConfig]:
     """The configurations of the rankers with these names; ValueError lists the names there are."""
-    known: dict[str, FeedSRConfig | DCNv2Config] = {
-        CANDIDATE: config.feed_sr,
-        BASELINE: config.dcnv2,
-    }
-    chosen = {name: known.get(name) for name in names}
-    for name in chosen:
-        if name not in known:
-            raise ValueError(f"there is no ranker {name!r}; have {', '.join(known)}")
+    chosen = {name: config_of(config, name) for name in names}
     if not chosen:
-        raise ValueError(f"name at least one ranker of {', '.join(known)}")
-    return {name: known[name] for name in chosen}
+        raise ValueError(f"name at least one ranker of {', '.join(RANKERS)}")
+    return chosen
 
 
 def default_work(data: str) -> Path:
@@ -151,7 +143,7 @@ def default_work(data: str) -> Path:
 def _train_and_score(
     models: Path,
     seed: int,
-    rankers: dict[str, FeedSRConfig | DCNv2Config],
+    rankers: dict[str, RankerConfig],
     prepared: Prepared,
     config: DailyConfig,
 ) -> Result:
@@ -162,11 +154,11 @@ def _train_and_score(
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + seed})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found: Result = {"seed": recipe.seed, "rankers": {}, "seconds": {}}
-    for name, ranker_config in rankers.items():
-        text = ranker_config.model_dump_json() + recipe.model_dump_json()
+    for name, chosen in rankers.items():
+        text = chosen.model_dump_json() + recipe.model_dump_json()
         folder = models / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         started = time.monotonic()
-        fit(prepared.train, folder, ranker_config, config.spec, recipe, config.freshness)
+        fit(prepared.train, folder, chosen, config.spec, recipe, config.freshness)
         trained = time.monotonic()
         model, _ = load_model(folder, config.spec)
         found["rankers"][name] = evaluate_ranker(model.to(device), prepared.test, config.spec)

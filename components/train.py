@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ from components.layout import Layout
 from components.trainer import Trainer
 from feature_repo.spec import Freshness, Spec
 from kernels.loader import Loader, LoaderConfig, Packed, read_shard
-from model import DCNv2Config, FeedSRConfig, build_ranker
+from model import RankerConfig, build_ranker
+from model.build import RANKERS
 from model.checkpoint import load_model, save_model
 from model.files import existing_folder, read_bytes
 from model.ranker import Ranker
 
-RankerName = Literal["feed_sr", "dcnv2"]
 SAMPLE_IMPRESSIONS = 2_000_000
 """Statistics and weights are estimated on so many impressions of evenly spaced shards."""
 GPU_LOADER_THREADS = 4
@@ -40,7 +40,7 @@ GPU_LOADER_THREADS = 4
 
 
 def train(
-    layout: Layout, day: str, config: DailyConfig, ranker: RankerName, start: Path | None = None
+    layout: Layout, day: str, config: DailyConfig, ranker: str, start: Path | None = None
 ) -> dict[str, Any]:
     """Trains one ranker of a day's run on `layout.sequences("train", day)`.
 
@@ -51,13 +51,12 @@ def train(
         The training record, which is also in `layout.model(day, ranker)`.
 
     Raises:
-        ValueError: see `fit`.
+        ValueError: there is no such ranker; or see `fit`.
     """
-    ranker_config = config.feed_sr if ranker == "feed_sr" else config.dcnv2
     return fit(
         layout.sequences("train", day),
         layout.model(day, ranker),
-        ranker_config,
+        config_of(config, ranker),
         config.spec,
         config.cold if start is None else config.warm,
         config.freshness,
@@ -65,10 +64,22 @@ def train(
     )
 
 
+def config_of(config: DailyConfig, name: str) -> RankerConfig:
+    """What a run builds the ranker of that name from: its own configuration, or the defaults.
+
+    Raises:
+        ValueError: there is no such ranker; lists those there are.
+    """
+    if name not in RANKERS:
+        raise ValueError(f"there is no ranker {name!r}; have {', '.join(RANKERS)}")
+    own = getattr(config, name, None)
+    return own if isinstance(own, RankerConfig) else RANKERS[name][0].model_validate({})
+
+
 def fit(
     shards_dir: Path,
     out_dir: Path,
-    ranker_config: FeedSRConfig | DCNv2Config,
+    ranker_config: RankerConfig,
     spec: Spec,
     train_config: TrainConfig,
     freshness: Freshness,
@@ -152,7 +163,7 @@ def sample(loader: Loader, impressions: int = SAMPLE_IMPRESSIONS) -> list[Packed
 
 
 def starting_model(
-    ranker_config: FeedSRConfig | DCNv2Config,
+    ranker_config: RankerConfig,
     spec: Spec,
     seed: int,
     start: Path | None,
@@ -183,7 +194,7 @@ def starting_model(
 
 def describe_inputs(
     loader: Loader,
-    ranker_config: FeedSRConfig | DCNv2Config,
+    ranker_config: RankerConfig,
     spec: Spec,
     train_config: TrainConfig,
     freshness: Freshness,
@@ -242,15 +253,13 @@ def main(
     root: Annotated[Path, typer.Option(help="the run's root")],
     day: Annotated[str, typer.Option(help="as-of day, YYYY-MM-DD")],
     config: Annotated[str, typer.Option(help="a shipped configuration or a JSON file")],
-    ranker: Annotated[str, typer.Option(help="feed_sr or dcnv2")] = "feed_sr",
+    ranker: Annotated[str, typer.Option(help="its name, as feed_sr or dcnv2")] = "feed_sr",
     start: Annotated[Path | None, typer.Option(help="weights to start from")] = None,
 ) -> None:
     """Trains one ranker of a day's run; also under torchrun."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        if ranker not in ("feed_sr", "dcnv2"):
-            raise ValueError(f"there is no ranker {ranker!r}; want feed_sr or dcnv2")
-        train(Layout.at(root), day, load_config(config), ranker, start)  # type: ignore[arg-type]
+        train(Layout.at(root), day, load_config(config), ranker, start)
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from error

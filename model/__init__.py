@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model.config import DCNv2Config, FeedSRConfig, HeadConfig
+from model.config import DCNv2Config, FeedSRConfig, HeadConfig, RankerConfig
 
 if TYPE_CHECKING:
     from feature_repo.spec import Spec
     from model.ranker import Ranker
 
-__all__ = ["DCNv2Config", "FeedSRConfig", "HeadConfig", "build_ranker"]
+__all__ = ["DCNv2Config", "FeedSRConfig", "HeadConfig", "RankerConfig", "build_ranker"]
 
 
-def build_ranker(config: FeedSRConfig | DCNv2Config, spec: Spec, seed: int = 0) -> Ranker:
+def build_ranker(config: RankerConfig, spec: Spec, seed: int = 0) -> Ranker:
     """A new ranker for a feature spec; the same seed gives the same weights."""
     from model.build import build
 

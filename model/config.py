@@ -15,13 +15,19 @@ HeadName = Literal["linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe"]
 HEADS: tuple[HeadName, ...] = ("linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe")
 
 
-class RankerConfig(BaseModel):
+class ModelConfig(BaseModel):
     """Frozen, keyword only, and an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class HeadConfig(RankerConfig):
+class RankerConfig(ModelConfig):
+    """A ranker's shape; `ranker` is its name in `model.build.RANKERS`."""
+
+    ranker: str
+
+
+class HeadConfig(ModelConfig):
     """A multi-task head over the fused features: a body and a tower for each group of tasks.
 
     Attributes:

@@ -10,6 +10,7 @@ Shape suffixes: R rows; J joined (fused) width; W width of a body; K tasks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -120,12 +121,11 @@ class GatedExperts(nn.Module):
 
 
 class SeparateBodies(nn.ModuleList):
-    """A body of the same kind for each group, sharing nothing."""
+    """A body for each group, sharing nothing; all of one `width`."""
 
-    def __init__(self, width: int, groups: int, config: HeadConfig) -> None:
-        bodies = [_body(width, config) for _ in range(groups)]
+    def __init__(self, bodies: Sequence[nn.Module], width: int) -> None:
         super().__init__(bodies)
-        self.width = bodies[0].width
+        self.width = width
 
     def forward(self, x_RJ: Tensor) -> list[Tensor]:
         """`[R, J]` to one `[R, W]` for each group."""
@@ -140,19 +140,23 @@ def _body(width: int, config: HeadConfig) -> Through | HiddenLayers | StackedDCN
     return (StackedDCN if config.name == "stacked_dcn" else ParallelDCN)(width, config)
 
 
-class TaskHead(nn.Module):
-    """Bodies as configured, a tower for each group of tasks, logits in the spec's order."""
+def groups_of(tasks: tuple[Task, ...]) -> list[list[int]]:
+    """The tasks of each group that there is, as indices."""
+    groups = [[i for i, t in enumerate(tasks) if t.group == g] for g in ("passive", "active")]
+    return [group for group in groups if group]
 
-    def __init__(self, config: HeadConfig, width: int, tasks: tuple[Task, ...]) -> None:
+
+class TaskTowers(nn.Module):
+    """A tower for each group of tasks over that group's body, logits in the spec's order."""
+
+    def __init__(self, bodies: SeparateBodies | GatedExperts, tasks: tuple[Task, ...]) -> None:
         super().__init__()
-        groups = [g for g in ("passive", "active") if any(t.group == g for t in tasks)]
-        members = [[i for i, t in enumerate(tasks) if t.group == g] for g in groups]
-        make = GatedExperts if config.name == "mmoe" else SeparateBodies
-        self.bodies = make(width, len(groups), config)
+        groups = groups_of(tasks)
+        self.bodies = bodies
         self.towers = nn.ModuleList(
-            output_layer(self.bodies.width, tuple(tasks[i] for i in group)) for group in members
+            output_layer(bodies.width, tuple(tasks[i] for i in group)) for group in groups
         )
-        order = torch.tensor([i for group in members for i in group]).argsort()
+        order = torch.tensor([i for group in groups for i in group]).argsort()
         self.order_K: Tensor
         self.register_buffer("order_K", order, persistent=False)
 
@@ -161,6 +165,20 @@ class TaskHead(nn.Module):
         bodies = self.bodies(x_RJ)
         logits = [tower(body) for tower, body in zip(self.towers, bodies, strict=True)]
         return torch.cat(logits, -1)[:, self.order_K]
+
+
+class TaskHead(TaskTowers):
+    """Bodies as configured, and their towers."""
+
+    def __init__(self, config: HeadConfig, width: int, tasks: tuple[Task, ...]) -> None:
+        super().__init__(_bodies(config, width, len(groups_of(tasks))), tasks)
+
+
+def _bodies(config: HeadConfig, width: int, groups: int) -> SeparateBodies | GatedExperts:
+    if config.name == "mmoe":
+        return GatedExperts(width, groups, config)
+    bodies = [_body(width, config) for _ in range(groups)]
+    return SeparateBodies(bodies, bodies[0].width)
 
 
 class PositionOffsets(nn.Module):

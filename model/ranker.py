@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from feature_repo.spec import Embedding, Feature, HashedId, Spec
 from model.batch import RankBatch, TrainBatch
-from model.config import DCNv2Config, FeedSRConfig
+from model.config import RankerConfig
 from model.encoders import FeatureEncoder, NumericBank
 
 
@@ -72,7 +72,7 @@ def _column(context_RC: Tensor, feature: Feature, where: slice) -> Tensor:
 class Ranker(nn.Module, ABC):
     """A model that ranks a feed, built from a configuration and a spec."""
 
-    def __init__(self, config: FeedSRConfig | DCNv2Config, spec: Spec) -> None:
+    def __init__(self, config: RankerConfig, spec: Spec) -> None:
         super().__init__()
         self.config = config
         self.spec = spec

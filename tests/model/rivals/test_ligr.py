@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LiGR ranks a set: scores depend on who else is in it, not on the order, nor on other requests.
+
+This is the one ranker that the law of candidate isolation does not bind; the tests here say what
+holds in its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.rivals.ligr import request_of
+from model.rivals.sets import GatedAdd, SetLayer, Sets
+from tests.builders import TINY, make_rank_batch, make_train_batch, select_request
+from tests.rival_builders import LIGR, noisy, requests_of
+
+RANKER = noisy(LIGR)
+seeds = st.integers(0, 2**16)
+sets_of = st.lists(st.integers(0, 5), min_size=1, max_size=40)
+
+
+@torch.inference_mode()
+def test_scores_depend_on_the_set() -> None:
+    batch = make_rank_batch(TINY, 1, [6], [4])
+    whole = RANKER.rank(batch)
+    fewer = RANKER.rank(select_request(batch, 0, [0, 1]))
+    assert not torch.isclose(fewer, whole[:2]).any()
+    other = make_rank_batch(TINY, 2, [6], [4])
+    changed = {n: torch.cat([c[:3], other.candidates[n][3:]]) for n, c in batch.candidates.items()}
+    got = RANKER.rank(dataclasses.replace(batch, candidates=changed))
+    assert not torch.isclose(got, whole).any()
+
+
+@torch.inference_mode()
+def test_the_others_context_features_reach_a_score() -> None:
+    batch = make_rank_batch(TINY, 1, [6], [2])
+    context = batch.context_NC.clone()
+    context[1] = make_rank_batch(TINY, 2, [6], [2]).context_NC[1]
+    got = RANKER.rank(dataclasses.replace(batch, context_NC=context))
+    assert not torch.isclose(got[0], RANKER.rank(batch)[0]).any()
+
+
+@pytest.mark.law
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.integers(0, 9), st.data())
+def test_scores_do_not_depend_on_the_order(seed: int, length: int, data: st.DataObject) -> None:
+    batch = make_rank_batch(TINY, seed, [length], [6], "day")
+    order = data.draw(st.permutations(range(6)))
+    with torch.inference_mode():
+        got, want = RANKER.rank(select_request(batch, 0, order)), RANKER.rank(batch)[order]
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.law
+@torch.inference_mode()
+def test_requests_of_one_batch_stay_apart() -> None:
+    """Changing all of one request, its history too, leaves the other's scores as they were."""
+    batch, other = (make_rank_batch(TINY, seed, [5, 4], [3, 2]) for seed in (1, 2))
+    mine, theirs = batch.history, other.history
+    history = dataclasses.replace(
+        mine,
+        features={n: torch.cat([c[:5], theirs.features[n][5:]]) for n, c in mine.features.items()},
+        actions={n: torch.cat([c[:5], theirs.actions[n][5:]]) for n, c in mine.actions.items()},
+    )
+    candidates = batch.candidates.items()
+    changed = dataclasses.replace(
+        batch,
+        history=history,
+        candidates={n: torch.cat([c[:3], other.candidates[n][3:]]) for n, c in candidates},
+        context_NC=torch.cat([batch.context_NC[:3], other.context_NC[3:]]),
+    )
+    got, want = RANKER.rank(changed), RANKER.rank(batch)
+    torch.testing.assert_close(got[:3], want[:3], rtol=1e-10, atol=1e-10)
+    assert not torch.isclose(got[3:], want[3:]).any()
+
+
+def test_a_set_in_training_is_one_request() -> None:
+    batch = make_train_batch(TINY, 3, [9, 0, 14], "day")
+    set_R = request_of(batch.impressions, batch.target_R).tolist()
+    want = requests_of(batch)
+    assert max(len(targets) for targets in want) > 1
+    found = [[r for r, s in enumerate(set_R) if s == value] for value in dict.fromkeys(set_R)]
+    assert sorted(found) == sorted(want)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sets_of)
+def test_sets_hold_each_row_once_beside_its_own(sets: list[int]) -> None:
+    made = Sets.of(torch.tensor(sets))
+    seen = []
+    for rows_GL, present_GL in made.parts:
+        assert rows_GL.numel() <= 2 * int(present_GL.sum())
+        for rows, present in zip(rows_GL, present_GL, strict=True):
+            members = rows[present].tolist()
+            assert {sets[r] for r in members} == {sets[members[0]]}
+            assert sets.count(sets[members[0]]) == len(members)
+            seen += members
+    assert sorted(seen) == list(range(len(sets)))
+    assert torch.tensor(seen)[made.back_N].tolist() == list(range(len(sets)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(sets_of, seeds)
+def test_a_packed_set_is_the_set_alone(sets: list[int], seed: int) -> None:
+    layer = SetLayer(8, 2, 2.0, 0.0).double()
+    generator = torch.Generator().manual_seed(seed)
+    x_ND = torch.randn(len(sets), 8, generator=generator, dtype=torch.float64)
+    set_N = torch.tensor(sets)
+    got = layer(x_ND, Sets.of(set_N))
+    for value in set(sets):
+        alone = x_ND[set_N == value]
+        want = layer(alone, Sets.of(torch.zeros(len(alone), dtype=torch.int64)))
+        torch.testing.assert_close(got[set_N == value], want, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gate_decides_what_a_branch_adds() -> None:
+    add, x, branch = GatedAdd(3), torch.randn(4, 3), torch.ones(4, 3)
+    with torch.no_grad():
+        add.gate.weight.zero_()
+        add.gate.bias.copy_(torch.tensor([-99.0, 0.0, 99.0]))
+    torch.testing.assert_close(add(x, branch) - x, torch.tensor([0.0, 0.5, 1.0]).expand(4, 3))
