@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from kernels.shared_context_attention import SeqlenInfo
-from model.block import Block, Placement, RescaleAndAdd
+from model import FeedSRConfig
+from model.block import Block
+from model.layer import Placement
 from model.rope import Rotation
 from tests.builders import offsets_of
 
 
 def make_block(mlp: str = "gelu") -> Block:
     torch.manual_seed(0)
-    return Block(width=8, heads=2, mlp=mlp, mlp_ratio=3.0, residual_scale=0.7, dropout=0.0).double()  # type: ignore[arg-type]
+    config = FeedSRConfig(width=8, heads=2, mlp=mlp, mlp_ratio=3.0, residual_scale=0.7)  # type: ignore[arg-type]
+    return Block(config).double()
 
 
 def make_placement() -> Placement:
@@ -77,5 +80,3 @@ def test_residuals_are_rescaled() -> None:
         block.attention_add.scale.zero_()
         block.mlp_add.scale.zero_()
     assert torch.equal(block(context, None, placement)[0], context)
-    add = RescaleAndAdd(0.5)
-    assert add(torch.tensor(1.0), torch.tensor(4.0)) == 3.0
