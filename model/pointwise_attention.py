@@ -64,66 +64,72 @@ def pointwise_attention(
         inputs; differentiable once.
     """
     scale = 1.0 / math.sqrt(context.k.shape[-1]) if softmax_scale is None else softmax_scale
-    plan = _Plan(info, activation, scale)
     out = out_N = None
     if context.q is not None:
         seen_Q = info.prefix_Q + info.position_Q - info.own_Q + 1
-        tiles = _cut(info.context_tiles)
-        out = _divided(_sum(context.q, context.k, context.v, tiles, plan), seen_Q)
+        plan = _Plan(info, _cut(info.context_tiles), activation, scale, seen_Q)
+        out = _weighted(context.q, context.k, context.v, plan)
     if candidates is not None:
-        assert candidates.q is not None
-        over_context = _sum(candidates.q, context.k, context.v, _cut(info.candidate_tiles), plan)
-        own_NH = plan.weights((candidates.q * candidates.k).sum(-1))
-        out_N = _divided(over_context + own_NH.unsqueeze(-1) * candidates.v, _seen_N(info))
+        plan = _Plan(info, _cut(info.candidate_tiles), activation, scale, _seen_N(info))
+        out_N = _candidates(candidates, context, plan)
     return out, out_N
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a tile's products become."""
+    """Which tiles there are, and what their products become; in at least float32, like a softmax.
+
+    `seen_R` is how many keys each row sees.
+    """
 
     info: SeqlenInfo
+    tiles: list[Tile]
     activation: Activation
     scale: float
+    seen_R: Tensor
 
-    def weights(self, product: Tensor) -> Tensor:
-        """The weights of products q . k."""
-        return ACTIVATIONS[self.activation](product * self.scale)
+    def weights(self, product: Tensor, tile: Tile) -> Tensor:
+        """The weights `[H, R, C]` of a tile's products q . k."""
+        weights_HRC = self.activated(product) / self.seen_R[tile.rows, None]
+        return self._hidden(weights_HRC, tile)
 
-    def slope(self, product: Tensor) -> Tensor:
-        """The derivative of `weights`."""
-        score = product * self.scale
+    def slope(self, product: Tensor, tile: Tile) -> Tensor:
+        """The derivative of `weights` by the product."""
+        score = _wide(product) * self.scale
         if self.activation == "relu":
-            return (score > 0).to(score.dtype) * self.scale
-        s = score.sigmoid()
-        rise = s * (1 - s)
-        return (s + score * rise if self.activation == "silu" else rise) * self.scale
+            slope = (score > 0).to(score.dtype)
+        else:
+            s = score.sigmoid()
+            slope = s * (1 - s)
+            slope = s + score * slope if self.activation == "silu" else slope
+        return self._hidden(slope * self.scale / self.seen_R[tile.rows, None], tile)
 
-    def hidden_RC(self, tile: Tile, like: Tensor) -> Tensor | None:
-        """bool `[R, C]`, which keys a row of the tile does not see; None where it sees all."""
-        mask = self.info.mask(tile, like.dtype)
-        if mask is not None:
-            return mask[0, 0] != 0
+    def activated(self, product: Tensor) -> Tensor:
+        """The activation of scaled products."""
+        return ACTIVATIONS[self.activation](_wide(product) * self.scale)
+
+    def _hidden(self, x_HRC: Tensor, tile: Tile) -> Tensor:
+        """Zero where a row of the tile does not see the key."""
         if tile.masked == "none":
-            return None
-        rows, keys = (x.stop - x.start for x in (tile.rows, tile.keys))
-        every = torch.ones(rows, keys, dtype=torch.bool, device=like.device)
-        return every.triu(keys - rows + 1)
+            return x_HRC
+        mask = self.info.mask(tile, x_HRC.dtype)
+        if mask is not None:
+            return x_HRC.masked_fill_(mask[0] != 0, 0.0)
+        rows, keys = x_HRC.shape[1:]
+        return x_HRC.tril_(keys - rows)
 
 
-class _TiledSum(torch.autograd.Function):
-    """The weighted sums of values `[rows, H, D]`; rows of no tile are zero."""
+class _Weighted(torch.autograd.Function):
+    """The weighted values `[R, H, D]` of all tiles; rows of no tile are zero."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, tiles: list[Tile], plan: _Plan
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: _Plan) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.tiles, ctx.plan = tiles, plan
+        ctx.plan = plan
         out = torch.zeros_like(q)
-        for tile in tiles:
+        for tile in plan.tiles:
             product_HRC = _heads(q, tile.rows) @ _heads(k, tile.keys).mT
-            weights_HRC = _seen(plan.weights(product_HRC), plan.hidden_RC(tile, q))
+            weights_HRC = plan.weights(product_HRC, tile).to(v.dtype)
             out[tile.rows] = (weights_HRC @ _heads(v, tile.keys)).transpose(0, 1)
         return out
 
@@ -131,25 +137,33 @@ class _TiledSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v = ctx.saved_tensors
         plan: _Plan = ctx.plan
-        wide = torch.promote_types(k.dtype, torch.float32)
         grad_q = torch.zeros_like(q)
-        grad_k, grad_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
-        for tile in ctx.tiles:
+        grad_k, grad_v = torch.zeros_like(_wide(k)), torch.zeros_like(_wide(v))
+        for tile in plan.tiles:
             q_HRD, grad_HRD = _heads(q, tile.rows), _heads(grad, tile.rows)
             k_HCD, v_HCD = _heads(k, tile.keys), _heads(v, tile.keys)
-            product_HRC, hidden_RC = q_HRD @ k_HCD.mT, plan.hidden_RC(tile, q)
-            weights_HRC = _seen(plan.weights(product_HRC), hidden_RC)
-            change_HRC = _seen(grad_HRD @ v_HCD.mT * plan.slope(product_HRC), hidden_RC)
+            product_HRC = q_HRD @ k_HCD.mT
+            weights_HRC = plan.weights(product_HRC, tile).to(v.dtype)
+            change_HRC = plan.slope(product_HRC, tile).mul_(grad_HRD @ v_HCD.mT).to(k.dtype)
             grad_q[tile.rows] = (change_HRC @ k_HCD).transpose(0, 1)
             grad_k[tile.keys] += (change_HRC.mT @ q_HRD).transpose(0, 1)
             grad_v[tile.keys] += (weights_HRC.mT @ grad_HRD).transpose(0, 1)
-        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None
 
 
-def _sum(q: Tensor, k: Tensor, v: Tensor, tiles: list[Tile], plan: _Plan) -> Tensor:
-    out = _TiledSum.apply(q, k, v, tiles, plan)
+def _weighted(q: Tensor, k: Tensor, v: Tensor, plan: _Plan) -> Tensor:
+    out = _Weighted.apply(q, k, v, plan)
     assert isinstance(out, Tensor)
     return out
+
+
+def _candidates(candidates: Tokens, context: Tokens, plan: _Plan) -> Tensor:
+    """Candidates over the context of their request, and over themselves."""
+    q = candidates.q
+    assert q is not None
+    over_context = _weighted(q, context.k, context.v, plan)
+    own_NH = plan.activated((_wide(q) * candidates.k).sum(-1)) / plan.seen_R[:, None]
+    return (over_context + own_NH.unsqueeze(-1) * candidates.v).to(q.dtype)
 
 
 def _cut(tiles: list[Tile]) -> list[Tile]:
@@ -164,10 +178,6 @@ def _cut(tiles: list[Tile]) -> list[Tile]:
     return cut
 
 
-def _seen(x_HRC: Tensor, hidden_RC: Tensor | None) -> Tensor:
-    return x_HRC if hidden_RC is None else x_HRC.masked_fill_(hidden_RC, 0.0)
-
-
 def _heads(packed: Tensor, rows: slice) -> Tensor:
     """Rows of `[tokens, H, D]` as `[H, rows, D]`."""
     return packed[rows].transpose(0, 1)
@@ -180,5 +190,5 @@ def _seen_N(info: SeqlenInfo) -> Tensor:
     return (info.cu_seqlens.diff() + 1).repeat_interleave(counts_S, output_size=info.num_candidates)
 
 
-def _divided(total: Tensor, seen: Tensor) -> Tensor:
-    return total / seen[:, None, None].to(total.dtype)
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

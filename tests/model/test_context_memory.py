@@ -41,9 +41,7 @@ def after(
         return ranker.rank_after(dataclasses.replace(batch, history=new), past)
 
 
-def remembered(
-    batch: RankBatch, counts: list[int], ranker: FeedSR = RANKER
-) -> list[Tensor | None]:
+def remembered(batch: RankBatch, counts: list[int], ranker: FeedSR = RANKER) -> list[Tensor | None]:
     """Memories of the first `counts` impressions of each history."""
     first = rows_of(batch.history, [(0, n) for n in counts])
     with torch.inference_mode():
