@@ -101,6 +101,7 @@ def to_train_batch(packed: Packed, spec: Spec, weight_R: Floats | None = None) -
             actions=_tensors(packed, spec, "action"),
             known_M=torch.from_numpy(packed.columns["known"]),
             cu_seqlens=torch.from_numpy(packed.cu_seqlens),
+            time_M=torch.from_numpy(packed.columns["event_time"]),
         ),
         target_R=torch.from_numpy(targets.index_R),
         context_RC=torch.from_numpy(packed.context_RC),

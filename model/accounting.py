@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
+
+from model.config import FeedSRConfig
+from model.stack import make_layer
 
 if TYPE_CHECKING:
     from model.feed_sr import FeedSR
@@ -39,11 +43,40 @@ def flops(model: FeedSR, num_impressions: int, num_candidates: int) -> dict[str,
         + linear_flops(model.action_tokens, num_impressions),
         "blocks": sum(linear_flops(block, tokens + num_candidates) for block in first)
         + linear_flops(last, num_candidates)
-        + linear_flops(last.attention.key_value, tokens),
+        + linear_flops(last.key_value_layer(), tokens),
         "attention": per_pair * (full * (pairs + pairs_N) + pairs_N),
         "head": linear_flops(model.head, num_candidates)
         + linear_flops(model.context_encoder, num_candidates),
     }
+
+
+def layer_flops(config: FeedSRConfig, num_impressions: int, num_candidates: int) -> int:
+    """Operations of one whole layer (not a last one) on a request, or on a training sequence."""
+    with torch.device("meta"):
+        layer = make_layer(config)
+    pairs = sum(attention_pairs(num_impressions, num_candidates))
+    rows = 2 * num_impressions + num_candidates
+    return linear_flops(layer, rows) + 4 * config.width * pairs
+
+
+def hstu_layers_per_block(
+    config: FeedSRConfig, num_impressions: int, num_candidates: int = 0
+) -> float:
+    """How many HSTU layers cost what one transformer block of `config` does.
+
+    A study at matched FLOPs gives "hstu" the nearest whole number of `config.layers` times this.
+    Every token is taken to see all before it, as in plain causal attention; the fewer it sees, the
+    nearer the figure is to that of short histories.
+
+    Args:
+        config: gives the block's shape; its own `block` is not looked at.
+        num_impressions: length of a history, at least 1 (one that is typical of the log).
+        num_candidates: candidates beside it; 0 is training.
+    """
+    costs = {"num_impressions": num_impressions, "num_candidates": num_candidates}
+    block = layer_flops(config.model_copy(update={"block": "transformer"}), **costs)
+    plain = {"block": "hstu", "attention": "softmax", "attention_gate": False}
+    return block / layer_flops(config.model_copy(update=plain), **costs)
 
 
 def parameter_bytes(model: nn.Module) -> int:
@@ -53,19 +86,19 @@ def parameter_bytes(model: nn.Module) -> int:
 
 def cache_bytes(model: FeedSR, num_impressions: int) -> int:
     """Bytes of the keys and values of one history in every layer."""
-    size = model.norm.weight.element_size()
+    size = _element_size(model)
     return 2 * model.config.layers * 2 * num_impressions * model.config.width * size
 
 
 def activation_bytes(model: FeedSR, num_impressions: int, num_candidates: int) -> int:
-    """Bytes of the tensors that live at the widest point of a block's forward, without autograd.
+    """Bytes of the tensors that live at the widest point of a layer's forward, without autograd.
 
-    The stream, its norm, and the larger of query, key, value and attention's output, or the MLP's
-    hidden layer with its activation.
+    A tile of pointwise scores, which does not grow with the request, is left out.
     """
-    block = model.layers[0]
-    up = block.mlp.up.out_features
-    width = model.config.width
-    widest = 2 * width + max(4 * width, up + block.mlp.hidden)
     tokens = 2 * num_impressions + num_candidates
-    return tokens * widest * model.norm.weight.element_size()
+    return tokens * model.layers[0].widest() * _element_size(model)
+
+
+def _element_size(model: FeedSR) -> int:
+    """Bytes of a number in the stream."""
+    return next(model.blocks.parameters()).element_size()

@@ -27,12 +27,15 @@ class Impressions:
         known_M: int32, how many of the sequence's impressions were known when this one was served,
             counted from the window's start; never above the impression's own index.
         cu_seqlens: int32 `[S + 1]`, offsets of the sequences in M.
+        time_M: int64 ms, when each was served (an untimed row's is where its source placed it);
+            None where nobody asks, as only positions "time_rope" do.
     """
 
     features: dict[str, Tensor]
     actions: dict[str, Tensor]
     known_M: Tensor
     cu_seqlens: Tensor
+    time_M: Tensor | None = None
 
     @property
     def num_impressions(self) -> int:
@@ -81,6 +84,7 @@ class RankBatch:
         context_NC: float32 raw context features of the candidates.
         cu_candidates: int32 `[S + 1]`, offsets of the requests in N.
         position_N: int64 feed position assumed for each candidate.
+        time_N: int64 ms, the time of each candidate's request; None as `Impressions.time_M`.
     """
 
     history: Impressions
@@ -88,6 +92,7 @@ class RankBatch:
     context_NC: Tensor
     cu_candidates: Tensor
     position_N: Tensor
+    time_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> RankBatch:
         """The batch on another device."""
@@ -95,7 +100,9 @@ class RankBatch:
         return RankBatch(**moved)
 
 
-def _to(value: Tensor | dict[str, Tensor] | Impressions, device: torch.device | str):  # type: ignore[no-untyped-def]
+def _to(value: Tensor | dict[str, Tensor] | Impressions | None, device: torch.device | str):  # type: ignore[no-untyped-def]
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):

@@ -1,73 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One transformer block: pre-LayerNorm attention and MLP, each rescaled and added to the stream.
+"""One transformer block: attention and MLP, each normalised, and each added to the stream.
 
-Knows tokens and where they sit; not what they mean. Which key a query sees is the kernel's business
-(`kernels.shared_context_attention`). Where no gradient is wanted, the stream that a block gets is
-updated in place: fresh memory in every layer costs more than the sums do.
+The halves of a `model.layer.Layer`; which key a query sees is the attention's business
+(`kernels.shared_context_attention`, or `model.pointwise_attention`).
 
-Shape suffixes: T context tokens, packed; N candidate tokens, packed; Q chosen tokens; D width of a
-token.
+Shape suffixes: T tokens, packed; D width of a token; H heads; C head_dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels.shared_context_attention import SeqlenInfo, Tokens, shared_context_attention
-from model.rope import Rotation
-
-Extend = Callable[[Tokens], Tokens]
-"""New context tokens to the same queries over all keys and values, the remembered ones first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where the tokens of a batch sit: made once, used by every layer."""
-
-    info: SeqlenInfo
-    context: Rotation
-    candidates: Rotation | None = None
-
-
-class RescaleAndAdd(nn.Module):
-    """`x + scale * branch` with one learned scale."""
-
-    def __init__(self, initial: float) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(initial))
-
-    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Adds a branch to the stream, both `[..., D]`; in place where no gradient is wanted."""
-        if torch.is_grad_enabled():
-            return x + self.scale * branch
-        return x.addcmul_(self.scale, branch)
+from kernels.shared_context_attention import Tokens
+from model.config import FeedSRConfig
+from model.layer import Layer
+from model.pointwise_attention import attention_by
+from model.residual import make_residual
+from model.rope import Rotate
 
 
 class Attention(nn.Module):
-    """Queries, keys and values of packed tokens; query and key are rotated by position."""
+    """Queries, keys and values of packed tokens; query and key are rotated by position.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Gated, each head's output is multiplied by a sigmoid of its own token, channel by channel: the
+    self-gated attention of CADET (arXiv 2602.11410).
+    """
+
+    def __init__(self, width: int, heads: int, *, gated: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
+        self.gate = nn.Linear(width, width) if gated else None
 
-    def project(self, x_TD: Tensor, rotation: Rotation, *, queries: bool = True) -> Tokens:
-        """Query, key and value heads `[T, heads, head_dim]`, without queries where nobody asks."""
-        query = rotation(self._split(self.query(x_TD))) if queries else None
+    def project(self, x_TD: Tensor, rotate: Rotate, *, queries: bool = True) -> Tokens:
+        """Query, key and value heads `[T, H, C]`, without queries where nobody asks."""
+        query = rotate(self._split(self.query(x_TD))) if queries else None
         key, value = self.key_value(x_TD).chunk(2, -1)
-        return Tokens(query, rotation(self._split(key)), self._split(value))
+        return Tokens(query, rotate(self._split(key)), self._split(value))
 
-    def join(self, heads_THC: Tensor) -> Tensor:
-        """Attention's heads back to `[T, D]`."""
-        return self.out(heads_THC.flatten(1))
+    def join(self, heads_THC: Tensor, gate_TD: Tensor | None = None) -> Tensor:
+        """Attention's heads, gated where there is a gate, back to `[T, D]`."""
+        joined = heads_THC.flatten(1)
+        return self.out(joined if gate_TD is None else joined * gate_TD)
 
     def _split(self, x_TD: Tensor) -> Tensor:
         return x_TD.unflatten(-1, (self.heads, -1))
@@ -92,80 +72,44 @@ class MLP(nn.Module):
         return self.down(F.silu(gate, inplace=in_place) * value)
 
 
-class Block(nn.Module):
-    """A pre-LayerNorm block over a context and, beside it, candidates that share it."""
+class Block(Layer):
+    """A transformer block; its shape, attention, residuals and LayerNorms as configured."""
 
-    def __init__(
-        self,
-        *,
-        width: int,
-        heads: int,
-        mlp: Literal["gelu", "swiglu"],
-        mlp_ratio: float,
-        residual_scale: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
+    def __init__(self, config: FeedSRConfig) -> None:
+        super().__init__(config, attention_by(config.attention))
+        width = config.width
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
-        self.attention_add = RescaleAndAdd(residual_scale)
+        self.attention = Attention(width, config.heads, gated=config.attention_gate)
+        self.attention_add = make_residual(config)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = MLP(width, mlp_ratio, mlp)
-        self.mlp_add = RescaleAndAdd(residual_scale)
-        self.dropout = nn.Dropout(dropout)
+        self.mlp = MLP(width, config.mlp_ratio, config.mlp)
+        self.mlp_add = make_residual(config)
+        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        context_TD: Tensor,
-        candidates_ND: Tensor | None,
-        placement: Placement,
-        extend: Extend | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The next context and candidates."""
-        context = self._project(context_TD, placement.context)
-        if extend is not None:
-            context = extend(context)
-        candidates = self._project_candidates(candidates_ND, placement)
-        seen, seen_N = shared_context_attention(context, candidates, placement.info)
-        assert seen is not None
-        after = self._finish(context_TD, seen)
-        return after, None if candidates_ND is None else self._finish(candidates_ND, seen_N)
+    def project(
+        self, x_TD: Tensor, rotate: Rotate, *, queries: bool = True
+    ) -> tuple[Tokens, Tensor | None]:
+        """Queries, keys and values, and the gate of the attention where it has one."""
+        x = self._before(self.attention_norm, x_TD)
+        gate = self.attention.gate if queries else None
+        tokens = self.attention.project(x, rotate, queries=queries)
+        return tokens, None if gate is None else gate(x).sigmoid()
 
-    def forward_rows(self, context_TD: Tensor, rows_Q: Tensor, placement: Placement) -> Tensor:
-        """The next state of chosen context tokens `[Q, D]`: the last layer of `forward`."""
-        context = self._project(context_TD, placement.context)
-        seen, _ = shared_context_attention(context, None, placement.info)
-        assert seen is not None
-        return self._finish(context_TD[rows_Q], seen[rows_Q])
+    def finish(self, x_TD: Tensor, seen_THC: Tensor, gate_TD: Tensor | None) -> Tensor:
+        """The attention's branch, then the MLP's."""
+        branch = self.dropout(self.attention.join(seen_THC, gate_TD))
+        x = self._after(self.attention_norm, self.attention_add(x_TD, branch))
+        branch = self.dropout(self.mlp(self._before(self.mlp_norm, x)))
+        return self._after(self.mlp_norm, self.mlp_add(x, branch))
 
-    def forward_candidates(
-        self,
-        context_TD: Tensor,
-        candidates_ND: Tensor,
-        placement: Placement,
-        extend: Extend | None = None,
-    ) -> Tensor:
-        """The next candidates alone, the last layer of `rank`: the context gives K and V only."""
-        norm = self.attention_norm(context_TD)
-        context = self.attention.project(norm, placement.context, queries=False)
-        if extend is not None:
-            context = extend(context)
-        candidates = self._project_candidates(candidates_ND, placement)
-        _, seen = shared_context_attention(context, candidates, placement.info)
-        return self._finish(candidates_ND, seen)
+    def key_value_layer(self) -> nn.Linear:
+        """Keys and values alone."""
+        return self.attention.key_value
 
-    def _project(self, x_TD: Tensor, rotation: Rotation) -> Tokens:
-        return self.attention.project(self.attention_norm(x_TD), rotation)
-
-    def _project_candidates(
-        self, candidates_ND: Tensor | None, placement: Placement
-    ) -> Tokens | None:
-        if candidates_ND is None:
-            return None
-        assert placement.candidates is not None
-        return self._project(candidates_ND, placement.candidates)
-
-    def _finish(self, x_TD: Tensor, heads_THC: Tensor | None) -> Tensor:
-        assert heads_THC is not None
-        x = self.attention_add(x_TD, self.dropout(self.attention.join(heads_THC)))
-        return self.mlp_add(x, self.dropout(self.mlp(self.mlp_norm(x))))
+    def widest(self) -> int:
+        """Stream and norm, and the larger of query, key, value, attention's output and gate, or the
+        MLP's hidden layer with its activation.
+        """
+        width, up = self.attention.out.in_features, self.mlp.up.out_features
+        attention = (4 if self.attention.gate is None else 5) * width
+        return 2 * width + max(attention, up + self.mlp.hidden)

@@ -13,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 HeadName = Literal["linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe"]
 HEADS: tuple[HeadName, ...] = ("linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe")
+PositionsName = Literal["rope", "learned", "none", "time_rope"]
+AttentionName = Literal["softmax", "silu", "relu", "sigmoid"]
+BlockName = Literal["transformer", "hstu"]
+ResidualName = Literal["rescale", "plain", "rezero", "layer_scale", "gated"]
+NormName = Literal["pre", "post"]
 
 
 class ModelConfig(BaseModel):
@@ -54,7 +59,9 @@ class HeadConfig(ModelConfig):
 
 
 class FeedSRConfig(RankerConfig):
-    """Feed-SR's shape (arXiv 2602.12354).
+    """Feed-SR's shape (arXiv 2602.12354), and the parts that an ablation study exchanges.
+
+    The defaults are the paper's choices; docs/architecture.md names the file of each part.
 
     Attributes:
         width: d, the width of a token; `width / heads` is the head's dimension, which RoPE wants
@@ -62,11 +69,21 @@ class FeedSRConfig(RankerConfig):
         mlp: the block's MLP; "swiglu" uses two thirds of the hidden width, for the same number of
             weights.
         mlp_ratio: hidden width of the block's MLP in units of `width`.
-        residual_scale: the learned scale of every residual branch starts here.
-        rope_base: RoPE's base wavelength, in token positions.
+        residual_scale: the learned scale of every residual branch of "rescale" starts here.
+        rope_base: base wavelength of positions "rope", in token positions.
         embedding_dropout: dropout on the embeddings of hashed ids.
         dropout: dropout on each residual branch.
         offset_positions: feed positions that have learned logit offsets.
+        positions: how order reaches the tokens: "rope" and "time_rope" rotate queries and keys, by
+            index or by the time served; "learned" adds an embedding; "none" leaves the order to
+            what each token sees.
+        attention: what becomes of the scores: "softmax", or an activation of each, divided by how
+            many keys are seen.
+        attention_gate: each head's output times a sigmoid of its token.
+        block: "transformer" (attention, then MLP) or "hstu", whose attention is SiLU, gated, and
+            without an MLP: `attention`, `mlp` and `mlp_ratio` say nothing of it.
+        residual: how a branch joins the stream.
+        norm: LayerNorm before each branch, or after each addition.
     """
 
     ranker: Literal["feed_sr"] = "feed_sr"
@@ -81,6 +98,22 @@ class FeedSRConfig(RankerConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     head: HeadConfig = HeadConfig()
     offset_positions: int = Field(60, ge=0)
+    positions: PositionsName = "rope"
+    attention: AttentionName = "softmax"
+    attention_gate: bool = False
+    block: BlockName = "transformer"
+    residual: ResidualName = "rescale"
+    norm: NormName = "pre"
+
+    @model_validator(mode="after")
+    def _check_block(self) -> FeedSRConfig:
+        if self.block == "hstu" and (self.attention in ("relu", "sigmoid") or self.attention_gate):
+            raise ValueError(
+                f"block hstu with attention {self.attention!r} and attention_gate "
+                f"{self.attention_gate}: it has a SiLU attention and a gate of its own; leave both "
+                "at their defaults"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_heads(self) -> FeedSRConfig:

@@ -13,6 +13,7 @@ auxiliary impressions; D width of a token; K tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -22,12 +23,14 @@ from feature_repo.spec import Spec
 from kernels.shared_context_attention import SeqlenInfo
 from model import accounting
 from model.batch import Impressions, RankBatch, TrainBatch
-from model.block import Block, Placement
 from model.config import FeedSRConfig
 from model.context_memory import ContextMemory
 from model.heads import PositionOffsets, TaskHead, output_layer
+from model.layer import Layer, Placement
+from model.positions import Sites, candidate_sites, context_sites, make_positions
 from model.ranker import Output, Ranker
-from model.rope import Rotation
+from model.rope import Rotate
+from model.stack import make_layer
 from model.tokens import ActionTokens, PostTokens
 
 
@@ -40,28 +43,22 @@ class FeedSR(Ranker):
         super().__init__(config, spec)
         self.post_tokens = PostTokens(spec, config.width, config.embedding_dropout)
         self.action_tokens = ActionTokens(spec, config.width)
-        self.blocks = nn.ModuleList(
-            Block(
-                width=config.width,
-                heads=config.heads,
-                mlp=config.mlp,
-                mlp_ratio=config.mlp_ratio,
-                residual_scale=config.residual_scale,
-                dropout=config.dropout,
-            )
-            for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList(make_layer(config) for _ in range(config.layers))
+        # After a post-LayerNorm layer the stream is normalised already.
+        self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         joined = config.width + self.context_encoder.width
         self.head = TaskHead(config.head, joined, spec.tasks)
         self.offsets = PositionOffsets(config.offset_positions, len(spec.tasks))
         self.auxiliary = output_layer(config.width, spec.tasks)
+        # Last, so that a table of positions leaves the other weights of a seed as they are.
+        self.positions = make_positions(config, spec)
         self._stream_dtype: torch.dtype | None = None
 
     def forward(self, batch: TrainBatch) -> Output:
         """Logits of the targets, and of the auxiliary impressions on the sequence output alone."""
-        placement = self._placement(batch.impressions)
-        context = self._context_tokens(batch.impressions)
+        sites = context_sites(batch.impressions)
+        placement = self._placement(batch.impressions, sites)
+        context = self._context_tokens(batch.impressions, sites)
         *first, last = self.layers
         for block in first:
             context, _ = block(context, None, placement)
@@ -92,7 +89,7 @@ class FeedSR(Ranker):
         """
         shape = (self.config.layers, self.config.heads, self.config.head_dim)
         added = (2 * batch.history.cu_seqlens.diff()).tolist()
-        memory = ContextMemory(past, added, shape, like=self.norm.weight)
+        memory = ContextMemory(past, added, shape, like=next(self.blocks.parameters()))
         return self._rank(batch, memory), memory.of_each()
 
     def compute_in(self, dtype: torch.dtype) -> FeedSR:
@@ -105,9 +102,9 @@ class FeedSR(Ranker):
         return self
 
     @property
-    def layers(self) -> list[Block]:
+    def layers(self) -> list[Layer]:
         """The blocks, first to last."""
-        return [block for block in self.blocks if isinstance(block, Block)]
+        return [block for block in self.blocks if isinstance(block, Layer)]
 
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Floating-point operations of ranking one request (a multiply-add is two)."""
@@ -122,10 +119,14 @@ class FeedSR(Ranker):
         return accounting.activation_bytes(self, num_impressions, num_candidates)
 
     def _rank(self, batch: RankBatch, memory: ContextMemory | None = None) -> Tensor:
+        sites = context_sites(batch.history)
         past_tokens = None if memory is None else memory.past_tokens
-        placement = self._placement(batch.history, batch.cu_candidates, past_tokens)
-        streams = self._context_tokens(batch.history), self.post_tokens(batch.candidates)
-        context, candidates = (self._in_stream_dtype(x) for x in streams)
+        placement = self._placement(batch.history, sites, batch.cu_candidates, past_tokens)
+        sites_N = candidate_sites(batch, placement.info.cu_seqlens.diff())
+        placement = replace(placement, candidates=self._rotation(sites_N))
+        context = self._context_tokens(batch.history, sites)
+        candidates = self.positions.add_to(self.post_tokens(batch.candidates), sites_N)
+        context, candidates = (self._in_stream_dtype(x) for x in (context, candidates))
         for layer, block in enumerate(self.layers):
             extend = None if memory is None else partial(memory.extend, layer)
             if layer < self.config.layers - 1:
@@ -138,21 +139,19 @@ class FeedSR(Ranker):
     def _in_stream_dtype(self, x: Tensor) -> Tensor:
         return x if self._stream_dtype is None else x.to(self._stream_dtype)
 
-    def _context_tokens(self, impressions: Impressions) -> Tensor:
+    def _context_tokens(self, impressions: Impressions, sites: Sites) -> Tensor:
         """X1 A1 X2 A2 ...: `[T, D]`."""
         posts = self.post_tokens(impressions.features)
         actions = self.action_tokens(impressions.actions)
-        return torch.stack([posts, actions], 1).flatten(0, 1)
+        return self.positions.add_to(torch.stack([posts, actions], 1).flatten(0, 1), sites)
 
     def _placement(
         self,
         impressions: Impressions,
+        sites: Sites,
         cu_candidates: Tensor | None = None,
         past_tokens: Sequence[int] | None = None,
     ) -> Placement:
-        prefix_T = (2 * impressions.known_M).repeat_interleave(2)
-        position_T = prefix_T.clone()
-        position_T[1::2] += 1
         cu_seqlens, cu_queries = 2 * impressions.cu_seqlens, None
         if past_tokens is not None:
             ends = torch.tensor([0, *past_tokens], dtype=torch.int32, device=cu_seqlens.device)
@@ -160,18 +159,14 @@ class FeedSR(Ranker):
         info = SeqlenInfo(
             cu_seqlens=cu_seqlens,
             cu_candidates=cu_candidates,
-            prefix=prefix_T,
+            prefix=(2 * impressions.known_M).repeat_interleave(2),
             cu_queries=cu_queries,
         )
-        candidates = None
-        if cu_candidates is not None:
-            length_S = cu_seqlens.diff()
-            candidates = self._rotation(length_S.repeat_interleave(cu_candidates.diff().long()))
-        return Placement(info=info, context=self._rotation(position_T), candidates=candidates)
+        return Placement(info=info, context=self._rotation(sites))
 
-    def _rotation(self, position_T: Tensor) -> Rotation:
+    def _rotation(self, sites: Sites) -> Rotate:
         dtype = torch.promote_types(self.dtype, torch.float32)
-        return Rotation.at(position_T, self.config.head_dim, self.config.rope_base, dtype)
+        return self.positions.rotation(sites, dtype)
 
     def _fuse(self, state_RD: Tensor, context_RC: Tensor, position_R: Tensor) -> Tensor:
         context = self.context_encoder(context_RC)

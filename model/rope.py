@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary position embedding from explicit positions (Su et al., arXiv 2104.09864).
+"""Rotary position embedding from explicit positions or times (Su et al., arXiv 2104.09864).
 
 Positions come from what was known, not from the row: see docs/architecture.md. Rotations are
 computed in at least float32, whatever autocast says: bfloat16 cannot tell position 1999 from 2000.
@@ -7,10 +7,18 @@ computed in at least float32, whatever autocast says: bfloat16 cannot tell posit
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Rotate = Callable[[Tensor], Tensor]
+"""Turns heads `[T, heads, head_dim]` by where their tokens sit."""
+SHORTEST_MS = 1_000
+LONGEST_MS = 365 * 86_400_000
+"""A second and a year: the periods of a rotation by time lie between, their logarithms evenly."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,20 @@ class Rotation:
         angle = (position_T.to(torch.float64)[:, None, None] * frequency).to(dtype)
         return cls(angle.cos(), angle.sin())
 
+    @classmethod
+    def at_times(cls, time_T: Tensor, head_dim: int, dtype: torch.dtype) -> Rotation:
+        """The rotation of tokens at times int64 `[T]` ms; `dtype` is float32 or float64.
+
+        A period is a whole number of milliseconds and time is reduced to it in integers, so that
+        an angle between two tokens is that of their elapsed time alone, exactly, decades after the
+        epoch as in its first second.
+        """
+        powers = torch.linspace(0, 1, head_dim // 2, device=time_T.device, dtype=torch.float64)
+        period = (SHORTEST_MS * (LONGEST_MS / SHORTEST_MS) ** powers).round().long()
+        turn = (time_T[:, None, None] % period).double() / period
+        angle = (2 * math.pi * turn).to(dtype)
+        return cls(angle.cos(), angle.sin())
+
     def __call__(self, x_THC: Tensor) -> Tensor:
         """Rotates heads `[T, heads, head_dim]`; the dtype stays."""
         wide = x_THC.to(self.cos.dtype)
@@ -41,3 +63,8 @@ class Rotation:
         torch.mul(first, self.cos, out=left).addcmul_(second, self.sin, value=-1)
         torch.mul(second, self.cos, out=right).addcmul_(first, self.sin)
         return rotated_THC.to(x_THC.dtype)
+
+
+def unrotated(x_THC: Tensor) -> Tensor:
+    """The heads as they are: the rotation of a model without one."""
+    return x_THC

@@ -46,7 +46,9 @@ def build_rank_batch(
         actions={f.name: _column(batches, f.name) for f in spec.with_role("action")},
         known_M=_join([h.known(spec, freshness)[first:] for h, first in pairs]),
         cu_seqlens=_offsets([b.num_rows for b in batches]),
+        time_M=_column(batches, "event_time"),
     )
+    counts = [r.num_candidates for r in requests]
     context_NC = _join([r.context_NC for r in requests])
     return RankBatch(
         history=history,
@@ -55,8 +57,11 @@ def build_rank_batch(
             for f in spec.with_role("sequence")
         },
         context_NC=context_NC,
-        cu_candidates=_offsets([r.num_candidates for r in requests]),
+        cu_candidates=_offsets(counts),
         position_N=torch.full((len(context_NC),), SERVING_POSITION, dtype=torch.int64),
+        time_N=_join(
+            [np.full(n, r.time_ms, np.int64) for n, r in zip(counts, requests, strict=True)]
+        ),
     )
 
 

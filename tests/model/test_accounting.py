@@ -10,11 +10,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.shared_context_attention import SeqlenInfo, attention_flops
 from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
-from model.accounting import cache_bytes, flops, parameter_bytes
+from model.accounting import (
+    cache_bytes,
+    flops,
+    hstu_layers_per_block,
+    layer_flops,
+    parameter_bytes,
+)
 from model.config import HEADS, HeadName
 from model.feed_sr import FeedSR
 from model.ranker import Ranker
-from tests.builders import make_rank_batch, offsets_of
+from tests.builders import offsets_of
+from tests.model.variants import VARIANTS, timed_rank_batch, variant
 
 M, N = 30, 7
 
@@ -22,7 +29,7 @@ M, N = 30, 7
 def counted_linear(ranker: Ranker) -> int:
     """Operations of the linear layers of one `rank`, by torch's counter."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        ranker.eval().rank(make_rank_batch(ranker.spec, 0, [M], [N]))
+        ranker.eval().rank(timed_rank_batch(0, [M], [N], spec=ranker.spec))
     by_operator = counter.get_flop_counts()["Global"]
     linear = (torch.ops.aten.mm, torch.ops.aten.addmm)
     return sum(count for operator, count in by_operator.items() if operator in linear)
@@ -44,6 +51,43 @@ def test_linear_layers_of_feed_sr(head: HeadName, mlp: str) -> None:
     parts = flops(ranker, M, N)
     assert sum(parts.values()) - parts["attention"] == counted_linear(ranker)
     assert ranker.flops(M, N) == sum(parts.values())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_linear_layers_of_every_part(name: str) -> None:
+    ranker = build_ranker(variant(name), SIMULATOR)
+    assert isinstance(ranker, FeedSR)
+    parts = flops(ranker, M, N)
+    assert sum(parts.values()) - parts["attention"] == counted_linear(ranker)
+    deeper = variant(name).model_copy(update={"layers": ranker.config.layers + 1})
+    added = build_ranker(deeper, SIMULATOR).flops(M, N) - ranker.flops(M, N)  # type: ignore[operator]
+    assert added == layer_flops(ranker.config, M, N)
+
+
+def test_hstu_layers_that_cost_one_block() -> None:
+    """12 D^2 multiply-adds a token against 5 D^2, and attention's 2 D a pair for both."""
+    wide = FeedSRConfig(width=4096, heads=2)
+    assert hstu_layers_per_block(wide, 1) == pytest.approx(12 / 5, rel=1e-3)
+    d, tokens = 64, 200
+    own = FeedSRConfig(width=d)
+    pairs = 2 * d * (tokens + 1) / 2
+    assert hstu_layers_per_block(own, tokens // 2) == pytest.approx(
+        (12 * d * d + pairs) / (5 * d * d + pairs)
+    )
+    assert hstu_layers_per_block(own, 10**6) == pytest.approx(1, abs=1e-3)
+    hstu = own.model_copy(update={"block": "hstu"})
+    assert hstu_layers_per_block(hstu, 100) == hstu_layers_per_block(own, 100)
+    gated = own.model_copy(update={"attention": "relu", "attention_gate": True})
+    assert hstu_layers_per_block(gated, 1) > hstu_layers_per_block(own, 1)
+
+
+def test_matched_layers_cost_the_same() -> None:
+    """What a study does with the figure: the nearest whole number of layers."""
+    config = FeedSRConfig(width=64, layers=5, heads=2)
+    layers = config.layers * hstu_layers_per_block(config, 50, 20)
+    hstu = config.model_copy(update={"block": "hstu", "layers": round(layers)})
+    costs = [c.layers * layer_flops(c, 50, 20) for c in (config, hstu)]
+    assert costs[1] == pytest.approx(costs[0], rel=0.5 / layers)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -76,3 +120,17 @@ def test_bytes() -> None:
 def test_activations_are_what_a_block_keeps() -> None:
     """At d = 16, GELU: stream + norm (32), and the MLP's hidden layer twice (128), in float32."""
     assert make_feed_sr().activation_bytes(M, N) == (2 * M + N) * (32 + 128) * 4
+    hstu = build_ranker(FeedSRConfig(width=16, block="hstu"), SIMULATOR)
+    assert isinstance(hstu, FeedSR)
+    assert hstu.activation_bytes(M, N) == (2 * M + N) * 7 * 16 * 4
+    assert cache_bytes(hstu, M) == 2 * 2 * (2 * M) * 16 * 4
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_memory_has_the_bytes_that_are_declared(name: str) -> None:
+    ranker = build_ranker(variant(name), SIMULATOR).eval()
+    assert isinstance(ranker, FeedSR)
+    batch = timed_rank_batch(0, [M], [N], spec=SIMULATOR)
+    with torch.inference_mode():
+        (memory,) = ranker.rank_after(batch, [None])[1]
+    assert memory.nbytes == cache_bytes(ranker, M)

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from kernels.shared_context_attention import SeqlenInfo
-from model.block import Block, Placement, RescaleAndAdd
+from model import FeedSRConfig
+from model.block import Block
+from model.layer import Placement
 from model.rope import Rotation
 from tests.builders import offsets_of
 
 
-def make_block(mlp: str = "gelu") -> Block:
+def make_block(mlp: str = "gelu", **parts: object) -> Block:
     torch.manual_seed(0)
-    return Block(width=8, heads=2, mlp=mlp, mlp_ratio=3.0, residual_scale=0.7, dropout=0.0).double()  # type: ignore[arg-type]
+    shape = {"width": 8, "heads": 2, "mlp": mlp, "mlp_ratio": 3.0, "residual_scale": 0.7}
+    return Block(FeedSRConfig.model_validate({**shape, **parts})).double()
 
 
 def make_placement() -> Placement:
@@ -77,5 +80,61 @@ def test_residuals_are_rescaled() -> None:
         block.attention_add.scale.zero_()
         block.mlp_add.scale.zero_()
     assert torch.equal(block(context, None, placement)[0], context)
-    add = RescaleAndAdd(0.5)
-    assert add(torch.tensor(1.0), torch.tensor(4.0)) == 3.0
+
+
+def test_rezero_starts_as_the_identity() -> None:
+    block, placement = make_block(residual="rezero"), make_placement()
+    context, candidates = make_states()
+    for before, after in zip(
+        (context, candidates), block(context, candidates, placement), strict=True
+    ):
+        assert torch.equal(after, before)
+
+
+def test_post_norm_normalises_the_sums_and_reads_the_stream_raw() -> None:
+    block, placement = make_block(norm="post"), make_placement()
+    context, _ = make_states()
+    after, _ = block(context, None, placement)
+    torch.testing.assert_close(after.mean(-1), torch.zeros(10, dtype=torch.float64))
+    assert ((after.var(-1, correction=0) - 1).abs() < 1e-4).all()
+    inner = block.attention_norm(context + 0.7 * attention_branch(block, context, placement))
+    want = block.mlp_norm(inner + 0.7 * block.mlp(inner))
+    torch.testing.assert_close(after, want, rtol=1e-6, atol=1e-6)
+
+
+def attention_branch(block: Block, x_TD: Tensor, placement: Placement) -> Tensor:
+    """The attention of raw tokens, ungated."""
+    tokens = block.attention.project(x_TD, placement.context)
+    seen, _ = block.attend(tokens, None, placement.info)
+    assert seen is not None
+    return block.attention.join(seen)
+
+
+def test_a_gate_opens_and_closes_each_channel_by_its_token() -> None:
+    block, placement = make_block(attention_gate=True), make_placement()
+    context, candidates = make_states()
+    gate = block.attention.gate
+    assert gate is not None
+    open_, closed = make_block(), make_block()
+    shared = {n: p for n, p in block.state_dict().items() if "gate" not in n}
+    open_.load_state_dict(shared)
+    closed.load_state_dict(shared)
+    with torch.no_grad():
+        closed.attention_add.scale.zero_()
+        gate.weight.zero_()
+        for bias, like in ((50.0, open_), (-50.0, closed)):
+            gate.bias.fill_(bias)
+            got = block(context.clone(), candidates.clone(), placement)
+            want = like(context.clone(), candidates.clone(), placement)
+            for ours, theirs in zip(got, want, strict=True):
+                torch.testing.assert_close(ours, theirs)
+        gate.bias.zero_()
+        gate.weight.copy_(torch.eye(8))
+    norm = block.attention_norm(context)
+    tokens, share = block.project(context, placement.context)
+    assert share is not None
+    torch.testing.assert_close(share, norm.sigmoid())
+    heads = torch.ones_like(tokens.v)
+    torch.testing.assert_close(
+        block.attention.join(heads, share), norm.sigmoid() @ block.attention.out.weight.T
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model import DCNv2Config, FeedSRConfig, HeadConfig
-from model.config import HEADS
+from model.config import HEADS, BlockName, NormName, PositionsName, ResidualName
 
 heads = st.builds(HeadConfig, name=st.sampled_from(HEADS), width=st.integers(1, 512))
 configs = st.one_of(
@@ -23,6 +24,11 @@ configs = st.one_of(
         heads=st.sampled_from([1, 2, 4, 8]),
         mlp=st.sampled_from(["gelu", "swiglu"]),
         head=heads,
+        positions=st.sampled_from(get_args(PositionsName)),
+        attention=st.sampled_from(["softmax", "silu"]),
+        block=st.sampled_from(get_args(BlockName)),
+        residual=st.sampled_from(get_args(ResidualName)),
+        norm=st.sampled_from(get_args(NormName)),
     ),
     st.builds(DCNv2Config, head=heads, embedding_dropout=st.floats(0, 0.9)),
 )
@@ -33,7 +39,9 @@ def test_json_round_trip(config: FeedSRConfig | DCNv2Config) -> None:
     assert type(config).model_validate_json(config.model_dump_json()) == config
 
 
-@pytest.mark.parametrize("wrong", [{"depth": 3}, {"layers": 0}, {"head": {"name": "gbdt"}}])
+@pytest.mark.parametrize(
+    "wrong", [{"depth": 3}, {"layers": 0}, {"head": {"name": "gbdt"}}, {"attention": "linear"}]
+)
 def test_what_it_does_not_know_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         FeedSRConfig.model_validate(wrong)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.batch import Impressions, RankBatch
+from model.feed_sr import FeedSR
 from tests.builders import TINY, Pattern, make_rank_batch, offsets_of
 from tests.model.test_feed_sr import RANKER, assert_close, make_ranker, rank
 
@@ -25,23 +26,26 @@ def rows_of(impressions: Impressions, spans: list[tuple[int, int]]) -> Impressio
         actions={n: c[rows] for n, c in impressions.actions.items()},
         known_M=impressions.known_M[rows],
         cu_seqlens=offsets_of([b - a for a, b in spans]),
+        time_M=None if impressions.time_M is None else impressions.time_M[rows],
     )
 
 
-def after(batch: RankBatch, past: list[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+def after(
+    batch: RankBatch, past: list[Tensor | None], ranker: FeedSR = RANKER
+) -> tuple[Tensor, list[Tensor]]:
     """`rank_after` of a whole batch, of which `past` is remembered."""
     lengths = batch.history.cu_seqlens.diff().tolist()
     kept = [0 if p is None else p.shape[2] // 2 for p in past]
     new = rows_of(batch.history, list(zip(kept, lengths, strict=True)))
     with torch.inference_mode():
-        return RANKER.rank_after(dataclasses.replace(batch, history=new), past)
+        return ranker.rank_after(dataclasses.replace(batch, history=new), past)
 
 
-def remembered(batch: RankBatch, counts: list[int]) -> list[Tensor | None]:
+def remembered(batch: RankBatch, counts: list[int], ranker: FeedSR = RANKER) -> list[Tensor | None]:
     """Memories of the first `counts` impressions of each history."""
     first = rows_of(batch.history, [(0, n) for n in counts])
     with torch.inference_mode():
-        memories = RANKER.rank_after(
+        memories = ranker.rank_after(
             dataclasses.replace(batch, history=first), [None] * len(counts)
         )[1]
     return [m if n else None for m, n in zip(memories, counts, strict=True)]

@@ -26,6 +26,7 @@ from tests.builders import (
     select_impressions,
     select_request,
 )
+from tests.model.variants import joined
 
 HEAD = HeadConfig(width=8, hidden=1, cross=1, rank=4)
 SMALL = FeedSRConfig(width=8, layers=3, heads=2, mlp_ratio=2.0, head=HEAD)
@@ -98,12 +99,15 @@ def request_at(batch: TrainBatch, target: int) -> RankBatch:
     imp = batch.impressions
     row = int(batch.target_R[target])
     sequence = int(torch.searchsorted(imp.cu_seqlens[1:], row, right=True))
+    start, known = int(imp.cu_seqlens[sequence]), int(imp.known_M[row])
+    times = None if imp.time_M is None else imp.time_M[start : start + known]
     return RankBatch(
-        history=select_impressions(imp, sequence, int(imp.known_M[row])),
+        history=dataclasses.replace(select_impressions(imp, sequence, known), time_M=times),
         candidates={n: c[row : row + 1] for n, c in imp.features.items()},
         context_NC=batch.context_RC[target : target + 1],
         cu_candidates=offsets_of([1]),
         position_N=batch.position_R[target : target + 1],
+        time_N=None if imp.time_M is None else imp.time_M[row : row + 1],
     )
 
 
@@ -119,6 +123,7 @@ def join(requests: list[RankBatch]) -> RankBatch:
         actions=columns([h.actions for h in histories]),
         known_M=torch.cat([h.known_M for h in histories]),
         cu_seqlens=offsets_of([h.num_impressions for h in histories]),
+        time_M=joined([h.time_M for h in histories]),
     )
     return RankBatch(
         history=history,
@@ -126,6 +131,7 @@ def join(requests: list[RankBatch]) -> RankBatch:
         context_NC=torch.cat([r.context_NC for r in requests]),
         cu_candidates=offsets_of([len(r.position_N) for r in requests]),
         position_N=torch.cat([r.position_N for r in requests]),
+        time_N=joined([r.time_N for r in requests]),
     )
 
 

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An HSTU layer (arXiv 2402.17152, section 3): gated SiLU attention, and no MLP.
+
+    U, V, Q, K = silu(W1 x)        y = W2 (LayerNorm(attend(Q, K, V)) * U)        x + y
+
+`attend` is SiLU of the scores divided by how many keys are seen (`model.pointwise_attention`). The
+paper's relative attention bias is left to the model's positions, which rotate Q and K, so that what
+an ablation compares is the layer alone. The one projection is kept as two matrices, U with Q and K
+with V: a last layer needs K and V of its context only.
+
+Matched cost: a layer's linear part is 5 D^2 multiply-adds a token, a transformer block's with
+mlp_ratio 4 is 12 D^2, attention costs both the same. So one block costs what 2.4 HSTU layers do on
+histories far shorter than D, and ever closer to one on longer ones;
+`model.accounting.hstu_layers_per_block` says it for a length.
+
+Shape suffixes: T tokens, packed; D width of a token; H heads; C head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels.shared_context_attention import Tokens
+from model.config import FeedSRConfig
+from model.layer import Layer
+from model.pointwise_attention import attention_by
+from model.residual import make_residual
+from model.rope import Rotate
+
+
+class HSTU(Layer):
+    """One layer; its residual and the place of its LayerNorm as configured."""
+
+    def __init__(self, config: FeedSRConfig) -> None:
+        super().__init__(config, attention_by("silu"))
+        width = config.width
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(width)
+        self.gate_query = nn.Linear(width, 2 * width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.attended_norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+        self.add = make_residual(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def project(
+        self, x_TD: Tensor, rotate: Rotate, *, queries: bool = True
+    ) -> tuple[Tokens, Tensor | None]:
+        """Q, K and V heads `[T, H, C]`, and U `[T, D]`; K and V alone without queries."""
+        x = self._before(self.norm, x_TD)
+        key, value = self._activated(self.key_value, x)
+        gate = query = None
+        if queries:
+            gate, query = self._activated(self.gate_query, x)
+            query = rotate(self._split(query))
+        return Tokens(query, rotate(self._split(key)), self._split(value)), gate
+
+    def finish(self, x_TD: Tensor, seen_THC: Tensor, gate_TD: Tensor | None) -> Tensor:
+        """The attended values, normalised and gated, to the stream."""
+        assert gate_TD is not None
+        branch = self.out(self.attended_norm(seen_THC.flatten(1)) * gate_TD)
+        return self._after(self.norm, self.add(x_TD, self.dropout(branch)))
+
+    def key_value_layer(self) -> nn.Linear:
+        """Keys and values alone."""
+        return self.key_value
+
+    def widest(self) -> int:
+        """Stream and norm, U, Q, K, V and what was attended to."""
+        return 7 * self.out.in_features
+
+    def _activated(self, linear: nn.Linear, x_TD: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = F.silu(linear(x_TD), inplace=not torch.is_grad_enabled()).chunk(2, -1)
+        return one, other
+
+    def _split(self, x_TD: Tensor) -> Tensor:
+        return x_TD.unflatten(-1, (self.heads, -1))

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration to a layer of the stack: the one place that knows which layers there are."""
+
+from __future__ import annotations
+
+from model.block import Block
+from model.config import FeedSRConfig
+from model.hstu import HSTU
+from model.layer import Layer
+
+
+def make_layer(config: FeedSRConfig) -> Layer:
+    """One layer of the configured kind, with new weights."""
+    return HSTU(config) if config.block == "hstu" else Block(config)
