@@ -92,7 +92,9 @@ def _posterior(
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """The request of each impression, and `[Q, G]` what its visit's mood was then thought to be."""
     pairs = np.stack([visit_N, truth["event_time"]], 1)
-    request_Q2, first_Q, request_N = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    request_Q2, first_Q, request_N = np.unique(
+        pairs, axis=0, return_index=True, return_inverse=True
+    )
     request_N = request_N.reshape(-1)
     told_QG = np.zeros((len(request_Q2), len(guess_G)))
     for low in range(0, len(request_N), CHUNK_ROWS):
