@@ -55,7 +55,7 @@ def _differences(result: Mapping[str, Any]) -> Table:
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column(columns[0])
+    table.add_column(columns[0], no_wrap=True)
     for name in columns[1:]:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -65,7 +65,7 @@ def _with_interval(value: Mapping[str, float | None]) -> str:
     low, high = value["low"], value["high"]
     if low is None or high is None:
         return "-"
-    return f"{_signed(value['value'])} ± {(high - low) / 2:.4f}"
+    return f"{_signed(value['value'])} ±{(high - low) / 2:.4f}"
 
 
 def _signed(value: float | None) -> str:

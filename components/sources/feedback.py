@@ -22,6 +22,8 @@ LONGEST_DWELL_MS = 1_800_000
 SCROLLED_MS = (200, 2500)
 """How long a post that is not examined stays on the screen."""
 ACTIONS = ("click", "skip", "long_dwell", "like", "comment", "share")
+EXAMINED_ACTIONS = ("click", "long_dwell", "like", "comment", "share")
+"""Actions that only an examined post gets: their probability is the propensity times another."""
 
 CLICK_BIAS = -4.0
 DWELL_BIAS, DWELL_GAIN, DWELL_OF_CLICK, DWELL_SCALE = 7.5, 0.42, 1.1, 0.55

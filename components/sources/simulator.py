@@ -28,7 +28,7 @@ from components.sources.world import Posts, World
 from feature_repo.spec import DAY_MS, Spec
 from feature_repo.specs import SIMULATOR
 
-__all__ = ["SimulatorConfig", "simulate", "truth_day"]
+__all__ = ["SimulatorConfig", "has_truth", "simulate", "truth_day"]
 
 TRUTH = (
     *("member_id", "post_id", "event_time", "position", "visit_id", "mood", "examination"),
@@ -73,6 +73,11 @@ def truth_day(layout: Layout, day: str) -> pa.Table:
     same with the visit's mood at 0, its median: the best that can be known before the visit).
     """
     return pq.read_table(_truth_path(layout, day))
+
+
+def has_truth(layout: Layout, day: str) -> bool:
+    """Whether the truth of a day was written."""
+    return _truth_path(layout, day).is_file()
 
 
 def _truth_path(layout: Layout, day: str) -> Path:
