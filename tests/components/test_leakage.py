@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from components.cli import app
 from components.config import DailyConfig, TrainConfig
 from components.layout import Layout
 from components.leakage import LeakageOptions, leakage
@@ -174,6 +176,16 @@ def test_a_mistake_is_one_sentence(tmp_path, arguments, options, sentence) -> No
     with pytest.raises(ValueError, match=sentence) as error:
         leakage(*arguments, LeakageOptions(work=tmp_path, **options))
     assert "\n" not in str(error.value)
+
+
+def test_the_command_is_there_and_refuses_what_it_does_not_know() -> None:
+    run = CliRunner().invoke
+    told = run(app, ["leakage", "--help"])
+    assert told.exit_code == 0
+    assert "same-session feedback" in told.stdout
+    words = ["leakage", "--data", "sim:9", "--train-before", BEFORE, "--test-through", THROUGH]
+    refused = run(app, [*words, "--sessions", "day"])
+    assert str(refused.exception) == "sessions is 'day', want one of logged, pause"
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.backtest_data import Split, prepare
+from components.backtest_data import Split, prepare, write_test
 from components.config import PROFILES
 from components.counters import event_columns
 from components.data import evaluation_batches, shard_paths
 from components.events import EventLog, select_list
-from components.layout import Layout
+from components.layout import Layout, write_parquet
+from components.scored import scored_batches
 from components.session_cut import (
     SessionCut,
     Sessions,
@@ -28,10 +32,14 @@ from components.session_cut import (
 from feature_repo.spec import Spec
 from feature_repo.specs import SIMULATOR
 from kernels.loader import Packed, ShardFormat, read_shard
+from model import build_ranker
 from tests.log_builders import small_spec
 from tests.shard_builders import write_shards
 
 GAP = SIMULATOR.session_gap_ms
+SPLIT = Split(
+    train_before="2026-01-12", test_through="2026-01-13", freshness="immediate", spec=SIMULATOR
+)
 
 
 def pack(rng: np.random.Generator, lengths: list[int]) -> Packed:
@@ -127,14 +135,8 @@ def events_of(layout: Layout, through: str, spec: Spec) -> pa.Table:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):  # type: ignore[no-untyped-def]
     work = tmp_path_factory.mktemp("cut")
-    split = Split(
-        train_before="2026-01-12",
-        test_through="2026-01-13",
-        freshness="immediate",
-        spec=SIMULATOR,
-    )
     config = PROFILES["demo"].model_copy(update={"freshness": "immediate"})
-    shards = prepare("sim:4000", work, split, config)
+    shards = prepare("sim:4000", work, SPLIT, config)
     return Layout.at(work), shards.test
 
 
@@ -188,6 +190,70 @@ def test_cut_shards_differ_in_known_and_counters_alone(prepared, tmp_path) -> No
         assert (pair[1] < pair[0])[less[target]].all()
     assert changed == counts["known_cut"] > 0
     assert 0 < counts["sessions_of_many"] <= counts["sessions"] < counts["targets"]
+
+
+@pytest.mark.law
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(place=st.floats(0, 0.999), ranker=st.sampled_from(["feed_sr", "dcnv2"]))
+def test_feedback_since_the_session_began_moves_no_score(  # type: ignore[no-untyped-def]
+    prepared, tmp_path_factory, place, ranker
+) -> None:
+    """Law 4, end to end: other actions in what arrives from the beginning of a session on reach no
+    cut score of that session or an earlier one; uncut, they reach the scores of its targets.
+    """
+    layout, folder = prepared
+    how = SessionCut(spec=SIMULATOR, sessions="pause")
+    began = np.concatenate([first_times(packed, how) for packed in read(folder)])
+    knew = np.concatenate([knew_own(packed, how) for packed in read(folder)])
+    now = int(began[knew][int(place * knew.sum())])
+    changed = other_future(layout, Layout.at(tmp_path_factory.mktemp("changed")), now)
+    model = build_ranker(getattr(PROFILES["demo"], ranker), SIMULATOR, seed=3).eval()
+    uncut, cut = [], []
+    for log in (layout, changed):
+        write_test(log, log.root / "law", SPLIT)
+        events = events_of(log, log.impression_days()[-1], SIMULATOR)
+        how = SessionCut(spec=SIMULATOR, sessions="pause", events=events)
+        write_cut(log.root / "law", log.root / "law-cut", how)
+        uncut.append(scores(model, log.root / "law"))
+        cut.append(scores(model, log.root / "law-cut"))
+    np.testing.assert_array_equal(cut[0][began <= now], cut[1][began <= now])
+    assert (cut[0][began > now] != cut[1][began > now]).any() or (began <= now).all()
+    of_it = knew & (began == now)
+    assert (uncut[0][of_it] != uncut[1][of_it]).any(1).all()
+
+
+def knew_own(packed: Packed, how: SessionCut) -> np.ndarray:  # type: ignore[type-arg]
+    """Which targets knew feedback of their own session."""
+    known = packed.columns["known"]
+    cut = cut_known(known, session_numbers(packed, how), packed.cu_seqlens)
+    return (cut < known)[packed.columns["loss"] == 1]
+
+
+def scores(model: torch.nn.Module, folder: Path) -> np.ndarray:  # type: ignore[type-arg]
+    return np.concatenate([b.logits_RK for b in scored_batches(model, folder, SIMULATOR)])
+
+
+def first_times(packed: Packed, how: SessionCut) -> np.ndarray:  # type: ignore[type-arg]
+    """When the session of each target began."""
+    number, time_M = session_numbers(packed, how), packed.columns["event_time"]
+    first = np.full(number.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, number, time_M)
+    return first[number][packed.columns["loss"] == 1]
+
+
+def other_future(layout: Layout, copy: Layout, now: int) -> Layout:
+    """The log with every action turned over in what arrives from `now` on."""
+    for path in (layout.posts, layout.members):
+        shutil.copy(path, copy.root / path.name)
+    for day in layout.impression_days():
+        table = pq.read_table(layout.impressions_day(day))
+        late = table["arrival_time"].to_numpy() >= now
+        for name in SIMULATOR.task_names:
+            place, old = table.schema.get_field_index(name), table[name].to_numpy()
+            new = np.where(late & (old >= 0), 1 - old, old).astype(np.int8)
+            table = table.set_column(place, table.schema.field(name), [new])
+        write_parquet(copy.impressions_day(day), table)
+    return copy
 
 
 def test_requests_of_one_time_leak_nothing(prepared, tmp_path) -> None:  # type: ignore[no-untyped-def]
