@@ -17,6 +17,7 @@ import typer
 
 from components.cli_feed import feed
 from components.cli_options import DEFAULT_ROOT, ConfigName, Day, Root, chosen_day, opened
+from components.cli_study import study
 
 app = typer.Typer(
     name="feedsr",
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(feed)
+app.add_typer(study)
 
 
 def main() -> None:

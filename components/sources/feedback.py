@@ -19,7 +19,11 @@ Floats = npt.NDArray[np.floating[Any]]
 LONG_DWELL_MS = 10_000
 SKIP_MS = 3_000
 LONGEST_DWELL_MS = 1_800_000
+SCROLLED_MS = (200, 2500)
+"""How long a post that is not examined stays on the screen."""
 ACTIONS = ("click", "skip", "long_dwell", "like", "comment", "share")
+EXAMINED_ACTIONS = ("click", "long_dwell", "like", "comment", "share")
+"""Actions that only an examined post gets: their probability is the propensity times another."""
 
 CLICK_BIAS = -4.0
 DWELL_BIAS, DWELL_GAIN, DWELL_OF_CLICK, DWELL_SCALE = 7.5, 0.42, 1.1, 0.55
@@ -66,7 +70,9 @@ def act(rng: np.random.Generator, relevance: Floats, examined: Floats) -> dict[s
     click = seen & (rng.random(count) < sigmoid(relevance + CLICK_BIAS))
     log_ms = _log_dwell(relevance, click) + DWELL_SCALE * rng.logistic(size=count)
     dwell = np.where(
-        seen, np.exp(np.minimum(log_ms, np.log(LONGEST_DWELL_MS))), rng.uniform(200, 2500, count)
+        seen,
+        np.exp(np.minimum(log_ms, np.log(LONGEST_DWELL_MS))),
+        rng.uniform(*SCROLLED_MS, count),
     ).astype(np.int32)
     acts = {
         "click": click,
@@ -76,6 +82,35 @@ def act(rng: np.random.Generator, relevance: Floats, examined: Floats) -> dict[s
     for name, (bias, gain) in AFTER_CLICK.items():
         acts[name] = click & (rng.random(count) < sigmoid(bias + gain * relevance))
     return {**{name: value.astype(np.int8) for name, value in acts.items()}, "dwell_ms": dwell}
+
+
+def log_likelihood(acts: dict[str, Any], relevance: Floats, examined: Floats) -> Floats:
+    """The log of the density of what `act` drew, summed over whether the post was examined.
+
+    Args:
+        acts: click, like, comment, share and dwell_ms, each `[N]` or `[N, 1]`.
+        relevance: logits that the acts are held against, `[N]`, or `[N, G]` of G guesses.
+        examined: examination propensities, of the acts' shape.
+
+    Returns:
+        float64 of the shape of `relevance`.
+    """
+    click, dwell_ms = np.asarray(acts["click"], np.float64), acts["dwell_ms"] + 0.5
+    z = (np.log(dwell_ms) - _log_dwell(relevance, click)) / DWELL_SCALE
+    density = np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))) ** 2 / (DWELL_SCALE * dwell_ms)
+    longest = acts["dwell_ms"] >= LONGEST_DWELL_MS - 1
+    seen = examined * np.where(longest, sigmoid(-z), density)
+    seen = seen * _bernoulli(click, sigmoid(relevance + CLICK_BIAS))
+    for name, (bias, gain) in AFTER_CLICK.items():
+        done = _bernoulli(acts[name], sigmoid(bias + gain * relevance))
+        seen = seen * np.where(click > 0, done, 1.0)
+    low, high = SCROLLED_MS
+    passed = (click == 0) & (acts["dwell_ms"] >= low) & (acts["dwell_ms"] < high)
+    return np.asarray(np.log(seen + passed * (1 - examined) / (high - low)))
+
+
+def _bernoulli(happened: Any, probability: Floats) -> Floats:
+    return np.where(np.asarray(happened) > 0, probability, 1 - probability)
 
 
 def _log_dwell(relevance: Floats, clicked: Any) -> Floats:

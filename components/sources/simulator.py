@@ -28,11 +28,11 @@ from components.sources.world import Posts, World
 from feature_repo.spec import DAY_MS, Spec
 from feature_repo.specs import SIMULATOR
 
-__all__ = ["SimulatorConfig", "simulate", "truth_day"]
+__all__ = ["SimulatorConfig", "has_truth", "simulate", "truth_day"]
 
 TRUTH = (
     *("member_id", "post_id", "event_time", "position", "visit_id", "mood", "examination"),
-    *ACTIONS,
+    *("arrival_time", *ACTIONS, "dwell_ms"),
     *(f"{kind}_{action}" for kind in "pb" for action in ACTIONS),
 )
 
@@ -68,11 +68,16 @@ def simulate(layout: Layout, config: SimulatorConfig) -> SourceCounts:
 def truth_day(layout: Layout, day: str) -> pa.Table:
     """The truth of the impressions simulated on a day, for tests and ablations; no step reads it.
 
-    Columns: member_id, post_id, event_time, position, visit_id, mood, examination, the actions, and
-    per action `p_` (its probability, everything known) and `b_` (the same with the visit's mood at
-    0, its median: the best that can be known before the visit).
+    Columns: member_id, post_id, event_time, position, visit_id, mood, examination, arrival_time,
+    the actions, dwell_ms, and per action `p_` (its probability, everything known) and `b_` (the
+    same with the visit's mood at 0, its median: the best that can be known before the visit).
     """
     return pq.read_table(_truth_path(layout, day))
+
+
+def has_truth(layout: Layout, day: str) -> bool:
+    """Whether the truth of a day was written."""
+    return _truth_path(layout, day).is_file()
 
 
 def _truth_path(layout: Layout, day: str) -> Path:

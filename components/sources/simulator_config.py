@@ -26,6 +26,7 @@ class SimulatorConfig(BaseModel):
         profile_noise: length of the random vector added to a member's first interest, a unit
             vector, to make the profile embedding; 2 leaves a cosine of about 0.45.
         industry_share: members whose industry follows from their interest; the others' is random.
+        member_bias: standard deviation of the logit that all impressions of a member share.
         mood: standard deviation of the logit that all impressions of a visit share.
         freshness_gain: logit a new post has over an old one; halves every `half_life_hours`.
         late_share: requests whose log arrives one to two days after they were served.
@@ -55,6 +56,7 @@ class SimulatorConfig(BaseModel):
     freshness_gain: float = 1.0
     half_life_hours: float = Field(18.0, gt=0)
     quality: float = Field(0.5, ge=0)
+    member_bias: float = Field(0.4, ge=0)
     mood: float = Field(0.7, ge=0)
     drift: float = Field(0.12, ge=0)
     profile_noise: float = Field(2.0, ge=0)

@@ -102,7 +102,7 @@ class World:
         mix = self.topics_KL[first] + 0.7 * self.topics_KL[second]
         self.interest_ML = unit(mix + 0.4 * unit(rng.normal(size=mix.shape)))
         self.activity_M = rng.lognormal(0.0, c.activity_sigma, count)
-        self.bias_M = rng.normal(0.0, 0.4, count)
+        self.bias_M = rng.normal(0.0, c.member_bias, count)
         self.first_interest_ML = self.interest_ML.copy()
         noise = c.profile_noise * unit(rng.normal(size=mix.shape))
         self.profile_ML = unit(self.interest_ML @ self.profile_map + noise)

@@ -81,9 +81,7 @@ def _measured(study: Study, experiment: Experiment, seed: int) -> bool:
         if reference.fingerprint == trial.fingerprint:
             other = outcome
         else:
-            with claimed(study.work, reference) as free:
-                if not free:
-                    return False
+            with claimed(study.work, reference, wait=True):
                 other = run_trial(reference, study.work)
         result = entry(trial, outcome, other)
         study.results.put(experiment.row, described(experiment), seed, result)

@@ -18,12 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from components.bootstrap import member_weights, standard_error, weighted_auc
+from components.bootstrap import BootstrapAuc, standard_error
 from components.data import evaluation_batches
 from components.evaluate import score_rows, served_logits
 from components.layout import atomic_path
 from components.scorecard import Scorecard
 from feature_repo.spec import Spec
+from kernels.streaming_metrics import exact_auc
+
+RESAMPLES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,10 @@ class Scores:
     labels_RK: npt.NDArray[np.float32]
     member_R: npt.NDArray[np.int64]
 
+    def auc(self, k: int) -> float:
+        """The AUC of task k; NaN without both classes."""
+        return float(exact_auc(self.logits_RK[:, k], self.labels_RK[:, k]))
+
     def save(self, path: Path) -> None:
         """Writes one .npz, whole or not at all."""
         with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -53,7 +60,7 @@ class Scores:
             ValueError: the file is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with np.load(path) as found:
                 return cls(**{name: found[name] for name in cls.__dataclass_fields__})
         except (OSError, KeyError, ValueError, EOFError) as error:
             raise ValueError(f"{path} holds no scores; delete it, and run again") from error
@@ -79,10 +86,8 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
         member_R=np.concatenate(members),
     )
     found = card.result()
-    once_R = np.ones((1, len(scores.member_R)), np.int16)
     for k, task in enumerate(spec.task_names):
-        auc = weighted_auc(scores.logits_RK[:, k], scores.labels_RK[:, k], once_R)[0]
-        found["tasks"][task]["auc"] = _finite(auc)
+        found["tasks"][task]["auc"] = _finite(scores.auc(k))
     return found, scores
 
 
@@ -99,13 +104,14 @@ def differences(
     same = np.array_equal(mine.member_R, other.member_R)
     if not same or not np.array_equal(mine.labels_RK, other.labels_RK, equal_nan=True):
         raise ValueError("the two rankers were not scored on the same impressions")
-    weight_BR = member_weights(mine.member_R)
-    found: dict[str, tuple[float | None, float | None]] = {}
-    for k, task in enumerate(tasks):
-        label_R = mine.labels_RK[:, k]
-        ours, theirs = (weighted_auc(s.logits_RK[:, k], label_R, weight_BR) for s in (mine, other))
-        found[task] = (_finite(ours[0] - theirs[0]), _finite(standard_error(ours - theirs)))
-    return found
+    resampled = [BootstrapAuc(len(tasks), RESAMPLES) for _ in range(2)]
+    for auc, of in zip(resampled, (mine, other), strict=True):
+        auc.update(of.logits_RK, of.labels_RK, of.member_R)
+    apart_KB = resampled[0].auc() - resampled[1].auc()
+    return {
+        task: (_finite(mine.auc(k) - other.auc(k)), standard_error(apart_KB[k]))
+        for k, task in enumerate(tasks)
+    }
 
 
 def _finite(value: float) -> float | None:

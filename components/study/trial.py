@@ -193,13 +193,16 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(work: Path, trial: Trial) -> Iterator[bool]:
-    """Whether this process has the trial until the end; one that dies lets go."""
+def claimed(work: Path, trial: Trial, *, wait: bool = False) -> Iterator[bool]:
+    """Whether this process has the trial until the end; one that dies lets go.
+
+    With `wait` it has: a process that waits must be one that nobody waits for.
+    """
     path = work / "trials" / f"{trial.fingerprint}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return

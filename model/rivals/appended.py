@@ -17,7 +17,6 @@ from torch import Tensor
 from feature_repo.spec import Spec
 from model import accounting
 from model.batch import RankBatch, TrainBatch
-from model.block import Block
 from model.heads import PositionOffsets, TaskHead, output_layer
 from model.ranker import Output, Ranker
 from model.rivals.config import AppendedConfig
@@ -31,7 +30,7 @@ class Appended(Ranker):
 
     def __init__(self, config: AppendedConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.history = HistoryTransformer(config, spec, self._make_block)
+        self.history = HistoryTransformer(config, spec, "rescale")
         joined = config.width + self.context_encoder.width
         self.head = TaskHead(config.head, joined, spec.tasks)
         self.offsets = PositionOffsets(config.offset_positions, len(spec.tasks))
@@ -59,17 +58,6 @@ class Appended(Ranker):
     def parameter_bytes(self) -> int:
         """Bytes of the weights and buffers."""
         return accounting.parameter_bytes(self)
-
-    def _make_block(self) -> Block:
-        config = self.config
-        return Block(
-            width=config.width,
-            heads=config.heads,
-            mlp=config.mlp,
-            mlp_ratio=config.mlp_ratio,
-            residual_scale=config.residual_scale,
-            dropout=config.dropout,
-        )
 
     def _fuse(self, state_RD: Tensor, context_RC: Tensor, position_R: Tensor) -> Tensor:
         context = self.context_encoder(context_RC)

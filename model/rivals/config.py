@@ -127,14 +127,9 @@ class HistoryConfig(RankerConfig):
 
 
 class AppendedConfig(HistoryConfig):
-    """The shape of the ranker whose candidates are appended to the history (arXiv 2412.06924).
-
-    Attributes:
-        residual_scale: the learned scale of every residual branch starts here.
-    """
+    """The shape of the ranker whose candidates are appended to the history (arXiv 2412.06924)."""
 
     ranker: Literal["appended"] = "appended"
-    residual_scale: float = 1.0
 
 
 class LiGRConfig(HistoryConfig):

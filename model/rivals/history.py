@@ -13,7 +13,7 @@ width of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from feature_repo.spec import Spec
 from kernels.shared_context_attention import SeqlenInfo
 from model.accounting import linear_flops
 from model.batch import Impressions, RankBatch
-from model.block import Block, Placement
+from model.block import Block
+from model.config import FeedSRConfig
+from model.layer import Placement
 from model.rivals.config import HistoryConfig
 from model.rope import Rotation
 from model.tokens import ActionTokens, PostTokens
@@ -34,15 +36,25 @@ class HistoryTransformer(nn.Module):
     Args:
         config: its sizes.
         spec: the features.
-        block: makes one layer.
+        residual: how a branch of a block joins the stream.
     """
 
-    def __init__(self, config: HistoryConfig, spec: Spec, block: Callable[[], Block]) -> None:
+    def __init__(
+        self, config: HistoryConfig, spec: Spec, residual: Literal["rescale", "gated"]
+    ) -> None:
         super().__init__()
         self.config = config
         self.post_tokens = PostTokens(spec, config.width, config.embedding_dropout)
         self.action_tokens = ActionTokens(spec, config.width)
-        self.blocks = nn.ModuleList(block() for _ in range(config.layers))
+        blocks = FeedSRConfig(
+            width=config.width,
+            heads=config.heads,
+            mlp=config.mlp,
+            mlp_ratio=config.mlp_ratio,
+            residual=residual,
+            dropout=config.dropout,
+        )
+        self.blocks = nn.ModuleList(Block(blocks) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
     @property
@@ -97,7 +109,7 @@ class HistoryTransformer(nn.Module):
         linear += linear_flops(self.action_tokens, num_impressions)
         linear += sum(linear_flops(block, both) for block in first)
         linear += linear_flops(last, num_candidates)
-        linear += linear_flops(last.attention.key_value, num_impressions)
+        linear += linear_flops(last.key_value_layer(), num_impressions)
         return linear + 4 * self.config.width * pairs
 
     def _rotation(self, position_T: Tensor) -> Rotation:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.block import MLP
+from model.residual import GatedAdd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +50,12 @@ class Sets:
         return cls(parts=parts, back_N=rows_N.argsort())
 
 
-class GatedAdd(nn.Module):
-    """`x + sigmoid(W x) * branch`: a learned gate of every entry scales what a branch may add.
-
-    LiGR, arXiv 2502.03417, section 3: the gate stands in the place of further normalisation.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Adds a branch to the stream, both `[..., D]`."""
-        return x + self.gate(x).sigmoid() * branch
-
-
 class SetLayer(nn.Module):
-    """A gated pre-LayerNorm layer in which the rows of a set attend to each other."""
+    """A pre-LayerNorm layer in which the rows of a set attend to each other.
+
+    A learned gate of every entry scales what a branch may add, in the place of further
+    normalisation (LiGR, arXiv 2502.03417, section 3).
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
         super().__init__()

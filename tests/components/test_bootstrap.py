@@ -1,70 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Members are drawn again as they should be, and the histograms' AUCs are those of the rows."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
 
-from components.bootstrap import member_weights, standard_error, weighted_auc
-
-
-def pairwise_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """The definition: the share of pairs in the right order, a tie is half of one."""
-    hits, misses = labels == 1, labels == 0
-    above = scores[hits][:, None] - scores[misses][None, :]
-    won = (above > 0) + 0.5 * (above == 0)
-    pairs = weights[hits][:, None] * weights[misses][None, :]
-    return (won * pairs).sum() / pairs.sum()
+from components.bootstrap import BootstrapAuc, interval, member_weights, standard_error
+from kernels.streaming_metrics import exact_auc
 
 
-rows = st.lists(
-    st.tuples(st.integers(0, 5), st.sampled_from([0.0, 1.0, np.nan]), st.integers(0, 3)),
-    min_size=2,
-    max_size=40,
-)
+def test_weights_are_poisson_and_a_members_own() -> None:
+    members = np.arange(4_000)
+    weights = member_weights(members, 50)
+    assert (weights[:, 0] == 1).all()
+    drawn = weights[:, 1:]
+    for count, share in enumerate((0.3679, 0.3679, 0.1839, 0.0613)):
+        assert abs((drawn == count).mean() - share) < 0.005
+    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 0.06
+    assert abs(np.corrcoef(drawn[:-1, 0], drawn[1:, 0])[0, 1]) < 0.06
+    np.testing.assert_array_equal(member_weights(members[::-1], 50)[::-1], weights)
+    assert (member_weights(members, 50, seed=1) != weights).any()
 
 
-@given(rows, st.integers(0, 2**31))
-def test_the_auc_is_its_definition_under_any_weights(found, seed) -> None:
-    score, label, member = (np.array(c, float) for c in zip(*found, strict=True))
-    weight = member_weights(member.astype(np.int64), 5, seed)
-    got = weighted_auc(score, label, weight)
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(2, 200), seed=st.integers(0, 2**16), parts=st.integers(1, 4))
+def test_each_resample_is_the_auc_of_rows_repeated(rows: int, seed: int, parts: int) -> None:
+    rng = np.random.default_rng(seed)
+    member = rng.integers(0, 9, rows)
+    logits = rng.integers(-12, 12, (rows, 2)).astype(np.float32) / 2
+    labels = rng.integers(0, 2, (rows, 2)).astype(np.float32)
+    labels[rng.random((rows, 2)) < 0.1] = np.nan
+    auc = BootstrapAuc(2, 5)
+    for part in np.array_split(rng.permutation(rows), parts):
+        auc.update(logits[part], labels[part], member[part])
+    often = member_weights(member, 5)
     for b in range(6):
-        with np.errstate(invalid="ignore"):
-            expected = pairwise_auc(score, label, weight[b].astype(float))
-        assert_allclose(got[b], expected, atol=1e-12)
+        again = np.repeat(np.arange(rows), often[:, b])
+        for k in range(2):
+            expected = exact_auc(logits[again, k], labels[again, k])
+            np.testing.assert_allclose(auc.auc()[k, b], expected, atol=1e-12)
 
 
-def test_a_resample_draws_as_many_members_and_keeps_each_one_whole() -> None:
-    member = np.repeat(np.array([7, 3, 9, 4]), [1, 5, 2, 3])
-    weight = member_weights(member, 50, seed=1)
-    assert (weight[0] == 1).all()
-    for drawn in weight:
-        by_member = {m: set(drawn[member == m]) for m in set(member)}
-        assert all(len(counts) == 1 for counts in by_member.values())
-        assert sum(counts.pop() for counts in by_member.values()) == 4
-    assert len({tuple(drawn) for drawn in weight}) > 10
+def test_continuous_scores_lose_little_to_the_buckets() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(50_000) < 0.1).astype(np.float32)
+    logits = (rng.normal(-3, 1, 50_000) + labels).astype(np.float32)
+    auc = BootstrapAuc(1, 1)
+    auc.update(logits[:, None], labels[:, None], np.arange(50_000))
+    assert abs(auc.auc()[0, 0] - exact_auc(logits, labels)) < 2e-5
+
+
+def test_the_interval_covers_what_it_should() -> None:
+    """Of 200 samples of 80 members the mean's interval covers the truth about 95% of the time."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for sample in range(200):
+        value = rng.normal(0.3, 1, 80)
+        weights = member_weights(np.arange(80) + 1000 * sample, 200)
+        found = interval((value @ weights) / weights.sum(0))
+        covered += found["low"] <= 0.3 <= found["high"]  # type: ignore[operator]
+    assert 178 <= covered <= 199
+
+
+def test_what_is_undefined_has_no_interval() -> None:
+    nothing = {"value": None, "low": None, "high": None}
+    assert interval(np.array([np.nan, 1.0, 2.0])) == nothing
+    assert interval(np.array([1.0, np.nan, np.nan, 2.0])) == nothing
+    auc = BootstrapAuc(1, 3)
+    auc.update(np.zeros((2, 1)), np.ones((2, 1)), np.arange(2))
+    assert np.isnan(auc.auc()).all()
+    with pytest.raises(ValueError, match="a score is not finite"):
+        auc.update(np.full((1, 1), np.nan), np.ones((1, 1)), np.zeros(1, np.int64))
 
 
 def test_the_standard_error_is_that_of_many_samples() -> None:
     """Against the truth: the spread of the AUC over fresh samples of members who differ."""
     rng = np.random.default_rng(0)
 
-    def sample() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        member = np.repeat(np.arange(150), 6)
+    def sample() -> tuple[np.ndarray, np.ndarray]:
         taste = np.repeat(rng.normal(size=150), 6)
         score = taste + rng.normal(size=900)
-        return score, (score + taste + 2 * rng.normal(size=900) > 0).astype(float), member
+        happened = score + taste + 2 * rng.normal(size=900) > 0
+        return score.astype(np.float32)[:, None], happened.astype(np.float32)[:, None]
 
-    fresh = [
-        weighted_auc(s, y, np.ones((1, 900), int))[0] for s, y, _ in (sample() for _ in range(300))
-    ]
-    score, label, member = sample()
-    error = standard_error(weighted_auc(score, label, member_weights(member)))
-    assert error == pytest.approx(np.std(fresh), rel=0.35)
+    def measured(resamples: int) -> BootstrapAuc:
+        auc = BootstrapAuc(1, resamples)
+        auc.update(*sample(), np.repeat(np.arange(150), 6))
+        return auc
 
-
-def test_what_has_one_class_has_no_auc_and_no_error() -> None:
-    ones = weighted_auc(np.arange(4.0), np.ones(4), member_weights(np.arange(4), 10))
-    assert np.isnan(ones).all()
-    assert np.isnan(standard_error(ones))
+    fresh = [measured(0).auc()[0, 0] for _ in range(300)]
+    assert standard_error(measured(200).auc()[0]) == pytest.approx(np.std(fresh), rel=0.35)
+    assert standard_error(np.array([0.5, np.nan, np.nan])) is None

@@ -243,6 +243,29 @@ def test_interests_drift_by_the_planted_angle() -> None:
     np.testing.assert_allclose(still.interest_ML, first)
 
 
+def test_the_members_bias_changes_nothing_else() -> None:
+    """The default is the strength that was planted before it could be chosen; 0 takes it away."""
+    plain, biased = (
+        Feed(SMALL.model_copy(update={"member_bias": bias})).world for bias in (0.0, 0.8)
+    )
+    default = Feed(SMALL).world
+    assert not plain.bias_M.any()
+    np.testing.assert_allclose(biased.bias_M, 2 * default.bias_M)
+    assert abs(Feed(DEFAULT).world.bias_M.std() - 0.4) < 0.03
+    for name in ("interest_ML", "profile_ML", "activity_M", "favourites_MF", "industry_M"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(default, name))
+        np.testing.assert_array_equal(getattr(biased, name), getattr(default, name))
+
+
+def test_the_truth_holds_what_was_logged_and_when_it_arrived(log: Log) -> None:
+    dwell, click = log.truth["dwell_ms"], log.truth["click"]
+    assert ((dwell >= LONG_DWELL_MS) == (log.truth["long_dwell"] == 1)).all()
+    assert (((dwell < SKIP_MS) & (click == 0)) == (log.truth["skip"] == 1)).all()
+    delay = log.truth["arrival_time"] - log.truth["event_time"]
+    assert (delay > 0).all()
+    assert abs((delay >= DAY_MS).mean() - DEFAULT.late_share) < 0.01
+
+
 def test_history_tells_the_interest(log: Log) -> None:
     """Content of what was clicked ranks the next day far better than counts of clicks do."""
     start = SIMULATOR.day_start(SIMULATOR.day_number(log.days[-1]))

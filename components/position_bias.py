@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a simulated feed's position bias a ranker's scores carry, against the truth.
+
+A post at feed position p is examined with probability e(p), and its click, long dwell, like,
+comment and share happen with probability e(p) r, r its relevance (the position-based model;
+Joachims, Swaminathan and Schnabel, "Unbiased Learning-to-Rank with Biased Feedback", 2017, section
+4). On log-probabilities the bias is a term: log(e r) = log e + log r. So the score's error
+log(score) - log(r) is regressed on log e(p) of the position where the impression was shown. Log r
+stands beside it in the regression, so that scores that are too flat or too steep are not taken for
+bias where better posts were shown higher. A skip is no such product (what is not examined is
+skipped) and is left out. It knows the simulator's truth and no other.
+
+Shape suffixes: R targets; K tasks; S members; B resamples, the first of which is the data itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from torch import nn
+
+from components.bootstrap import interval, member_weights
+from components.layout import Layout
+from components.scored import Scored, scored_batches
+from components.sources.feedback import EXAMINED_ACTIONS
+from components.sources.simulator import has_truth, truth_day
+from feature_repo.spec import Spec
+from serving.rank_batch import SERVING_POSITION
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
+KEYS = ("member_id", "post_id", "event_time")
+RESAMPLES = 200
+
+
+def position_bias(ranker: nn.Module, folder: Path, layout: Layout, spec: Spec) -> dict[str, Any]:
+    """The slopes of a ranker's log-scores on the true log propensity, by task.
+
+    Args:
+        ranker: scores a batch of `model.batch.TrainBatch`.
+        folder: shards of the days to score, of a log that the simulator wrote with its truth.
+        layout: the root that holds `truth/`.
+        spec: the simulator's, or one with its tasks.
+
+    Returns:
+        position (what serving assumes), n and members scored, and tasks: {TASK: {residual, shown}},
+        each {value, low, high} with a 95% interval over members. residual is of the scores at the
+        serving position: 0, position does not reach the ranking; 1, all of the planted bias does.
+        shown is of the scores at the position where each was shown: 1, told a position, the ranker
+        knows what was planted; 0, it knows nothing of it.
+
+    Raises:
+        ValueError: there are no shards, a target has no truth, or no bias was planted.
+    """
+    served, rows = _scores(ranker, folder, spec, SERVING_POSITION)
+    shown, _ = _scores(ranker, folder, spec, None)
+    truth = _truth_of(rows, layout, spec)
+    placed = rows["position"] >= 0
+    examined = np.log(truth["examination"][placed].astype(np.float64))
+    member = rows["member_id"][placed]
+    tasks = {}
+    for k, task in enumerate(spec.task_names):
+        if task not in EXAMINED_ACTIONS:
+            continue
+        relevance = np.log(truth[f"b_{task}"][placed].astype(np.float64)) - examined
+        each = {"residual": served[placed, k], "shown": shown[placed, k]}
+        tasks[task] = {
+            name: slope(_log_sigmoid(logits) - relevance, examined, relevance, member)
+            for name, logits in each.items()
+        }
+    return {
+        "position": SERVING_POSITION,
+        "n": int(placed.sum()),
+        "members": len(np.unique(member)),
+        "tasks": tasks,
+    }
+
+
+def slope(
+    error_R: Floats, examined_R: Floats, relevance_R: Floats, member_R: Ints
+) -> dict[str, float | None]:
+    """The least-squares slope of the error on log propensity, log relevance beside it.
+
+    Args:
+        error_R: log score minus log relevance.
+        examined_R: log propensity of the position where each impression was shown.
+        relevance_R: log relevance.
+        member_R: int64; members are drawn again for the interval.
+
+    Returns:
+        {value, low, high}, the 95% interval over members.
+
+    Raises:
+        ValueError: all propensities are the same.
+    """
+    if not len(examined_R) or np.ptp(examined_R) < 1e-6:
+        raise ValueError(
+            "every impression was examined with the same probability: no position bias is planted; "
+            "simulate with a position_exponent above 0"
+        )
+    member_S, place_R = np.unique(member_R, return_inverse=True)
+    design_R3 = np.stack([np.ones_like(examined_R), examined_R, relevance_R], 1)
+    products_R12 = np.concatenate(
+        [(design_R3[:, :, None] * design_R3[:, None]).reshape(-1, 9), design_R3 * error_R[:, None]],
+        axis=1,
+    )
+    products_S12 = np.zeros((len(member_S), 12))
+    np.add.at(products_S12, place_R, products_R12)
+    drawn_B12 = member_weights(member_S, RESAMPLES).T.astype(np.float64) @ products_S12
+    solved = np.linalg.pinv(drawn_B12[:, :9].reshape(-1, 3, 3)) @ drawn_B12[:, 9:, None]
+    return interval(solved[:, 1, 0])
+
+
+def _scores(
+    ranker: nn.Module, folder: Path, spec: Spec, position: int | None
+) -> tuple[npt.NDArray[np.float64], dict[str, Ints]]:
+    """Logits `[R, K]` and what tells the impressions apart, and their position."""
+    batches = [(b.logits_RK, _rows(b)) for b in scored_batches(ranker, folder, spec, position)]
+    logits = np.concatenate([logits for logits, _ in batches]).astype(np.float64)
+    parts = [rows for _, rows in batches]
+    return logits, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def _rows(batch: Scored) -> dict[str, Ints]:
+    columns = {n: batch.packed.columns[n] for n in ("post_id", "event_time", "position")}
+    found = {name: values[batch.target_R].astype(np.int64) for name, values in columns.items()}
+    return {"member_id": batch.member_R, **found}
+
+
+def _truth_of(rows: dict[str, Ints], layout: Layout, spec: Spec) -> dict[str, npt.NDArray[Any]]:
+    """The truth's columns for each row, joined by member, post and time."""
+    days = np.unique(spec.day(rows["event_time"]))
+    wanted = pa.table({**{n: rows[n] for n in KEYS}, "row": np.arange(len(rows["member_id"]))})
+    # A visit that runs past midnight is in the file of the day it began on.
+    names = [spec.day_name(int(day)) for day in np.unique(np.concatenate([days - 1, days]))]
+    tables = [truth_day(layout, name) for name in names if has_truth(layout, name)]
+    if tables:
+        found = wanted.join(pa.concat_tables(tables), list(KEYS), join_type="inner")
+        if found.num_rows == wanted.num_rows:
+            found = found.sort_by("row")
+            return {name: found[name].to_numpy() for name in found.column_names}
+    raise ValueError(
+        f"{layout.root} does not hold the truth of every impression that is scored; simulate the "
+        "log there, with its truth"
+    )
+
+
+def _log_sigmoid(logits: Floats) -> npt.NDArray[np.float64]:
+    return np.asarray(-np.logaddexp(0.0, -logits))

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ranker's logits over a folder of shards with the rows they belong to, for studies.
+
+It knows shards and the ranker's forward; what is made of the scores is the caller's.
+
+Shape suffixes: M impressions; S sequences; R targets; K tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from components.console import progress
+from components.data import evaluation_batches, open_loader
+from feature_repo.spec import Spec
+from kernels.loader import LoaderConfig, Packed
+from serving.rank_batch import SERVING_POSITION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The targets of one batch of sequences.
+
+    Attributes:
+        logits_RK: float32, at the feed position that was asked for.
+        labels_RK: float32, NaN where the action was not observed.
+        member_R: int64.
+        target_R: int64, which of the pack's impressions they are.
+        packed: the sequences.
+    """
+
+    logits_RK: npt.NDArray[np.float32]
+    labels_RK: npt.NDArray[np.float32]
+    member_R: npt.NDArray[np.int64]
+    target_R: npt.NDArray[np.int64]
+    packed: Packed
+
+
+def scored_batches(
+    ranker: nn.Module, folder: Path, spec: Spec, position: int | None = SERVING_POSITION
+) -> Iterator[Scored]:
+    """Scores every target of the shards, in stored order, a batch of sequences at a time.
+
+    Args:
+        position: the feed position assumed for every target; None is where each was shown.
+
+    Raises:
+        ValueError: there are no shards or they do not fit the spec.
+    """
+    ranker.eval()
+    device = next(ranker.parameters()).device
+    total = open_loader(folder, spec, LoaderConfig(batch=1)).sequences
+    with progress(f"score {folder.name}", total) as advance:
+        for batch, packed in evaluation_batches(folder, spec):
+            if position is not None:
+                assumed_R = torch.full_like(batch.position_R, position)
+                batch = dataclasses.replace(batch, position_R=assumed_R)
+            with torch.inference_mode():
+                logits_RK = ranker(batch.to(device)).logits_RK.float().cpu().numpy()
+            target_R = batch.target_R.numpy()
+            member_M = np.repeat(packed.keys["member_id"], packed.lengths_S)
+            yield Scored(
+                logits_RK=logits_RK,
+                labels_RK=batch.labels_RK.numpy(),
+                member_R=member_M[target_R],
+                target_R=target_R,
+                packed=packed,
+            )
+            advance(packed.num_sequences)
