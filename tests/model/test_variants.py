@@ -202,6 +202,11 @@ def test_the_default_keeps_the_names_of_its_weights() -> None:
     ]
 
 
+def test_no_norm_follows_one_that_is_last_in_its_layer() -> None:
+    names = build_ranker(variant("post"), TINY).state_dict()
+    assert not [n for n in names if n.startswith("norm.")]
+
+
 BEFORE = [
     [-0.8568562830617642, -2.9761148408567744, 0.003607370098695193],
     [-0.8253968073011057, -3.0221274918876455, 0.026124764770561085],
