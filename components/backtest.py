@@ -29,7 +29,7 @@ from components.config import DailyConfig
 from components.evaluate import evaluate_ranker
 from components.gate import BASELINE, CANDIDATE
 from components.layout import write_json
-from components.train import config_of, fit
+from components.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig
 from model.build import RANKERS
@@ -126,11 +126,18 @@ def backtest(
 
 
 def ranker_configs(config: DailyConfig, names: Iterable[str]) -> dict[str, RankerConfig]:
-    """The configurations of the rankers with these names; ValueError lists the names there are."""
-    chosen = {name: config_of(config, name) for name in names}
+    """The configurations of the rankers with these names; ValueError lists the names there are.
+
+    A ranker that the daily loop does not have is built with its defaults.
+    """
+    known = {name: made.model_validate({}) for name, (made, _) in RANKERS.items()} | config.rankers
+    chosen = tuple(names)
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"there is no ranker {name!r}; have {', '.join(known)}")
     if not chosen:
-        raise ValueError(f"name at least one ranker of {', '.join(RANKERS)}")
-    return chosen
+        raise ValueError(f"name at least one ranker of {', '.join(known)}")
+    return {name: known[name] for name in chosen}
 
 
 def default_work(data: str) -> Path:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from feature_repo.spec import Freshness, Spec
 from feature_repo.specs import spec_by_name
-from model import DCNv2Config, FeedSRConfig
+from model import DCNv2Config, FeedSRConfig, RankerConfig
 
 
 class Config(BaseModel):
@@ -89,6 +89,11 @@ class DailyConfig(Config):
     def spec(self) -> Spec:
         """The feature spec this loop runs on."""
         return spec_by_name(self.spec_name)
+
+    @property
+    def rankers(self) -> dict[str, RankerConfig]:
+        """The loop's rankers by name: the one that is to be served, and its baseline."""
+        return {own.ranker: own for own in (self.feed_sr, self.dcnv2)}
 
     @model_validator(mode="after")
     def _fits_the_spec(self) -> DailyConfig:

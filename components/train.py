@@ -28,7 +28,6 @@ from components.trainer import Trainer
 from feature_repo.spec import Freshness, Spec
 from kernels.loader import Loader, LoaderConfig, Packed, read_shard
 from model import RankerConfig, build_ranker
-from model.build import RANKERS
 from model.checkpoint import load_model, save_model
 from model.files import existing_folder, read_bytes
 from model.ranker import Ranker
@@ -51,29 +50,20 @@ def train(
         The training record, which is also in `layout.model(day, ranker)`.
 
     Raises:
-        ValueError: there is no such ranker; or see `fit`.
+        ValueError: the loop has no such ranker; or see `fit`.
     """
+    known = config.rankers
+    if ranker not in known:
+        raise ValueError(f"there is no ranker {ranker!r}; have {', '.join(known)}")
     return fit(
         layout.sequences("train", day),
         layout.model(day, ranker),
-        config_of(config, ranker),
+        known[ranker],
         config.spec,
         config.cold if start is None else config.warm,
         config.freshness,
         start,
     )
-
-
-def config_of(config: DailyConfig, name: str) -> RankerConfig:
-    """What a run builds the ranker of that name from: its own configuration, or the defaults.
-
-    Raises:
-        ValueError: there is no such ranker; lists those there are.
-    """
-    if name not in RANKERS:
-        raise ValueError(f"there is no ranker {name!r}; have {', '.join(RANKERS)}")
-    own = getattr(config, name, None)
-    return own if isinstance(own, RankerConfig) else RANKERS[name][0].model_validate({})
 
 
 def fit(
@@ -253,7 +243,7 @@ def main(
     root: Annotated[Path, typer.Option(help="the run's root")],
     day: Annotated[str, typer.Option(help="as-of day, YYYY-MM-DD")],
     config: Annotated[str, typer.Option(help="a shipped configuration or a JSON file")],
-    ranker: Annotated[str, typer.Option(help="its name, as feed_sr or dcnv2")] = "feed_sr",
+    ranker: Annotated[str, typer.Option(help="feed_sr or dcnv2")] = "feed_sr",
     start: Annotated[Path | None, typer.Option(help="weights to start from")] = None,
 ) -> None:
     """Trains one ranker of a day's run; also under torchrun."""

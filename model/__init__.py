@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rankers, Feed-SR and the DCN-V2 it replaces: PyTorch, and no files beyond checkpoints.
+"""The rankers, Feed-SR and those it is compared with: PyTorch, and no files beyond checkpoints.
 
 Importing this package loads the configurations alone; torch is loaded when a ranker is built.
 """

@@ -79,6 +79,7 @@ class HistoryEncoder(nn.Module):
         the backward, so that memory is bounded by the chunk and not by the batch.
         """
         again = torch.is_grad_enabled() and len(candidate_QD) > self.chunk
+        history_MD = F.pad(history_MD, (0, 0, 0, 1))  # the last row is what padding points to
         parts = []
         for rows in zip(
             candidate_QD.split(self.chunk),
@@ -95,13 +96,13 @@ class HistoryEncoder(nn.Module):
     def _encode(
         self, history_MD: Tensor, candidate_RD: Tensor, start_R: Tensor, known_R: Tensor
     ) -> Tensor:
-        length = min(self.history, int(known_R.max())) if len(known_R) else 0
-        if length == 0:
-            return candidate_RD.new_zeros(len(candidate_RD), self.width)
+        longest = int(known_R.max()) if len(known_R) else 0
+        # At least one, so that every weight takes part in every step of every process.
+        length = max(min(self.history, longest), 1)
         # Newest first, so that the first outputs are at the newest impressions.
         place_RL = known_R[:, None] - 1 - torch.arange(length, device=known_R.device)
         there_RL = place_RL >= 0
-        row_RL = torch.where(there_RL, start_R[:, None] + place_RL, 0)
+        row_RL = torch.where(there_RL, start_R[:, None] + place_RL, len(history_MD) - 1)
         x_RLD = history_MD[row_RL] + candidate_RD[:, None]
         # A row without history attends to its padding: a softmax over nothing is not a number.
         seen_RL = there_RL | ~there_RL[:, :1]

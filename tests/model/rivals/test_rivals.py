@@ -76,7 +76,9 @@ def test_batches_without_history_or_targets(config: RankerConfig, lengths: list[
     logits = ranker.rank(make_rank_batch(TINY, 0, lengths, counts))
     assert logits.shape == (sum(counts), len(TINY.tasks))
     assert logits.isfinite().all()
-    output.logits_RK.sum().backward()
+    (output.logits_RK.sum() + output.auxiliary_AK.sum()).backward()
+    # A process that is left without work still sums its gradients with the others.
+    assert [n for n, p in ranker.named_parameters() if p.grad is None] == []
     assert all(bool(p.grad.isfinite().all()) for p in ranker.parameters() if p.grad is not None)
 
 
