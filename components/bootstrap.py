@@ -23,9 +23,10 @@ from components.sessions import mix
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
-SPREAD = 8.0
-"""Half of the buckets lie between the logits -SPREAD and SPREAD, the finest at 0."""
 BUCKETS = 2048
+"""As many rows in a bucket as in any other, so that a flat ranker's logits are told apart too."""
+BLOCK_ROWS = 16_384
+"""Rows that are counted at once; the first block says where the buckets lie."""
 INTERVAL = (2.5, 97.5)
 """The percentiles of the resamples that bound an interval."""
 MOST_DRAWN = 16
@@ -45,7 +46,8 @@ def member_weights(member_S: Ints, resamples: int, seed: int = 0) -> npt.NDArray
 class BootstrapAuc:
     """The AUC of each task in the data and in each resample, fed batch by batch.
 
-    Memory is `K * 2 * BUCKETS * (1 + resamples)` int32, 20 MB for six tasks and 200 resamples.
+    Exact up to BUCKETS rows. Memory is `K * 2 * BUCKETS * (1 + resamples)` int32, 20 MB for six
+    tasks and 200 resamples, and one block of rows.
 
     Args:
         num_tasks: K.
@@ -55,6 +57,8 @@ class BootstrapAuc:
     def __init__(self, num_tasks: int, resamples: int) -> None:
         self.resamples = resamples
         self.counts = np.zeros((num_tasks, 2 * BUCKETS, 1 + resamples), np.int32)
+        self._edges: list[Floats] = []
+        self._waiting: list[tuple[Floats, Floats, Ints]] = []
 
     def update(self, logits_RK: Floats, labels_RK: Floats, member_R: Ints) -> None:
         """Adds rows; a label that is NaN is left out.
@@ -64,14 +68,25 @@ class BootstrapAuc:
         """
         if not np.isfinite(logits_RK).all():
             raise ValueError("a score is not finite; train the ranker again")
+        self._waiting.append((logits_RK, labels_RK, member_R))
+        if sum(len(member) for *_, member in self._waiting) >= BLOCK_ROWS:
+            self._count()
+
+    def _count(self) -> None:
+        """Counts the rows that wait."""
+        if not self._waiting:
+            return
+        logits_RK, labels_RK, member_R = map(np.concatenate, zip(*self._waiting, strict=True))
+        self._waiting = []
+        self._edges = self._edges or [_edges(logits_R) for logits_R in logits_RK.T]
         member_S, place_R = np.unique(member_R, return_inverse=True)
         weights = member_weights(member_S, self.resamples)
-        bucket_RK = ((logits_RK / (SPREAD + np.abs(logits_RK)) + 1) * (BUCKETS / 2)).astype(int)
         for k, counts in enumerate(self.counts):
             seen = np.flatnonzero(np.isfinite(labels_RK[:, k]))
             if not len(seen):
                 continue
-            cell = bucket_RK[seen, k] + BUCKETS * (labels_RK[seen, k] > 0)
+            cell = np.searchsorted(self._edges[k], logits_RK[seen, k], side="right")
+            cell += BUCKETS * (labels_RK[seen, k] > 0)
             order = np.argsort(cell, kind="stable")
             cells, first = np.unique(cell[order], return_index=True)
             rows = weights[place_R[seen[order]]]
@@ -79,7 +94,16 @@ class BootstrapAuc:
 
     def auc(self) -> npt.NDArray[np.float64]:
         """float64 `[K, 1 + resamples]`, ties counting half; NaN where a class is missing."""
+        self._count()
         return np.stack([_auc(counts) for counts in self.counts])
+
+
+def _edges(logits_R: Floats) -> Floats:
+    """Where buckets end, at most `BUCKETS - 1`: every logit's own place, or quantiles."""
+    values = np.unique(logits_R)
+    if len(values) < BUCKETS:
+        return values
+    return np.quantile(logits_R, np.arange(1, BUCKETS) / BUCKETS)
 
 
 def _auc(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:

@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that measure a log or a ranker and change neither."""
+"""Commands that measure logs, rankers and ways to train, and change none of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from components.cli_options import ConfigName
 
+if TYPE_CHECKING:
+    from components.study.trial import Log
+
 study = typer.Typer()
+Data = Annotated[str, typer.Option(help="folder of the log, or sim:<impressions>")]
+Seeds = Annotated[int, typer.Option(min=1, help="train each one so often")]
+Work = Annotated[Path, typer.Option(help="folder to work in, reused")]
+STUDIES = Path("runs/studies")
 
 
 @study.command()
 def leakage(
-    data: Annotated[str, typer.Option(help="folder of the log, or sim:<impressions>")],
+    data: Data,
     train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
     test_through: Annotated[str, typer.Option(help="last day that is ranked")],
     sessions: Annotated[str, typer.Option(help="logged, or pause: visits of requests")] = "logged",
@@ -40,3 +47,115 @@ def leakage(
         work=work,
     )
     run(data, train_before, test_through, options, json_file)
+
+
+@study.command()
+def ablate(
+    data: Data,
+    train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
+    test_through: Annotated[str, typer.Option(help="last day that is ranked")],
+    parts: Annotated[str, typer.Option(help="with commas, as: positions,head; default: all")] = "",
+    seeds: Seeds = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    config: ConfigName = "",
+    work: Work = STUDIES,
+) -> None:
+    """Change one thing of Feed-SR at a time: the ablation study, resumable.
+
+    The same command in another shell shares the work.
+    """
+    from components.study.ablate import chosen, run
+    from components.study.trial import Log
+
+    log = Log(data=data, train_before=train_before, test_through=test_through)
+    names = [part.strip() for part in parts.split(",") if part.strip()]
+    left = run(
+        log, chosen(log.kind, names), seeds, config, _results(json_file, "ablate", log), work
+    )
+    _tell_left(left)
+
+
+@study.command()
+def compare(
+    data: Data,
+    train_before: Annotated[str, typer.Option(help="first day that tuning does not train on")],
+    choose_through: Annotated[str, typer.Option(help="last day that configurations are chosen on")],
+    test_through: Annotated[str, typer.Option(help="last day of the test, from the day after")],
+    rankers: Annotated[str, typer.Option(help="names with commas; default: all")] = "",
+    trials: Annotated[int, typer.Option(min=1, help="configurations tried of each")] = 8,
+    seeds: Seeds = 5,
+    freshness: Annotated[str, typer.Option(help="day, 30m or immediate")] = "day",
+    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    config: ConfigName = "",
+    work: Work = STUDIES,
+) -> None:
+    """Tune every ranker alike on some days and test it once on the next; resumable."""
+    from components.study.compare import run
+    from components.study.trial import Log
+
+    choosing = Log(data=data, train_before=train_before, test_through=choose_through)
+    names = [name.strip() for name in rankers.split(",") if name.strip()]
+    results = _results(json_file, f"compare-{freshness}", choosing)
+    left = run(choosing, test_through, names, (trials, seeds), (config, freshness), results, work)
+    _tell_left(left)
+
+
+@study.command()
+def incremental(
+    data: Data,
+    first_day: Annotated[str, typer.Option(help="first day that is ranked")],
+    last_day: Annotated[str, typer.Option(help="last day that is ranked")],
+    stale_days: Annotated[int, typer.Option(min=1, help="age of the weights of `stale`")] = 3,
+    seeds: Seeds = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    config: ConfigName = "",
+    work: Work = STUDIES,
+) -> None:
+    """Train every day cold, warm, from stale weights or not at all, and rank the next day."""
+    from components.study.incremental import run
+    from components.study.trial import Log
+
+    log = Log(data=data, train_before=first_day, test_through=last_day)
+    run(log, stale_days, seeds, config, _results(json_file, "incremental", log), work)
+
+
+@study.command()
+def scaling(
+    data: Data,
+    train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
+    test_through: Annotated[str, typer.Option(help="last day that is ranked")],
+    seeds: Seeds = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    config: ConfigName = "",
+    work: Work = STUDIES,
+) -> None:
+    """Train Feed-SR at many sizes: AUC against the operations that its training took."""
+    from components.study.scaling import run
+    from components.study.trial import Log
+
+    log = Log(data=data, train_before=train_before, test_through=test_through)
+    _tell_left(run(log, seeds, config, _results(json_file, "scaling", log), work))
+
+
+@study.command()
+def results(
+    folder: Annotated[Path, typer.Option(help="of the studies' results")] = Path(
+        "benchmarks/results"
+    ),
+    pages: Annotated[str, typer.Option(help="with commas")] = "README.md,docs/study.md",
+) -> None:
+    """Render the tables of pages anew from the studies' results."""
+    from components.study.tables import render
+
+    for page in pages.split(","):
+        changed = render(Path(page), folder)
+        typer.echo(f"{page}: {'rendered' if changed else 'as it was'}")
+
+
+def _results(path: Path | None, name: str, log: Log) -> Path:
+    return path or STUDIES / f"study_{name}_{log.kind}.json"
+
+
+def _tell_left(left: int) -> None:
+    if left:
+        typer.echo(f"{left} are being done by another process; run again when it is through")

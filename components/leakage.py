@@ -46,7 +46,6 @@ from components.train import fit
 from feature_repo.spec import Freshness, Spec
 from kernels.loader.checksums import CHECKSUMS
 from model.checkpoint import load_model
-from model.config import RankerConfig
 
 Result = dict[str, Any]
 DIFFERENCES = {
@@ -118,33 +117,34 @@ def leakage(
     """
     options, data = options or LeakageOptions(), str(data)
     config = config_for(data, options.config).model_copy(update={"freshness": "immediate"})
-    (ranker,) = ranker_configs(config, (options.ranker,)).values()
+    ranker_configs(config, (options.ranker,))  # refuses a name that is none, before any work
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=json_path.parent).close()  # fails now, not after the training
     work = (options.work or default_work(data)).expanduser().resolve()
     split = partial(Split, train_before=train_before, test_through=test_through, spec=config.spec)
     shards = _shards(data, work, split, config, options)
-    models = work / "models" / f"{train_before}-leakage-{options.sessions}"
     runs = [
-        _score(shards, _train(shards, models, ranker, config, seed), config.spec, options)
+        _score(shards, _train(shards, work, config, options, seed), config.spec, options)
         for seed in range(options.seeds)
     ]
-    result = {
-        **_summary(runs, config.spec.task_names),
-        "sessions": _shares(shards.counts),
-        "planted": _planted(data, Layout.at(work), split(freshness="day")),
-        "settings": {
-            **options.model_dump(mode="json", exclude={"work", "config"}),
-            "data": Path(data).expanduser().resolve().name,
-            "train_before": train_before,
-            "test_through": test_through,
-            "config": config.model_dump(mode="json"),
-            "spec_hash": config.spec.hash,
-        },
-        "versions": versions(),
+    settings = {
+        **options.model_dump(mode="json", exclude={"work", "config"}),
+        "data": Path(data).expanduser().resolve().name,
+        "train_before": train_before,
+        "test_through": test_through,
+        "config": config.model_dump(mode="json"),
+        "spec_hash": config.spec.hash,
     }
-    result = plain(result)
+    result: Result = plain(
+        {
+            **_summary(runs, config.spec.task_names),
+            "sessions": _shares(shards.counts),
+            "planted": _planted(data, Layout.at(work), split(freshness="day")),
+            "settings": settings,
+            "versions": versions(),
+        }
+    )
     if json_path is not None:
         write_json(json_path, result)
     print_tables(result)
@@ -210,26 +210,26 @@ def _bytes(source: Path, code: bytes) -> tuple[bytes, bytes]:
 
 
 def _train(
-    shards: Shards,
-    models: Path,
-    ranker: RankerConfig,
-    config: DailyConfig,
-    seed: int,
+    shards: Shards, work: Path, config: DailyConfig, options: LeakageOptions, seed: int
 ) -> dict[str, torch.nn.Module]:
-    """The rankers of one seed by what they were trained on; trained ones are loaded."""
+    """The rankers of one seed by what they were trained on; trained ones are loaded.
+
+    Those of uncut shards lie where a backtest of the same work folder keeps its own.
+    """
+    ranker = ranker_configs(config, (options.ranker,))[options.ranker]
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + seed})
     text = ranker.model_dump_json() + recipe.model_dump_json()
-    name = hashlib.sha256(text.encode()).hexdigest()[:8]
+    name = f"{options.ranker}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    kinds: tuple[tuple[str, Prepared, Freshness], ...] = (
-        ("uncut", shards.uncut, "immediate"),
-        ("cut", shards.cut, "immediate"),
-        ("day", shards.day, "day"),
+    kinds: tuple[tuple[str, Path, Freshness], ...] = (
+        ("uncut", shards.uncut.train, "immediate"),
+        ("cut", shards.cut.train, "immediate"),
+        ("day", shards.day.train, "day"),
     )
     found: dict[str, torch.nn.Module] = {}
-    for kind, prepared, freshness in kinds:
-        folder = models / f"{kind}-{name}"
-        fit(prepared.train, folder, ranker, config.spec, recipe, freshness)
+    for kind, train, freshness in kinds:
+        folder = work / "models" / train.name.removeprefix("train-") / name
+        fit(train, folder, ranker, config.spec, recipe, freshness)
         found[kind] = load_model(folder, config.spec)[0].to(device)
     return found
 

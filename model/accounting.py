@@ -50,6 +50,24 @@ def flops(model: FeedSR, num_impressions: int, num_candidates: int) -> dict[str,
     }
 
 
+def training_flops(model: FeedSR, num_impressions: int, num_targets: int, pairs: int) -> int:
+    """Operations of the forward that training runs on packed sequences.
+
+    Args:
+        model: the ranker.
+        num_impressions: of all sequences.
+        num_targets: rows that go through the head; of the last layer they alone are finished, which
+            is not taken off here.
+        pairs: how many keys the context tokens see, summed.
+    """
+    layers = sum(linear_flops(layer, 2 * num_impressions) for layer in model.layers)
+    tokens = linear_flops(model.post_tokens, num_impressions)
+    tokens += linear_flops(model.action_tokens, num_impressions)
+    fused = linear_flops(model.head, num_targets) + linear_flops(model.context_encoder, num_targets)
+    attention = 4 * model.config.width * model.config.layers * pairs
+    return layers + tokens + fused + attention
+
+
 def layer_flops(config: FeedSRConfig, num_impressions: int, num_candidates: int) -> int:
     """Operations of one whole layer (not a last one) on a request, or on a training sequence."""
     with torch.device("meta"):

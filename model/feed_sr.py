@@ -110,6 +110,10 @@ class FeedSR(Ranker):
         """Floating-point operations of ranking one request (a multiply-add is two)."""
         return sum(accounting.flops(self, num_impressions, num_candidates).values())
 
+    def training_flops(self, num_impressions: int, num_targets: int, pairs: int) -> int:
+        """Floating-point operations of a training forward; see `accounting.training_flops`."""
+        return accounting.training_flops(self, num_impressions, num_targets, pairs)
+
     def parameter_bytes(self) -> int:
         """Bytes of the weights and buffers."""
         return accounting.parameter_bytes(self)

@@ -17,8 +17,8 @@ from components.console import progress
 from components.study.config import StudyConfig, changed
 from components.study.experiments import (
     ABLATION,
+    PARTS,
     Experiment,
-    LogKind,
     reference_of,
     with_references,
 )
@@ -43,6 +43,22 @@ class Study:
     results: ResultsFile
 
 
+def run(
+    log: Log,
+    experiments: Sequence[Experiment],
+    seeds: int,
+    config: str,
+    path: Path,
+    work: Path,
+) -> int:
+    """`ablate` from names and paths; see there."""
+    start = log.config(config)
+    setting = {**log.setting, "config": start.model_dump(mode="json")}
+    results = ResultsFile(path=path, name="ablate", setting=setting)
+    study = Study(log=log, config=start, work=work.expanduser().resolve(), results=results)
+    return ablate(study, experiments, seeds)
+
+
 def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
     """Runs what is not in the results yet.
 
@@ -63,9 +79,18 @@ def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
     return left
 
 
-def chosen(kind: LogKind, parts: Sequence[str]) -> list[Experiment]:
-    """The experiments of these parts (all, where none is named) that say something on this log."""
-    return [e for e in ABLATION if kind in e.logs and (not parts or e.part in parts)]
+def chosen(kind: str, parts: Sequence[str]) -> list[Experiment]:
+    """The experiments of these parts (all, where none is named) that say something on such a log.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise ValueError(f"there is no part {part!r}; have {', '.join(PARTS)}")
+    return [
+        e for e in ABLATION if (kind in e.logs or kind == "own") and (not parts or e.part in parts)
+    ]
 
 
 def _measured(study: Study, experiment: Experiment, seed: int) -> bool:

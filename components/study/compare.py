@@ -15,7 +15,7 @@ from typing import Any
 
 from components.console import progress
 from components.study.config import StudyConfig, changed, merged
-from components.study.contenders import Between, Contender
+from components.study.contenders import CONTENDERS, Between, Contender
 from components.study.results import ResultsFile
 from components.study.scores import differences
 from components.study.trial import Log, Outcome, Trial, claimed, run_trial
@@ -47,6 +47,50 @@ class Comparison:
     seeds: int
     work: Path
     results: ResultsFile
+
+
+def run(
+    choosing: Log,
+    test_through: str,
+    names: Sequence[str],
+    trials_seeds: tuple[int, int],
+    config_freshness: tuple[str, str],
+    path: Path,
+    work: Path,
+) -> int:
+    """`compare` from names and paths; see there.
+
+    Raises:
+        ValueError: a ranker or a freshness is none, or the test ends before it begins.
+    """
+    known = {contender.name: contender for contender in CONTENDERS}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no ranker {name!r}; have {', '.join(known)}")
+    config, freshness = config_freshness
+    start = changed(choosing.config(config), {"freshness": freshness})
+    day = start.spec.day_number(choosing.test_through) + 1
+    testing = Log(
+        data=choosing.data, train_before=start.spec.day_name(day), test_through=test_through
+    )
+    setting = {
+        **choosing.setting,
+        "choose_through": choosing.test_through,
+        "test_through": test_through,
+        "trials": trials_seeds[0],
+        "config": start.model_dump(mode="json", exclude={"feed_sr", "dcnv2"}),
+    }
+    comparison = Comparison(
+        choosing=choosing,
+        testing=testing,
+        config=start,
+        task=start.gate.task,
+        trials=trials_seeds[0],
+        seeds=trials_seeds[1],
+        work=work.expanduser().resolve(),
+        results=ResultsFile(path=path, name="compare", setting=setting),
+    )
+    return compare(comparison, [known[name] for name in names] or CONTENDERS)
 
 
 def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:

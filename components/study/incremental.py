@@ -22,7 +22,7 @@ from components.layout import write_json
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import differences, score
-from components.study.trial import locked
+from components.study.trial import Log, locked
 from components.train import fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
@@ -62,6 +62,26 @@ class DailyTraining:
         """The ranked days, in order."""
         low, high = (self.spec.day_number(d) for d in (self.first_day, self.last_day))
         return [self.spec.day_name(day) for day in range(low, high + 1)]
+
+
+def run(log: Log, stale_days: int, seeds: int, config: str, path: Path, work: Path) -> None:
+    """`compare_daily` from names and paths, over the days that the log's cut ranks; see there."""
+    start = log.config(config)
+    setting = {
+        **log.setting,
+        "stale_days": stale_days,
+        "config": start.model_dump(mode="json", exclude={"dcnv2"}),
+    }
+    study = DailyTraining(
+        data=log.data,
+        first_day=log.train_before,
+        last_day=log.test_through,
+        stale_days=stale_days,
+        config=start,
+        work=work.expanduser().resolve(),
+        results=ResultsFile(path=path, name="incremental", setting=setting),
+    )
+    compare_daily(study, seeds)
 
 
 def compare_daily(study: DailyTraining, seeds: int) -> None:

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.backtest_data import Split, prepare
+from components.backtest_data import SIMULATED, Split, config_for, prepare
 from components.data import evaluation_batches
 from components.layout import write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
-from components.study.config import StudyConfig
+from components.sources import detect_source
+from components.study.config import StudyConfig, study_config
 from components.study.requests import CANDIDATES, request_ms
 from components.study.scores import Scores, score
 from components.train import fit
@@ -48,6 +49,27 @@ class Log:
     train_before: str
     test_through: str
 
+    @property
+    def kind(self) -> str:
+        """The spec that its columns follow, or "own" for a log of another form."""
+        if self.data.startswith(SIMULATED):
+            return "simulator"
+        return detect_source(self.data).spec_name or "own"
+
+    @property
+    def setting(self) -> dict[str, str]:
+        """What results say of it: its name and days, not where it lies."""
+        return {**vars(self), "data": self.name}
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, or how it is simulated."""
+        return Path(self.data).expanduser().resolve().name
+
+    def config(self, name: str) -> StudyConfig:
+        """The configuration of that name, or the shipped one for this kind of log."""
+        return study_config(config_for(self.data, name))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -62,7 +84,7 @@ class Trial:
     def fingerprint(self) -> str:
         """16 hex digits over everything that the result is a function of, but the code."""
         values = {
-            "log": [Path(self.log.data).name, self.log.train_before, self.log.test_through],
+            "log": [self.log.name, self.log.train_before, self.log.test_through],
             "spec": self.config.spec.hash,
             "freshness": [self.config.freshness, self.config.train_freshness],
             "ranker": self.ranker.model_dump(mode="json"),

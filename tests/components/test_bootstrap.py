@@ -30,7 +30,8 @@ def test_weights_are_poisson_and_a_members_own() -> None:
 def test_each_resample_is_the_auc_of_rows_repeated(rows: int, seed: int, parts: int) -> None:
     rng = np.random.default_rng(seed)
     member = rng.integers(0, 9, rows)
-    logits = rng.integers(-12, 12, (rows, 2)).astype(np.float32) / 2
+    logits = rng.normal(size=(rows, 2)).astype(np.float32)
+    logits[:, 1] = logits[:, 1].round(1) / 1e4
     labels = rng.integers(0, 2, (rows, 2)).astype(np.float32)
     labels[rng.random((rows, 2)) < 0.1] = np.nan
     auc = BootstrapAuc(2, 5)
@@ -49,8 +50,12 @@ def test_continuous_scores_lose_little_to_the_buckets() -> None:
     labels = (rng.random(50_000) < 0.1).astype(np.float32)
     logits = (rng.normal(-3, 1, 50_000) + labels).astype(np.float32)
     auc = BootstrapAuc(1, 1)
-    auc.update(logits[:, None], labels[:, None], np.arange(50_000))
-    assert abs(auc.auc()[0, 0] - exact_auc(logits, labels)) < 2e-5
+    for part in np.array_split(np.arange(50_000), 7):
+        auc.update(logits[part, None] / 1e3, labels[part, None], part)
+    often = np.repeat(np.arange(50_000), member_weights(np.arange(50_000), 1)[:, 1])
+    found = auc.auc()[0]
+    assert abs(found[0] - exact_auc(logits, labels)) < 2e-5
+    assert abs(found[1] - exact_auc(logits[often], labels[often])) < 2e-5
 
 
 def test_the_interval_covers_what_it_should() -> None:

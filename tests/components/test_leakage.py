@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from components.backtest import BacktestOptions, backtest
 from components.cli import app
 from components.config import DailyConfig, TrainConfig
 from components.layout import Layout
@@ -161,6 +162,22 @@ def test_requests_that_are_sessions_leak_exactly_nothing(tmp_path, capsys) -> No
     told = " ".join(capsys.readouterr().out.split())
     assert "nothing to cut" in told
     assert "revealed" in told
+
+
+def test_a_backtest_of_the_same_folder_trains_the_uncut_ranker_once(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "small.json").write_text(CONFIG.model_dump_json())
+    same: dict = {"config": str(tmp_path / "small.json"), "work": tmp_path / "work"}
+    days = ("sim:2000", "2026-01-12", "2026-01-13")
+    for freshness in ("immediate", "day"):
+        backtest(*days, BacktestOptions(rankers=("dcnv2",), freshness=freshness, **same))  # type: ignore[arg-type]
+    result = leakage(*days, LeakageOptions(ranker="dcnv2", **same))
+    assert len(list((tmp_path / "work").rglob("*.safetensors"))) == 3
+    for name, freshness in (("reported", "immediate"), ("day", "day")):
+        options = BacktestOptions(rankers=("dcnv2",), freshness=freshness, **same)  # type: ignore[arg-type]
+        claimed = backtest(*days, options)["rankers"]["dcnv2"]
+        for task in ("click", "skip", "long_dwell"):
+            found = result["tasks"][task]["auc"][name]
+            assert found == pytest.approx(claimed[task]["auc"], abs=1e-3)
 
 
 @pytest.mark.parametrize(
