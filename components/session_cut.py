@@ -76,20 +76,18 @@ def session_numbers(packed: Packed, cut: SessionCut) -> Ints:
     return number_M
 
 
-def cut_known(known_M: Array, session_M: Ints, cu_seqlens: Array) -> npt.NDArray[np.int32]:
+def cut_known(known_M: Array, session_M: Ints) -> npt.NDArray[np.int32]:
     """`known` as it was when each impression's session began: int32 `[M]`, never above `known_M`.
 
-    The least that any impression of the session knew; and in no case one of the session's own,
-    whatever `known_M` holds.
+    It is the least that any impression of the session knew. None of the session's own is among it:
+    the session's first impression in a sequence knew those before it at most.
 
     Args:
-        known_M: int32, counted from the sequence's first impression.
+        known_M: int32, counted from the sequence's first impression; never above an impression's
+            own place there.
         session_M: int64, as `session_numbers` gives them.
-        cu_seqlens: int32 `[S + 1]`, offsets of the sequences in M.
     """
-    first = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
-    place_M = np.arange(len(session_M)) - first
-    return _least(np.minimum(known_M, place_M), session_M)[session_M].astype(np.int32)
+    return _least(known_M, session_M)[session_M].astype(np.int32)
 
 
 def _least(values_M: Array, session_M: Ints) -> Ints:
@@ -143,7 +141,7 @@ def _read(path: Path, cut: SessionCut) -> tuple[Packed, Ints]:
 
 
 def _cut(packed: Packed, session_M: Ints, cut: SessionCut) -> Packed:
-    known_M = cut_known(packed.columns["known"], session_M, packed.cu_seqlens)
+    known_M = cut_known(packed.columns["known"], session_M)
     context_RC = packed.context_RC
     if cut.events is not None:
         began_M = _least(packed.columns["event_time"], session_M)[session_M]

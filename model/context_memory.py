@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys and values of a batch's histories in every layer: those remembered, then those new.
 
-A token's keys and values depend on the tokens before it alone (RoPE is relative, and what an
-impression knew is part of it), so those of a history's first impressions hold for as long as its
-window starts where it did. Knows tensors; which history they are of is the caller's business.
+A token's keys and values depend on the tokens before it and on its own place alone (positions
+count from the window's start, or are times; what an impression knew is part of it), so those of a
+history's first impressions hold for as long as its window starts where it did. Knows tensors;
+which history they are of is the caller's business.
 
 A history's memory is one tensor `[layers, 2, tokens, heads, head_dim]`: keys, then values. Shape
 suffixes: T new context tokens of the batch; M all of its context tokens.

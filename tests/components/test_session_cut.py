@@ -112,18 +112,17 @@ def test_no_impression_knows_one_of_its_own_session(packed: Packed, sessions: Se
     """Law 4, of a session: the cut prefix ends before the session's first impression."""
     number = session_numbers(packed, SessionCut(spec=SIMULATOR, sessions=sessions))
     before = packed.columns["known"]
-    known = cut_known(before, number, packed.cu_seqlens)
+    known = cut_known(before, number)
     assert known.dtype == np.int32
     assert (known >= 0).all()
     assert (known <= before).all()
-    np.testing.assert_array_equal(cut_known(known, number, packed.cu_seqlens), known)
+    np.testing.assert_array_equal(cut_known(known, number), known)
     for first, i, others in pairs(packed):
         own = [j for j in others if number[j] == number[i]]
         assert number[i] not in number[first : first + known[i]]
         if own == [i]:
             assert known[i] == before[i]
-        least = min(before[j] for j in own)
-        assert known[i] == min(least, own[0] - first)
+        assert known[i] == min(before[j] for j in own)
 
 
 def events_of(layout: Layout, through: str, spec: Spec) -> pa.Table:
@@ -225,7 +224,7 @@ def test_feedback_since_the_session_began_moves_no_score(  # type: ignore[no-unt
 def knew_own(packed: Packed, how: SessionCut) -> np.ndarray:  # type: ignore[type-arg]
     """Which targets knew feedback of their own session."""
     known = packed.columns["known"]
-    cut = cut_known(known, session_numbers(packed, how), packed.cu_seqlens)
+    cut = cut_known(known, session_numbers(packed, how))
     return (cut < known)[packed.columns["loss"] == 1]
 
 
