@@ -147,6 +147,8 @@ def training_batch(spec: Spec, batch: RankBatch, rows: list[int]) -> TrainBatch:
     unknown.
     """
     history, count = batch.history, batch.history.num_impressions
+    assert history.time_M is not None
+    assert batch.time_N is not None
     each = len(rows)
     sequences = {
         name: _interleave(values, batch.candidates[name][rows])
@@ -165,6 +167,7 @@ def training_batch(spec: Spec, batch: RankBatch, rows: list[int]) -> TrainBatch:
             features=sequences,
             actions=actions,
             known_M=known,
+            time_M=_interleave(history.time_M, batch.time_N[rows]),
             cu_seqlens=torch.arange(each + 1, dtype=torch.int32) * (count + 1),
         ),
         target_R=torch.arange(each) * (count + 1) + count,

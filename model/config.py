@@ -84,6 +84,8 @@ class FeedSRConfig(RankerConfig):
             without an MLP: `attention`, `mlp` and `mlp_ratio` say nothing of it.
         residual: how a branch joins the stream.
         norm: LayerNorm before each branch, or after each addition.
+        calibration_buckets: buckets of an isotonic calibration layer on the head's logits
+            (`model.isotonic`); 0 is no such layer.
     """
 
     ranker: Literal["feed_sr"] = "feed_sr"
@@ -104,6 +106,7 @@ class FeedSRConfig(RankerConfig):
     block: BlockName = "transformer"
     residual: ResidualName = "rescale"
     norm: NormName = "pre"
+    calibration_buckets: int = Field(0, ge=0, le=1024)
 
     @model_validator(mode="after")
     def _check_block(self) -> FeedSRConfig:

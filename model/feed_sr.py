@@ -26,6 +26,7 @@ from model.batch import Impressions, RankBatch, TrainBatch
 from model.config import FeedSRConfig
 from model.context_memory import ContextMemory
 from model.heads import PositionOffsets, TaskHead, output_layer
+from model.isotonic import IsotonicCalibration
 from model.layer import Layer, Placement
 from model.positions import Sites, candidate_sites, context_sites, make_positions
 from model.ranker import Output, Ranker
@@ -52,6 +53,10 @@ class FeedSR(Ranker):
         self.auxiliary = output_layer(config.width, spec.tasks)
         # Last, so that a table of positions leaves the other weights of a seed as they are.
         self.positions = make_positions(config, spec)
+        buckets = config.calibration_buckets
+        self.calibration = (
+            IsotonicCalibration(len(spec.tasks), buckets) if buckets else nn.Identity()
+        )
         self._stream_dtype: torch.dtype | None = None
 
     def forward(self, batch: TrainBatch) -> Output:
@@ -174,4 +179,5 @@ class FeedSR(Ranker):
 
     def _fuse(self, state_RD: Tensor, context_RC: Tensor, position_R: Tensor) -> Tensor:
         context = self.context_encoder(context_RC)
-        return self.head(torch.cat([state_RD, context], -1)) + self.offsets(position_R)
+        logits = self.head(torch.cat([state_RD, context], -1))
+        return self.calibration(logits) + self.offsets(position_R)

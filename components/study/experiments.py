@@ -89,6 +89,10 @@ HEAD = (
     Experiment(part="head", name="MMoE", changes=head("mmoe"), paper=-0.16),
 )
 
+CALIBRATION = (
+    Experiment(part="calibration", name="isotonic layer", changes=model(calibration_buckets=16)),
+)
+
 # What a model may learn from its own session that serving would not know: all three are ranked with
 # what is older than 30 minutes, whatever they were trained with.
 SERVED = {"freshness": "30m", "train_freshness": "immediate"}
@@ -146,6 +150,7 @@ ABLATION = (
     *BLOCK,
     *RESIDUAL,
     *HEAD,
+    *CALIBRATION,
     *SESSION,
     *WEIGHTS,
     *FEATURES,

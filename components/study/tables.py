@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from components.layout import atomic_path
+from components.study.contenders import CONTENDERS
 from components.study.experiments import ABLATION, REFERENCE, with_references
+from components.study.incremental import METHODS
+from components.study.scaling import Line
 
 NORMAL_95 = 1.96
 MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -100,7 +103,99 @@ def in_order(rows: dict[str, Row]) -> list[Row]:
     return [rows[name] for name in [*names, *sorted(rows.keys() - set(names))]]
 
 
-TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {"ablate": ablation_table}
+def comparison_table(results: dict[str, Any], task: str) -> str:
+    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs."""
+    rows = {c.name: results["rows"][c.name] for c in CONTENDERS if c.name in results["rows"]}
+    others = [t for t in ("click", "like") if t != task]
+    named = "".join(f" {t} |" for t in others)
+    lines = [
+        f"| ranker | {task} AUC | Feed-SR is above by |{named} within members | log loss | ECE "
+        "| training | request | parameters |",
+        "|---" * (8 + len(others) + 1) + "|",
+    ]
+    for row in rows.values():
+        apart = difference(row, task)
+        above = Interval(-apart.mean, apart.half)
+        shown = f"**{above}**" if above.clear_of_zero else str(above)
+        cells = [
+            row["title"],
+            spread(row, task),
+            "" if row is rows.get("feed_sr") else shown,
+            *(f"{metric(row, t, 'auc'):.4f}" for t in others),
+            f"{over_seeds(row, lambda s: s['within_member'][task]['auc']):.4f}",
+            f"{metric(row, task, 'log_loss'):.4f}",
+            f"{metric(row, task, 'ece'):.4f}",
+            f"{over_seeds(row, lambda s: s['seconds']['train']):.0f} s",
+            f"{over_seeds(row, lambda s: s['request_ms']):.0f} ms",
+            f"{over_seeds(row, lambda s: s.get('parameters')) / 1e6:.2f} M",
+        ]
+        lines.append(f"| {' | '.join(cells)} |".replace("nan M", "-").replace("nan", "-"))
+    return "\n".join(lines) + "\n"
+
+
+def spread(row: Row, task: str) -> str:
+    """The mean AUC and its standard deviation over seeds."""
+    values = [seed["tasks"][task]["auc"] for seed in row["seeds"].values()]
+    if None in values:
+        return "-"
+    deviation = f" ± {math.sqrt(_variance(values)):.4f}" if len(values) > 1 else ""
+    return f"{_mean(values):.4f}{deviation}"
+
+
+def over_seeds(row: Row, value: Callable[[dict[str, Any]], float | None]) -> float:
+    """The mean of a value over the seeds; NaN where one has none."""
+    found = [value(seed) for seed in row["seeds"].values()]
+    known = [v for v in found if v is not None]
+    return _mean(known) if found and len(known) == len(found) else math.nan
+
+
+def incremental_table(results: dict[str, Any], task: str) -> str:
+    """One line a day: the AUC of each method, and the seconds of its training."""
+    rows = results["rows"]
+    days = sorted({row["day"] for row in rows.values() if row["method"] in METHODS})
+    lines = [f"| day | {' | '.join(METHODS)} | seconds |", "|---" * (len(METHODS) + 2) + "|"]
+    for day in days:
+        own = [rows[f"{day}: {method}"] for method in METHODS]
+        seconds = [over_seeds(row, lambda s: s["train_seconds"]) for row in own]
+        cells = [spread(row, task) for row in own]
+        lines.append(f"| {day} | {' | '.join(cells)} | {', '.join(f'{s:.0f}' for s in seconds)} |")
+    means = []
+    for method in METHODS:
+        of = [difference(rows[f"{day}: {method}"], task) for day in days[1:]]
+        means.append("reference" if method == "cold" else f"{_mean([d.mean for d in of]):+.4f}")
+    lines.append(f"| mean after the first day, against cold | {' | '.join(means)} | |")
+    for row in rows.values():
+        if row["method"] == "forgetting":
+            lost = difference(row, task)
+            lines.append(f"| forgotten of {row['day']} by the last day | | {lost} | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def scaling_table(results: dict[str, Any], task: str) -> str:
+    """One line a size, fewest operations first, and the fitted line beneath."""
+    rows = sorted(
+        results["rows"].values(), key=lambda row: over_seeds(row, lambda s: s["training_flops"])
+    )
+    lines = ["| width | layers | operations of training | AUC |", "|---|---|---|---|"]
+    operations, auc = [], []
+    for row in rows:
+        taken = over_seeds(row, lambda s: s["training_flops"])
+        lines.append(f"| {row['width']} | {row['layers']} | {taken:.2e} | {spread(row, task)} |")
+        for seed in row["seeds"].values():
+            operations.append(seed["training_flops"])
+            auc.append(seed["tasks"][task]["auc"])
+    line = Line.fit(operations, auc)
+    error = "" if math.isnan(line.slope_error) else f" ± {NORMAL_95 * line.slope_error:.4f}"
+    lines += ["", f"{task} AUC rises by {line.slope:.4f}{error} for ten times the operations."]
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
+    "ablate": ablation_table,
+    "compare": comparison_table,
+    "incremental": incremental_table,
+    "scaling": scaling_table,
+}
 """How a study's results are shown, by the study's name."""
 
 

@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "layer_scale": {"residual": "layer_scale"},
     "gated": {"residual": "gated"},
     "post": {"norm": "post"},
+    "isotonic": {"calibration_buckets": 4},
     "cadet": {"positions": "time_rope", "attention_gate": True, "norm": "post", "mlp": "swiglu"},
     "hstu mixed": {"block": "hstu", "positions": "time_rope", "residual": "gated", "norm": "post"},
     "mixed": {"positions": "learned", "attention": "sigmoid", "residual": "layer_scale"},

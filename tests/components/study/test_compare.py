@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison on a small simulated log: small rankers, real tuning, real training."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from components.config import DailyConfig, TrainConfig
+from components.lightgbm_ranker import LightGBMConfig
+from components.study.compare import Comparison, compare, make_trial, run
+from components.study.config import changed, study_config
+from components.study.contenders import CONTENDERS, Between, Contender
+from components.study.results import ResultsFile
+from components.study.tables import comparison_table
+from components.study.trial import Log, Trial, claimed
+from feature_repo.specs import SIMULATOR
+from model import DCNv2Config, FeedSRConfig, HeadConfig
+from model.build import RANKERS
+
+CHOOSING = Log(data="sim:4000", train_before="2026-01-11", test_through="2026-01-12")
+TESTING = Log(data="sim:4000", train_before="2026-01-13", test_through="2026-01-13")
+HEAD = HeadConfig(name="mlp", width=16, hidden=1)
+CONFIG = study_config(
+    DailyConfig(
+        spec_name="simulator",
+        feed_sr=FeedSRConfig(width=16, layers=1, heads=2, head=HEAD),
+        dcnv2=DCNv2Config(head=HEAD),
+        cold=TrainConfig(global_batch=64, micro_batch=64),
+    )
+)
+SMALL = (
+    Contender(
+        name="feed_sr",
+        title="Feed-SR",
+        start=CONFIG.feed_sr,
+        space={"ranker.head.width": (8, 24), "cold.learning_rate": Between(1e-4, 1e-2)},
+    ),
+    Contender(name="dcnv2", title="DCNv2", start=CONFIG.dcnv2, space={"cold.epochs": (1, 2)}),
+    Contender(
+        name="lightgbm",
+        title="LightGBM",
+        start=LightGBMConfig(rounds=5, patience=2),
+        space={"ranker.num_leaves": (3, 7)},
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> Comparison:
+    torch.set_num_threads(1)
+    work = tmp_path_factory.mktemp("compare")
+    file = ResultsFile(path=work / "study_compare.json", name="compare", setting={"data": "sim"})
+    return Comparison(
+        choosing=CHOOSING,
+        testing=TESTING,
+        config=CONFIG,
+        task="long_dwell",
+        trials=3,
+        seeds=2,
+        work=work,
+        results=file,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(comparison) -> dict:
+    assert compare(comparison, SMALL) == 0
+    return json.loads(comparison.results.path.read_text())
+
+
+def test_every_contender_is_tuned_alike_and_tested_with_every_seed(done) -> None:
+    rows = done["rows"]
+    for contender in SMALL:
+        assert list(rows[f"tuning: {contender.name}"]["seeds"]) == ["0", "1", "2"]
+        assert list(rows[contender.name]["seeds"]) == ["0", "1"]
+    assert rows["lightgbm"]["seeds"]["0"]["request_ms"] > 0
+    assert rows["feed_sr"]["seeds"]["0"]["parameters"] > 0
+
+
+def test_the_first_trial_is_the_start_and_the_others_are_of_the_space(done) -> None:
+    trials = done["rows"]["tuning: feed_sr"]["seeds"]
+    assert trials["0"]["values"] == {}
+    for number in ("1", "2"):
+        values = trials[number]["values"]
+        assert values["ranker.head.width"] in (8, 24)
+        assert 1e-4 <= values["cold.learning_rate"] <= 1e-2
+
+
+def test_the_best_trial_of_the_choosing_days_is_what_is_tested(comparison, done) -> None:
+    for contender in SMALL:
+        trials = done["rows"][f"tuning: {contender.name}"]["seeds"].values()
+        best = max(trials, key=lambda trial: trial["auc"])
+        assert done["rows"][contender.name]["chosen"] == best["values"]
+        trial = make_trial(comparison, contender, best["values"], TESTING, 1)
+        assert done["rows"][contender.name]["seeds"]["1"]["fingerprint"] == trial.fingerprint
+
+
+def test_differences_are_against_the_same_seed_of_feed_sr(done) -> None:
+    rows = done["rows"]
+    for name in ("dcnv2", "lightgbm"):
+        for seed in ("0", "1"):
+            apart, error = rows[name]["seeds"][seed]["difference"]["long_dwell"]
+            mine, ours = (
+                rows[n]["seeds"][seed]["tasks"]["long_dwell"]["auc"] for n in (name, "feed_sr")
+            )
+            assert apart == pytest.approx(mine - ours, abs=1e-12)
+            assert error > 0
+    assert rows["feed_sr"]["seeds"]["0"]["difference"]["long_dwell"] == [0, 0]
+
+
+def test_a_run_that_goes_on_suggests_what_it_suggested(comparison, done, monkeypatch) -> None:
+    monkeypatch.setattr("components.study.compare.run_trial", None)
+    before = comparison.results.path.read_bytes()
+    assert compare(comparison, SMALL) == 0
+    assert comparison.results.path.read_bytes() == before
+
+
+def test_a_contender_that_another_process_is_at_is_left_to_it(comparison, done) -> None:
+    seeds = replace(comparison, seeds=3)
+    chosen = done["rows"]["dcnv2"]["chosen"]
+    held: Trial = make_trial(comparison, SMALL[1], chosen, TESTING, 2)
+    with claimed(comparison.work, held):
+        assert compare(seeds, SMALL[1:2]) == 1
+
+
+def test_the_table_has_a_line_a_contender(done) -> None:
+    table = comparison_table(done, "long_dwell")
+    assert table.count("\n") == 2 + len(SMALL)
+    assert "| DCNv2 |" in table
+    assert table.index("Feed-SR") < table.index("DCNv2") < table.index("LightGBM")
+
+
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda c: c.name)
+def test_every_contender_is_a_ranker_and_every_corner_of_its_space_is_valid(contender) -> None:
+    assert contender.name in RANKERS or contender.name == "lightgbm"
+    for take in (0, -1):
+        values = {
+            name: (choices.low, choices.high)[take]
+            if isinstance(choices, Between)
+            else choices[take]
+            for name, choices in contender.space.items()
+        }
+        comparison = Comparison(
+            choosing=CHOOSING,
+            testing=TESTING,
+            config=CONFIG,
+            task="click",
+            trials=1,
+            seeds=1,
+            work=None,  # type: ignore[arg-type]
+            results=None,  # type: ignore[arg-type]
+        )
+        trial = make_trial(comparison, contender, values, TESTING, 0)
+        assert trial.config.spec == SIMULATOR
+        assert trial.fingerprint != make_trial(comparison, contender, {}, TESTING, 0).fingerprint
+
+
+def test_wrong_names_and_days_are_one_sentence(tmp_path) -> None:
+    where = (tmp_path / "r.json", tmp_path)
+    with pytest.raises(ValueError, match="no ranker 'nothing'"):
+        run(CHOOSING, "2026-01-13", ["nothing"], (1, 1), ("", "day"), *where)
+    with pytest.raises(ValueError, match="freshness"):
+        run(CHOOSING, "2026-01-13", ["dcnv2"], (1, 1), ("", "hourly"), *where)
+    with pytest.raises(ValueError, match="before it begins"):
+        run(CHOOSING, "2026-01-12", ["dcnv2"], (1, 1), ("", "day"), *where)
+
+
+def test_a_trial_is_another_one_by_anything_it_is_made_of(comparison) -> None:
+    first = make_trial(comparison, SMALL[0], {}, TESTING, 0)
+    others = [
+        replace(first, seed=1),
+        replace(first, log=CHOOSING),
+        replace(first, ranker=CONFIG.dcnv2),
+        replace(first, config=changed(CONFIG, {"cold": {"epochs": 9}})),
+        replace(first, config=changed(CONFIG, {"freshness": "30m"})),
+        replace(first, config=changed(CONFIG, {"without": ["affinity"]})),
+    ]
+    assert len({trial.fingerprint for trial in (first, *others)}) == 1 + len(others)
