@@ -2,8 +2,8 @@
 """Candidates appended to a history of one token an impression, history computed once a request.
 
 Efficient user history modelling with amortised inference (arXiv 2412.06924), after M-FALCON (arXiv
-2402.17152). Beside Feed-SR it shows what two tokens an impression bring: the blocks, the late
-fusion and the head are the same.
+2402.17152). Beside Feed-SR it shows what two tokens an impression and a candidate's own key bring:
+the rest of the layers, the late fusion and the head are the same.
 
 Shape suffixes: R targets; A auxiliary impressions; N candidates; D width of a token; C context
 columns; K tasks.
@@ -17,7 +17,7 @@ from torch import Tensor
 from feature_repo.spec import Spec
 from model import accounting
 from model.batch import RankBatch, TrainBatch
-from model.block import Block
+from model.block import RescaleAndAdd
 from model.heads import PositionOffsets, TaskHead, output_layer
 from model.ranker import Output, Ranker
 from model.rivals.config import AppendedConfig
@@ -31,7 +31,8 @@ class Appended(Ranker):
 
     def __init__(self, config: AppendedConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.history = HistoryTransformer(config, spec, self._make_block)
+        scale = config.residual_scale
+        self.history = HistoryTransformer(config, spec, lambda: RescaleAndAdd(scale))
         joined = config.width + self.context_encoder.width
         self.head = TaskHead(config.head, joined, spec.tasks)
         self.offsets = PositionOffsets(config.offset_positions, len(spec.tasks))
@@ -59,17 +60,6 @@ class Appended(Ranker):
     def parameter_bytes(self) -> int:
         """Bytes of the weights and buffers."""
         return accounting.parameter_bytes(self)
-
-    def _make_block(self) -> Block:
-        config = self.config
-        return Block(
-            width=config.width,
-            heads=config.heads,
-            mlp=config.mlp,
-            mlp_ratio=config.mlp_ratio,
-            residual_scale=config.residual_scale,
-            dropout=config.dropout,
-        )
 
     def _fuse(self, state_RD: Tensor, context_RC: Tensor, position_R: Tensor) -> Tensor:
         context = self.context_encoder(context_RC)

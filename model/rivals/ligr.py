@@ -22,28 +22,11 @@ from torch import Tensor, nn
 from feature_repo.spec import Spec
 from model import accounting
 from model.batch import Impressions, RankBatch, TrainBatch
-from model.block import Block
 from model.heads import PositionOffsets, TaskHead, output_layer
 from model.ranker import Output, Ranker
 from model.rivals.config import LiGRConfig
 from model.rivals.history import HistoryTransformer, sequence_of
 from model.rivals.sets import GatedAdd, SetLayer, Sets
-
-
-class GatedBlock(Block):
-    """A block whose branches are gated by the stream that they are added to."""
-
-    def __init__(self, config: LiGRConfig) -> None:
-        super().__init__(
-            width=config.width,
-            heads=config.heads,
-            mlp=config.mlp,
-            mlp_ratio=config.mlp_ratio,
-            residual_scale=1.0,
-            dropout=config.dropout,
-        )
-        for name in ("attention_add", "mlp_add"):
-            self.add_module(name, GatedAdd(config.width))
 
 
 class LiGR(Ranker):
@@ -53,7 +36,7 @@ class LiGR(Ranker):
 
     def __init__(self, config: LiGRConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.history = HistoryTransformer(config, spec, lambda: GatedBlock(config))
+        self.history = HistoryTransformer(config, spec, lambda: GatedAdd(config.width))
         joined = config.width + self.context_encoder.width
         self.set_tokens = nn.Linear(joined, config.width)
         self.set_layers = nn.ModuleList(
