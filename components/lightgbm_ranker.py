@@ -2,16 +2,14 @@
 """Boosted trees on the counters: what a ranker without a sequence makes of the same shards.
 
 One LightGBM booster a task over each target's own features, content, context and feed position;
-the member's counters carry the history. Hashed ids are left out: a tree can only split them one by
-one, and the counters say what is known of a post or an actor. How many rounds a booster gets is
-decided on training members that are held out, never on what is evaluated. It writes no files.
+the member's counters carry the history. How many rounds a booster gets is decided on training
+members that are held out, never on what is evaluated. It writes no files.
 
-Shape suffixes: R rows (targets or candidates); F columns of the table; C context columns; K tasks.
+Shape suffixes: R rows (targets or candidates); F columns of the table; K tasks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,12 +24,12 @@ from torch import Tensor, nn
 from components.config import Config
 from components.console import progress
 from components.data import evaluation_batches
-from feature_repo.spec import UNKNOWN, Categorical, Embedding, Feature, HashedId, Spec
+from components.lightgbm_table import Columns, Floats, make_table, target_table
+from feature_repo.spec import Spec
 from model.batch import RankBatch, TrainBatch
 from model.encoders import hash_ids
 from model.ranker import Output
 
-Floats = npt.NDArray[np.float32]
 HOLDOUT_SLICES = 1000
 """Members are held out by the slice of this many that their hashed id falls in."""
 
@@ -59,27 +57,6 @@ class LightGBMConfig(Config):
     max_bin: int = Field(255, ge=2, le=65_535)
     threads: int = Field(1, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The table's columns, from the spec: the position, sequence features, context features."""
-
-    names: list[str]
-    categorical: list[int]
-
-    @classmethod
-    def of(cls, spec: Spec) -> Columns:
-        """The columns of a spec, without its hashed ids."""
-        names, categorical = ["position"], []
-        for feature in _features(spec):
-            if isinstance(feature.kind, Categorical):
-                categorical.append(len(names))
-            if isinstance(feature.kind, Embedding):
-                names += [f"{feature.name}_{i}" for i in range(feature.kind.dim)]
-            else:
-                names.append(feature.name)
-        return cls(names=names, categorical=categorical)
 
 
 class LightGBMRanker(nn.Module):
@@ -143,50 +120,6 @@ def fit_lightgbm(
             boosters.append(fitter.fit(k, float(prior_K[k])))
             advance(1)
     return LightGBMRanker(spec, boosters, torch.from_numpy(prior_K))
-
-
-def target_table(batch: TrainBatch, spec: Spec) -> Floats:
-    """The targets of a batch as rows of the table `[R, F]`."""
-    features = {n: c[batch.target_R] for n, c in batch.impressions.features.items()}
-    return make_table(features, batch.context_RC, batch.position_R, spec)
-
-
-def make_table(
-    features: Mapping[str, Tensor], context_RC: Tensor, position_R: Tensor, spec: Spec
-) -> Floats:
-    """float32 `[R, F]`, NaN where missing: an unknown code or position, a vector of zeros.
-
-    Args:
-        features: sequence features by name, `[R]` or `[R, E]`.
-        context_RC: raw context features.
-        position_R: feed positions.
-        spec: says which columns there are, in the order of `Columns.of`.
-    """
-    position = position_R.cpu().float()[:, None]
-    parts = [torch.where(position == UNKNOWN, torch.nan, position)]
-    for feature in _features(spec):
-        if feature.role == "sequence":
-            column = features[feature.name]
-        else:
-            column = context_RC[:, spec.context_slices[feature.name]]
-        column = column.cpu().float()
-        parts.append(_known(column[:, None] if column.ndim == 1 else column, feature))
-    return torch.cat(parts, -1).numpy()
-
-
-def _features(spec: Spec) -> list[Feature]:
-    features = (*spec.with_role("sequence"), *spec.with_role("context"))
-    return [f for f in features if not isinstance(f.kind, HashedId)]
-
-
-def _known(column_RE: Tensor, feature: Feature) -> Tensor:
-    """The column with NaN in the place of what is unknown."""
-    if isinstance(feature.kind, Categorical):
-        known = (column_RE >= 0) & (column_RE < feature.kind.cardinality)
-        return torch.where(known, column_RE, torch.nan)
-    if isinstance(feature.kind, Embedding):
-        return torch.where((column_RE == 0).all(-1, keepdim=True), torch.nan, column_RE)
-    return column_RE
 
 
 @dataclass(frozen=True, kw_only=True)

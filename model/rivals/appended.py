@@ -2,8 +2,8 @@
 """Candidates appended to a history of one token an impression, history computed once a request.
 
 Efficient user history modelling with amortised inference (arXiv 2412.06924), after M-FALCON (arXiv
-2402.17152). Beside Feed-SR it shows what two tokens an impression bring: the blocks, the late
-fusion and the head are the same.
+2402.17152). Beside Feed-SR it shows what two tokens an impression and a candidate's own key bring:
+the rest of the layers, the late fusion and the head are the same.
 
 Shape suffixes: R targets; A auxiliary impressions; N candidates; D width of a token; C context
 columns; K tasks.
@@ -19,6 +19,7 @@ from model import accounting
 from model.batch import RankBatch, TrainBatch
 from model.heads import PositionOffsets, TaskHead, output_layer
 from model.ranker import Output, Ranker
+from model.residual import RescaleAndAdd
 from model.rivals.config import AppendedConfig
 from model.rivals.history import HistoryTransformer
 
@@ -30,7 +31,7 @@ class Appended(Ranker):
 
     def __init__(self, config: AppendedConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.history = HistoryTransformer(config, spec, "rescale")
+        self.history = HistoryTransformer(config, spec, lambda: RescaleAndAdd(1.0))
         joined = config.width + self.context_encoder.width
         self.head = TaskHead(config.head, joined, spec.tasks)
         self.offsets = PositionOffsets(config.offset_positions, len(spec.tasks))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transformer over one token an impression, with candidates that see the history and not each
-other.
+"""A transformer over one token an impression, with candidates that attend to the history alone.
 
-The candidate-appended form of M-FALCON (arXiv 2402.17152, section 3.3) as the cross-attention it
-amounts to (arXiv 2412.06924): the history attends to itself once a request, and in every layer a
-candidate attends to the history's keys and values and to itself. A history token says post and
-action together, unlike Feed-SR's two. Knows no context features, no tasks.
+The candidate appended to the history, as cross-attention and computed once a request (arXiv
+2412.06924, which reformulates M-FALCON of arXiv 2402.17152): the history attends to itself, and in
+every layer a candidate attends to the history's keys and values, to no other candidate and not to
+itself. In its own place stands an empty key, score and value zero, so that it may attend to
+nothing, as it does where there is no history. A history token says post and action together,
+unlike Feed-SR's two. Knows no context features, no tasks.
 
 Shape suffixes: M impressions; S sequences; N candidates; Q chosen impressions; T = M + Q tokens; D
 width of a token.
@@ -13,21 +14,50 @@ width of a token.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from feature_repo.spec import Spec
-from kernels.shared_context_attention import SeqlenInfo
+from kernels.shared_context_attention import SeqlenInfo, Tokens, shared_context_attention
 from model.accounting import linear_flops
 from model.batch import Impressions, RankBatch
-from model.block import Block
-from model.config import FeedSRConfig
-from model.layer import Placement
+from model.block import MLP, Attention
 from model.rivals.config import HistoryConfig
 from model.rope import Rotation
 from model.tokens import ActionTokens, PostTokens
+
+
+class HistoryBlock(nn.Module):
+    """One pre-LayerNorm layer; `add` makes what joins each of its two branches to the stream."""
+
+    def __init__(self, config: HistoryConfig, add: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads)
+        self.attention_add = add()
+        self.mlp_norm = nn.LayerNorm(config.width)
+        self.mlp = MLP(config.width, config.mlp_ratio, config.mlp)
+        self.mlp_add = add()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def project(self, x_TD: Tensor, rotation: Rotation, *, queries: bool = True) -> Tokens:
+        """Queries, keys and values of a history."""
+        return self.attention.project(self.attention_norm(x_TD), rotation, queries=queries)
+
+    def project_candidates(self, x_ND: Tensor, rotation: Rotation) -> Tokens:
+        """Queries of candidates, beside empty keys and values."""
+        query = self.attention.query(self.attention_norm(x_ND))
+        query = rotation(query.unflatten(-1, (self.attention.heads, -1)))
+        empty = torch.zeros_like(query)
+        return Tokens(query, empty, empty)
+
+    def finish(self, x_TD: Tensor, heads_THC: Tensor | None) -> Tensor:
+        """The stream after what was attended to, and after the MLP."""
+        assert heads_THC is not None
+        x_TD = self.attention_add(x_TD, self.dropout(self.attention.join(heads_THC)))
+        return self.mlp_add(x_TD, self.dropout(self.mlp(self.mlp_norm(x_TD))))
 
 
 class HistoryTransformer(nn.Module):
@@ -36,31 +66,21 @@ class HistoryTransformer(nn.Module):
     Args:
         config: its sizes.
         spec: the features.
-        residual: how a branch of a block joins the stream.
+        add: makes what joins a branch to the stream; see `HistoryBlock`.
     """
 
-    def __init__(
-        self, config: HistoryConfig, spec: Spec, residual: Literal["rescale", "gated"]
-    ) -> None:
+    def __init__(self, config: HistoryConfig, spec: Spec, add: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.config = config
         self.post_tokens = PostTokens(spec, config.width, config.embedding_dropout)
         self.action_tokens = ActionTokens(spec, config.width)
-        blocks = FeedSRConfig(
-            width=config.width,
-            heads=config.heads,
-            mlp=config.mlp,
-            mlp_ratio=config.mlp_ratio,
-            residual=residual,
-            dropout=config.dropout,
-        )
-        self.blocks = nn.ModuleList(Block(blocks) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(HistoryBlock(config, add) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
     @property
-    def layers(self) -> list[Block]:
+    def layers(self) -> list[HistoryBlock]:
         """The blocks, first to last."""
-        return [block for block in self.blocks if isinstance(block, Block)]
+        return [block for block in self.blocks if isinstance(block, HistoryBlock)]
 
     def of_impressions(self, impressions: Impressions, row_Q: Tensor) -> Tensor:
         """The state `[Q, D]` of chosen impressions, each as the candidate that it was when served.
@@ -72,50 +92,64 @@ class HistoryTransformer(nn.Module):
         history_MD = posts_MD + self.action_tokens(impressions.actions)
         source_T, at_Q, cu_tokens = append(impressions.cu_seqlens, row_Q)
         known_T = torch.cat([impressions.known_M, impressions.known_M[row_Q]])[source_T]
-        tokens_TD = torch.cat([history_MD, posts_MD[row_Q]])[source_T]
+        x_TD = torch.cat([history_MD, posts_MD[row_Q]])[source_T]
+        rotation = self._rotation(known_T)
         info = SeqlenInfo(cu_seqlens=cu_tokens, prefix=known_T, group=1)
-        placement = Placement(info=info, context=self._rotation(known_T))
+        of_history = (source_T < impressions.num_impressions)[:, None, None]
         *first, last = self.layers
         for block in first:
-            tokens_TD, _ = block(tokens_TD, None, placement)
-        return self.norm(last.forward_rows(tokens_TD, at_Q, placement))
+            tokens = keep(block.project(x_TD, rotation), of_history)
+            x_TD = block.finish(x_TD, shared_context_attention(tokens, None, info)[0])
+        tokens = keep(last.project(x_TD, rotation), of_history)
+        seen, _ = shared_context_attention(tokens, None, info)
+        assert seen is not None
+        return self.norm(last.finish(x_TD[at_Q], seen[at_Q]))
 
     def of_candidates(self, batch: RankBatch) -> Tensor:
         """The state `[N, D]` of every request's candidates over its one history."""
         history = batch.history
         length_N = history.cu_seqlens.diff().repeat_interleave(batch.cu_candidates.diff().long())
+        rotation_M, rotation_N = self._rotation(history.known_M), self._rotation(length_N)
         info = SeqlenInfo(
             cu_seqlens=history.cu_seqlens,
             cu_candidates=batch.cu_candidates,
             prefix=history.known_M,
             group=1,
         )
-        context, candidates = self._rotation(history.known_M), self._rotation(length_N)
-        placement = Placement(info=info, context=context, candidates=candidates)
-        context_MD = self.post_tokens(history.features) + self.action_tokens(history.actions)
-        state_ND = self.post_tokens(batch.candidates)
-        *first, last = self.layers
-        for block in first:
-            context_MD, state_ND = block(context_MD, state_ND, placement)
-        return self.norm(last.forward_candidates(context_MD, state_ND, placement))
+        x_MD = self.post_tokens(history.features) + self.action_tokens(history.actions)
+        x_ND = self.post_tokens(batch.candidates)
+        for number, block in enumerate(self.layers, start=1):
+            goes_on = number < self.config.layers
+            context = block.project(x_MD, rotation_M, queries=goes_on)
+            candidates = block.project_candidates(x_ND, rotation_N)
+            seen, seen_N = shared_context_attention(context, candidates, info)
+            x_ND = block.finish(x_ND, seen_N)
+            if goes_on:
+                x_MD = block.finish(x_MD, seen)
+        return self.norm(x_ND)
 
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Operations of `of_candidates` on one request; of the last layer's history, K and V."""
-        both = num_impressions + num_candidates
-        *first, last = self.layers
-        pairs = num_impressions * (num_impressions + 1) // 2 * len(first)
+        pairs = num_impressions * (num_impressions + 1) // 2 * (self.config.layers - 1)
         pairs += num_candidates * (num_impressions + 1) * self.config.layers
-        linear = linear_flops(self.post_tokens, both)
+        linear = linear_flops(self.post_tokens, num_impressions + num_candidates)
         linear += linear_flops(self.action_tokens, num_impressions)
-        linear += sum(linear_flops(block, both) for block in first)
-        linear += linear_flops(last, num_candidates)
-        linear += linear_flops(last.key_value_layer(), num_impressions)
+        for block in self.layers:
+            key_value = block.attention.key_value
+            linear += linear_flops(block, num_candidates) - linear_flops(key_value, num_candidates)
+            of_history = key_value if block is self.layers[-1] else block
+            linear += linear_flops(of_history, num_impressions)
         return linear + 4 * self.config.width * pairs
 
     def _rotation(self, position_T: Tensor) -> Rotation:
         dtype = torch.promote_types(self.norm.weight.dtype, torch.float32)
         head_dim = self.config.width // self.config.heads
         return Rotation.at(position_T, head_dim, self.config.rope_base, dtype)
+
+
+def keep(tokens: Tokens, kept: Tensor) -> Tokens:
+    """The tokens with empty keys and values where they are not kept, bool `[T, 1, 1]`."""
+    return Tokens(tokens.q, tokens.k * kept, tokens.v * kept)
 
 
 def sequence_of(cu_seqlens: Tensor, row_Q: Tensor) -> Tensor:

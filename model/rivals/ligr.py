@@ -6,6 +6,8 @@ isolation does not hold here, and a score means something for its set only. It d
 the set's order, and requests in one batch stay apart. A set in training is what one request would
 have been: the targets of a sequence that knew the same history. At freshness "day" that is a day of
 the member's; at "immediate" each target is a set of its own, and training says nothing of sets.
+Offline such a set may hold what later requests of the day chose knowing the earlier feedback, which
+flatters it: its offline quality does not compare like for like with that of isolated candidates.
 (arXiv 2502.03417, section 3. Its semantic ids are left out: the features are the spec's.)
 
 Shape suffixes: R targets; A auxiliary impressions; N candidates; S requests; D width of a token; C
@@ -22,6 +24,7 @@ from model import accounting
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.heads import PositionOffsets, TaskHead, output_layer
 from model.ranker import Output, Ranker
+from model.residual import GatedAdd
 from model.rivals.config import LiGRConfig
 from model.rivals.history import HistoryTransformer, sequence_of
 from model.rivals.sets import SetLayer, Sets
@@ -34,7 +37,7 @@ class LiGR(Ranker):
 
     def __init__(self, config: LiGRConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.history = HistoryTransformer(config, spec, "gated")
+        self.history = HistoryTransformer(config, spec, lambda: GatedAdd(config.width))
         joined = config.width + self.context_encoder.width
         self.set_tokens = nn.Linear(joined, config.width)
         self.set_layers = nn.ModuleList(

@@ -14,17 +14,8 @@ import torch
 
 from components.data import evaluation_batches
 from components.evaluate import evaluate_ranker
-from components.lightgbm_ranker import (
-    Columns,
-    LightGBMConfig,
-    LightGBMRanker,
-    _read,
-    fit_lightgbm,
-    make_table,
-    target_table,
-)
-from feature_repo.spec import Spec
-from feature_repo.specs import SIMULATOR, SPECS
+from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, _read, fit_lightgbm
+from feature_repo.specs import SIMULATOR
 from model import DCNv2Config, build_ranker
 from tests.builders import TINY, make_rank_batch, make_train_batch
 from tests.rival_builders import join, request_of
@@ -133,33 +124,6 @@ def test_a_task_without_both_labels_keeps_its_prior(tmp_path: Path) -> None:
     rates = ranker(make_train_batch(TINY, 1, [9])).logits_RK.sigmoid()
     assert 0 < rates[:, 1].max() < 0.001
     torch.testing.assert_close(rates[:, 2], torch.full_like(rates[:, 2], TINY.tasks[2].prior))
-
-
-@pytest.mark.parametrize("spec", [*SPECS.values(), TINY], ids=lambda spec: spec.name)
-def test_the_table_has_a_column_for_everything_but_hashed_ids(spec: Spec) -> None:
-    columns, table = Columns.of(spec), target_table(make_train_batch(spec, 1, [40, 3]), spec)
-    assert table.shape[1] == len(columns.names) == len(set(columns.names))
-    assert table.dtype == np.float32
-    assert not any(name.endswith("_id") for name in columns.names)
-    for at in columns.categorical:
-        known = table[np.isfinite(table[:, at]), at]
-        assert (known >= 0).all()
-
-
-def test_what_is_unknown_is_missing() -> None:
-    batch = make_rank_batch(TINY, 1, [0], [3])
-    batch.candidates["media"][:] = torch.tensor([-1, 4, 3], dtype=torch.int32)
-    batch.candidates["content"][:] = torch.tensor([[0, 0, 0], [0, 1, 0], [1, 1, 1]]).half()
-    position = torch.tensor([-1, 0, 7])
-    names = Columns.of(TINY).names
-    table = make_table(batch.candidates, batch.context_NC, position, TINY)
-    nan = np.nan
-    np.testing.assert_array_equal(table[:, names.index("media")], [nan, nan, 3])
-    np.testing.assert_array_equal(table[:, names.index("content_0")], [nan, 0, 1])
-    np.testing.assert_array_equal(table[:, 0], [nan, 0, 7])
-    at = names.index("rate")
-    where = TINY.context_slices["rate"].start
-    np.testing.assert_array_equal(table[:, at], batch.context_NC[:, where].numpy())
 
 
 def test_shards_without_a_target_are_refused(tmp_path: Path) -> None:

@@ -139,6 +139,11 @@ def test_it_computes_in_bfloat16_under_autocast(config: RankerConfig) -> None:
         output = ranker(batch)
     assert (output.logits_RK - exact).abs().max() < 0.1 * exact.abs().max()
     output.logits_RK.float().sum().backward()
+    request = make_rank_batch(TINY, 3, [9, 0], [4, 2])
+    with torch.no_grad():
+        exact = ranker.rank(request)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (ranker.rank(request) - exact).abs().max() < 0.1 * exact.abs().max()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in ranker.parameters())
 
 
