@@ -135,7 +135,7 @@ PROFILES = {
         spec_name="kuairand",
         feed_sr=FeedSRConfig(width=64, layers=2, heads=2),
         dcnv2=DCNv2Config(),
-        cold=TrainConfig(global_batch=64, micro_batch=64, epochs=2),
+        cold=TrainConfig(global_batch=64, micro_batch=64, epochs=2, auxiliary_weight=2.0),
         warm=TrainConfig(global_batch=64, micro_batch=64, learning_rate=3e-4),
     ),
 }

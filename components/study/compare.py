@@ -77,7 +77,6 @@ def run(
         **choosing.setting,
         "choose_through": choosing.test_through,
         "test_through": test_through,
-        "trials": trials_seeds[0],
         "config": start.model_dump(mode="json", exclude={"feed_sr", "dcnv2"}),
     }
     comparison = Comparison(

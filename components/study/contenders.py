@@ -35,7 +35,12 @@ TRAINING: Space = {
 }
 EMBEDDING: Space = {"ranker.embedding_dropout": (0.0, 0.2, 0.4)}
 HEAD: Space = {"ranker.head.name": ("mlp", "parallel_dcn", "mmoe"), "ranker.head.width": (128, 256)}
-BLOCKS: Space = {"ranker.layers": (1, 2, 3), "ranker.dropout": (0.0, 0.1)}
+BLOCKS: Space = {
+    "ranker.width": (64, 128),
+    "ranker.layers": (1, 2, 3),
+    "ranker.dropout": (0.0, 0.1),
+    "cold.auxiliary_weight": (1.0, 2.0, 4.0),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

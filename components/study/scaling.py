@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`feedsr scaling`: AUC against the operations of training, over sizes of Feed-SR.
 
-All sizes see the same log for the same epochs; the operations grow with width and depth alone. A
+All sizes see the same log for the same epochs; the operations grow with the model alone. A
 line is fitted to AUC over the logarithm of the operations (paper: +0.0093 for ten times as many).
 """
 
@@ -23,8 +23,8 @@ from components.study.trial import Log, Trial, claimed, run_trial, shards
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 
-SIZES = ((16, 1), (16, 2), (32, 1), (32, 2), (64, 2), (64, 4), (128, 2), (128, 4))
-"""Width and layers of each size; heads have 32 channels, and there is one at least."""
+SIZES = ((16, 1), (16, 2), (32, 1), (32, 2), (64, 2), (64, 4), (128, 2), (128, 4), (256, 2))
+"""Width and layers of each size; attention heads have 32 channels, and the task head grows too."""
 BACKWARD = 2
 """A backward takes twice the forward's operations."""
 
@@ -80,7 +80,8 @@ def run(log: Log, seeds: int, config: str, path: Path, work: Path) -> int:
 
 def sized(log: Log, start: StudyConfig, width: int, layers: int, seed: int) -> Trial:
     """The trial of one size."""
-    shape = {"width": width, "layers": layers, "heads": max(width // 32, 1)}
+    head = {"width": 2 * width, "rank": max(width // 4, 4)}
+    shape = {"width": width, "layers": layers, "heads": max(width // 32, 1), "head": head}
     config = changed(start, {"feed_sr": shape})
     return Trial(log=log, config=config, ranker=config.feed_sr, seed=seed)
 
