@@ -70,7 +70,7 @@ def backtest(
     """Prepares the log, trains and scores every ranker and seed, and prints the table.
 
     Args:
-        data: a folder that a source knows, or "sim:<impressions>".
+        data: a folder that a source knows, or "sim:<impressions>[,<name>=<value>...]".
         train_before: the first day that is not trained on, YYYY-MM-DD.
         test_through: the last day that is ranked.
         options: see `BacktestOptions`.

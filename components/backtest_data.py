@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import ValidationError
 
 from components.config import PROFILES, DailyConfig, load_config
 from components.console import progress
@@ -135,7 +136,7 @@ def prepare(data: str, work: Path, split: Split, config: DailyConfig) -> Prepare
     """Brings a log as far as shards, skipping what is already there.
 
     Args:
-        data: a folder that a source knows, or "sim:<impressions>".
+        data: a folder that a source knows, or "sim:<impressions>[,<name>=<value>...]".
         work: the folder of all files made on the way.
         split: where to cut.
         config: the run's configuration; its freshness is the split's.
@@ -205,13 +206,33 @@ def _import(data: str, layout: Layout, spec: Spec) -> dict[str, Any]:
     for name in ("impressions", "ingest", "quarantine"):
         shutil.rmtree(layout.root / name, ignore_errors=True)
     if data.startswith(SIMULATED):
-        number = data.removeprefix(SIMULATED)
-        if not number.isdecimal() or not int(number):
-            raise ValueError(f"{data!r} is no simulated log: write sim: and how many impressions")
-        counts = simulate(layout, SimulatorConfig(impressions=int(number)))
+        counts = simulate(layout, simulated(data))
     else:
         counts = detect_source(data).load(Path(data).expanduser(), layout, spec)
     return {"impressions": counts.impressions, "days": list(counts.days)}
+
+
+def simulated(data: str) -> SimulatorConfig:
+    """The configuration that "sim:<impressions>[,<name>=<value>...]" stands for.
+
+    Raises:
+        ValueError: it has another form, or the simulator has no such value.
+    """
+    number, *others = data.removeprefix(SIMULATED).split(",")
+    pairs = [other.partition("=") for other in others]
+    if not number.isdecimal() or not all(sign for _, sign, _ in pairs):
+        raise ValueError(
+            f"{data!r} is no simulated log: write sim: and how many impressions, then maybe values "
+            "of the simulator, as in sim:60000,ranked=1"
+        )
+    try:
+        return SimulatorConfig.model_validate(
+            {"impressions": number, **{name: value for name, _, value in pairs}}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{data!r} is no simulated log: {where}: {first['msg']}") from error
 
 
 def _ingest(layout: Layout, config: DailyConfig) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def leakage(
     """Prepares the log, trains the rankers that are not there yet, scores them, prints the tables.
 
     Args:
-        data: a folder that a source knows, or "sim:<impressions>".
+        data: a folder that a source knows, or "sim:<impressions>[,<name>=<value>...]".
         train_before: the first day that is not trained on, YYYY-MM-DD.
         test_through: the last day that is ranked.
         options: see `LeakageOptions`.

@@ -3,8 +3,8 @@
 
 A member visits by their own activity; each visit has one mood and a few requests; each request
 shows posts from the topics the member likes, from favourite actors, and from everything new, in
-random order, so that position bias is not confounded with relevance. This module knows nothing of
-files.
+random order, so that position bias is not confounded with relevance, or ranked. This module knows
+nothing of files.
 
 Shape suffixes: M members, V visits, Q requests, S drawn slots of a request, N impressions.
 """
@@ -60,6 +60,8 @@ class Feed:
             part = {n: v[first : first + CHUNK_REQUESTS] for n, v in requests.items()}
             slots_QS = self._draw(rng, part["member"], samplers)
             request, position, post = self._show(slots_QS, part, live)
+            if self.config.ranked:
+                post = self._ranked(rng, part, live, request, post)
             yield self._impressions(rng, part, live, request, position, post)
 
     def _visits(self, rng: np.random.Generator, day: int) -> Columns:
@@ -140,6 +142,17 @@ class Feed:
         place = np.cumsum(fits, axis=1) - 1
         request, slot = np.nonzero(fits & (place < part["depth"][:, None]))
         return request, place[request, slot], slots_QS[request, slot]
+
+    def _ranked(
+        self, rng: np.random.Generator, part: Columns, live: Posts, request: Ints, post: Ints
+    ) -> Ints:
+        """The posts `[N]` of each request in the order in which a noisy ranker shows them.
+
+        The largest of `logit + Gumbel noise` first is a draw without replacement (Plackett-Luce).
+        """
+        relevance = self.relevance(part["member"][request], post, live, part["time"][request])
+        key = self.config.ranked * relevance + rng.gumbel(size=len(post))
+        return post[np.lexsort((-key, request))]
 
     def relevance(self, member: Ints, post: Ints, live: Posts, time_ms: Ints) -> Floats:
         """The logit `[N]` by which a member likes a live post, without mood and surface."""

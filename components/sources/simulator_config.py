@@ -22,6 +22,10 @@ class SimulatorConfig(BaseModel):
         post_life_days: a post is shown for so many days after the one it was made on.
         request_size: the largest number of posts shown in one request.
         position_exponent: a post at position p is examined with probability `(1 + p) ** -exponent`.
+        ranked: how strongly the feed that made the log ranked by true relevance: 0 shows a request
+            in random order; above it, posts are drawn without replacement with probability
+            proportional to `exp(ranked * logit)` (Plackett-Luce), so that position bias is
+            confounded with relevance as in a real log.
         drift: the angle, in radians, by which an interest moves in a day.
         profile_noise: length of the random vector added to a member's first interest, a unit
             vector, to make the profile embedding; 2 leaves a cosine of about 0.45.
@@ -62,6 +66,7 @@ class SimulatorConfig(BaseModel):
     profile_noise: float = Field(2.0, ge=0)
     industry_share: float = Field(0.4, ge=0, le=1)
     position_exponent: float = Field(0.25, ge=0)
+    ranked: float = Field(0.0, ge=0)
     late_share: float = Field(0.02, ge=0, le=1)
     duplicate_share: float = Field(0.01, ge=0, le=1)
     bad_share: float = Field(0.002, ge=0, le=1)

@@ -22,7 +22,7 @@ from components.layout import write_json
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import differences, score
-from components.study.trial import Log, locked
+from components.study.trial import Log, locked, log_home
 from components.train import fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
@@ -36,17 +36,14 @@ class DailyTraining:
     """Which days are compared.
 
     Attributes:
-        data: a folder that a source knows, or "sim:<impressions>".
-        first_day, last_day: ranked, each by models trained on the days before it.
+        log: each day of its test is ranked, by models trained on the days before it.
         stale_days: how old the weights of *stale* are.
         config: `cold` and `warm` say how each start is trained.
         work: folder of shards and weights.
         results: a row for each method and day.
     """
 
-    data: str
-    first_day: str
-    last_day: str
+    log: Log
     stale_days: int
     config: StudyConfig
     work: Path
@@ -60,7 +57,9 @@ class DailyTraining:
     @property
     def days(self) -> list[str]:
         """The ranked days, in order."""
-        low, high = (self.spec.day_number(d) for d in (self.first_day, self.last_day))
+        low, high = (
+            self.spec.day_number(d) for d in (self.log.train_before, self.log.test_through)
+        )
         return [self.spec.day_name(day) for day in range(low, high + 1)]
 
 
@@ -73,9 +72,7 @@ def run(log: Log, stale_days: int, seeds: int, config: str, path: Path, work: Pa
         "config": start.model_dump(mode="json", exclude={"dcnv2"}),
     }
     study = DailyTraining(
-        data=log.data,
-        first_day=log.train_before,
-        last_day=log.test_through,
+        log=log,
         stale_days=stale_days,
         config=start,
         work=work.expanduser().resolve(),
@@ -91,7 +88,9 @@ def compare_daily(study: DailyTraining, seeds: int) -> None:
         ValueError: a day is none or the log does not hold it; one sentence.
     """
     if not study.days:
-        raise ValueError(f"there is no day from {study.first_day} to {study.last_day}")
+        raise ValueError(
+            f"there is no day from {study.log.train_before} to {study.log.test_through}"
+        )
     if study.stale_days < 1:
         raise ValueError(f"weights {study.stale_days} days old are not stale; want 1 or more")
     with progress("days", seeds * len(study.days)) as advance:
@@ -109,9 +108,9 @@ class _Chain:
     def __init__(self, study: DailyTraining, seed: int) -> None:
         self.study, self.seed = study, seed
         recipes = [study.config.cold, study.config.warm]
-        settings = [study.config.feed_sr.model_dump_json(), study.spec.hash, study.data]
+        settings = [study.config.feed_sr.model_dump_json(), study.spec.hash, study.log.name]
         settings += [recipe.model_dump_json() for recipe in recipes]
-        settings += [study.first_day, str(study.stale_days), str(seed)]
+        settings += [study.log.train_before, str(study.stale_days), str(seed)]
         self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
         self.folder = study.work / "daily" / self.fingerprint
 
@@ -195,9 +194,9 @@ class _Chain:
             spec=study.spec,
             after_day=after_day,
         )
-        home = study.work / "logs" / study.spec.hash
-        with locked(home.parent / f"{study.spec.hash}.lock"):
-            return prepare(study.data, home, split, study.config)
+        home = log_home(study.work, study.log, study.spec)
+        with locked(home.with_suffix(".lock")):
+            return prepare(study.log.data, home, split, study.config)
 
     def _test(self, day: str) -> Path:
         return Path(self._prepared(day, None).test)

@@ -79,11 +79,15 @@ def metric(row: Row, task: str, name: str) -> float:
 
 def ablation_table(results: dict[str, Any], task: str) -> str:
     """One line a row: AUC, how far above its reference, percent as the paper has it, step time."""
+    rows = in_order(results["rows"])
+    biased = any("position_bias" in seed for row in rows for seed in row["seeds"].values())
+    bias = " bias left | position known |" if biased else ""
     lines = [
-        f"| part | change | {task} AUC | against its reference | relative | paper | step | seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| part | change | {task} AUC | against its reference | relative | paper | step | seeds "
+        f"|{bias}",
+        "|---|---|---|---|---|---|---|---|" + ("---|---|" if biased else ""),
     ]
-    for row in in_order(results["rows"]):
+    for row in rows:
         apart = difference(row, task)
         auc = metric(row, task, "auc")
         reference = row["name"] == REFERENCE
@@ -92,8 +96,16 @@ def ablation_table(results: dict[str, Any], task: str) -> str:
         paper = "" if row["paper"] is None else f"{row['paper']:+.2f} %"
         step = _mean([seed["step_ms"] for seed in row["seeds"].values()])
         cells = (row["part"], row["name"], f"{auc:.4f}", shown, relative, paper, f"{step:.0f} ms")
-        lines.append(f"| {' | '.join(cells)} | {len(row['seeds'])} |")
+        own = f" {_bias(row, task, 'residual')} | {_bias(row, task, 'shown')} |" if biased else ""
+        lines.append(f"| {' | '.join(cells)} | {len(row['seeds'])} |{own}")
     return "\n".join(lines) + "\n"
+
+
+def _bias(row: Row, task: str, name: str) -> str:
+    """A slope of `components.position_bias` over the seeds, and the interval of the first."""
+    values = [seed["position_bias"][task][name] for seed in row["seeds"].values()]
+    mean = over_seeds(row, lambda seed: seed["position_bias"][task][name]["value"])
+    return f"{mean:+.2f} ({values[0]['low']:+.2f} to {values[0]['high']:+.2f})"
 
 
 def in_order(rows: dict[str, Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -20,13 +21,15 @@ from typing import Any
 
 from components.backtest_data import SIMULATED, Split, config_for, prepare
 from components.data import evaluation_batches
-from components.layout import write_json
+from components.layout import Layout, write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
+from components.position_bias import position_bias
 from components.sources import detect_source
 from components.study.config import StudyConfig, study_config
 from components.study.requests import CANDIDATES, request_ms
 from components.study.scores import Scores, score
 from components.train import fit
+from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
 from model.ranker import Ranker
@@ -40,7 +43,7 @@ class Log:
     """Which log a study is on, and where it is cut.
 
     Attributes:
-        data: a folder that a source knows, or "sim:<impressions>".
+        data: a folder that a source knows, or "sim:<impressions>[,<name>=<value>...]".
         train_before: the first day that is not trained on.
         test_through: the last day that is ranked.
     """
@@ -121,7 +124,7 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
 
     Returns:
         values (tasks, within_member and segments as `components.scorecard` has them, seconds,
-        step_ms, parameters, flops a request) and scores.
+        step_ms, parameters, gflop, request_ms; on a simulated log position_bias) and scores.
 
     Raises:
         ValueError: the log, the configuration or a file is wrong; one sentence.
@@ -144,6 +147,9 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
         **costs(ranker, train),
         **request_ms(ranker, test, trial.config.spec),
     }
+    if trial.log.kind == "simulator":
+        home = Layout.at(log_home(work, trial.log, trial.config.spec))
+        values["position_bias"] = position_bias(ranker, test, home, trial.config.spec)["tasks"]
     outcome = Outcome(values=values, scores=scores)
     outcome.save(folder)
     return outcome
@@ -162,7 +168,7 @@ def _trained(trial: Trial, shards: Path, folder: Path) -> Ranker | LightGBMRanke
 def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
     """The folders of training and test shards, each as fresh as the trial wants it."""
     config = trial.config
-    home = work / "logs" / config.spec.hash
+    home = log_home(work, trial.log, config.spec)
 
     def prepared(freshness: Any) -> tuple[Path, Path]:
         split = Split(
@@ -171,7 +177,7 @@ def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
             freshness=freshness,
             spec=config.spec,
         )
-        with locked(home.parent / f"{config.spec.hash}.lock"):
+        with locked(home.with_suffix(".lock")):
             found = prepare(trial.log.data, home, split, config)
         return found.train, found.test
 
@@ -179,6 +185,11 @@ def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
     if config.train_freshness is not None:
         train, _ = prepared(config.train_freshness)
     return train, test
+
+
+def log_home(work: Path, log: Log, spec: Spec) -> Path:
+    """Where a log lies, ingested: one folder for each log and spec."""
+    return work / "logs" / f"{re.sub(r'[^A-Za-z0-9]+', '-', log.name)}-{spec.hash}"
 
 
 def costs(ranker: Ranker | LightGBMRanker, folder: Path) -> dict[str, Any]:

@@ -309,3 +309,18 @@ def test_the_truth_can_be_left_out(tmp_path: Path) -> None:
 def test_a_wrong_configuration_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         SimulatorConfig.model_validate(wrong)
+
+
+def test_a_ranked_feed_shows_the_better_posts_higher_and_a_random_one_does_not(
+    tmp_path: Path,
+) -> None:
+    slopes = []
+    for ranked in (0.0, 0.5, 2.0):
+        layout = Layout.at(tmp_path / str(ranked))
+        simulate(layout, SMALL.model_copy(update={"ranked": ranked}))
+        truth = pa.concat_tables([truth_day(layout, day) for day in layout.raw_days()])
+        columns = {n: truth[n].to_numpy() for n in ("position", "b_click", "examination")}
+        relevance = np.log(columns["b_click"]) - np.log(columns["examination"])
+        slopes.append(-np.polyfit(columns["position"], relevance, 1)[0])
+    assert abs(slopes[0]) < 0.02
+    assert 0.02 < slopes[1] < slopes[2]

@@ -2,6 +2,7 @@
 """Daily training on a small simulated log."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from components.data import evaluation_batches
 from components.study.config import study_config
 from components.study.incremental import METHODS, DailyTraining, _Chain, compare_daily
 from components.study.results import ResultsFile
+from components.study.trial import Log
 from feature_repo.specs import SIMULATOR
 from kernels.loader import TARGET
 from model import DCNv2Config, FeedSRConfig, HeadConfig
@@ -35,9 +37,7 @@ def study(tmp_path_factory) -> DailyTraining:
     work = tmp_path_factory.mktemp("daily")
     results = ResultsFile(path=work / "study_daily.json", name="daily", setting={"data": "sim"})
     return DailyTraining(
-        data="sim:4000",
-        first_day=DAYS[0],
-        last_day=DAYS[-1],
+        log=Log(data="sim:4000", train_before=DAYS[0], test_through=DAYS[-1]),
         stale_days=2,
         config=CONFIG,
         work=work,
@@ -93,15 +93,16 @@ def test_what_is_done_is_not_done_again(study, rows, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("days", "stale_days", "what"),
     [
-        ({"last_day": "2026-01-01"}, "no day from"),
-        ({"stale_days": 0}, "not stale"),
-        ({"first_day": "yesterday"}, "not a day"),
-        ({"first_day": "2030-01-01", "last_day": "2030-01-02"}, "the log holds"),
+        ((DAYS[0], "2026-01-01"), 2, "no day from"),
+        ((DAYS[0], DAYS[1]), 0, "not stale"),
+        (("yesterday", DAYS[1]), 2, "not a day"),
+        (("2030-01-01", "2030-01-02"), 2, "the log holds"),
     ],
 )
-def test_days_that_cannot_be_are_refused(study, change, what) -> None:
-    wrong = DailyTraining(**{**vars(study), **change})
+def test_days_that_cannot_be_are_refused(study, days, stale_days, what) -> None:
+    log = Log(data="sim:4000", train_before=days[0], test_through=days[1])
+    wrong = replace(study, log=log, stale_days=stale_days)
     with pytest.raises(ValueError, match=what):
         compare_daily(wrong, 1)
