@@ -21,6 +21,8 @@ from components.study.scores import differences
 from components.study.trial import Log, Outcome, Trial, claimed, run_trial
 
 OURS = "feed_sr"
+RANDOM_TRIALS = 4
+"""Tried before the sampler looks at what was better."""
 Values = dict[str, Any]
 
 
@@ -107,6 +109,7 @@ def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
         for contender in contenders:
             best = tune(comparison, contender, advance)
             left += best is None or not _test(comparison, contender, best, advance)
+    _set_apart(comparison, contenders)
     return left
 
 
@@ -115,7 +118,7 @@ def tune(comparison: Comparison, contender: Contender, advance: Any) -> Values |
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=max(comparison.trials // 2, 1))
+    sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=RANDOM_TRIALS)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     best: tuple[float, Values] | None = None
     for number in range(comparison.trials):
@@ -190,20 +193,29 @@ def _test(comparison: Comparison, contender: Contender, best: Values, advance: A
                     return False
                 outcome = run_trial(trial, comparison.work)
             result = {"fingerprint": trial.fingerprint, **outcome.values}
-            ours = outcome if contender.name == OURS else _ours(comparison, seed)
-            if ours is not None:
-                names = comparison.config.spec.task_names
-                result["difference"] = differences(outcome.scores, ours.scores, names)
             about = {"title": contender.title, "chosen": best}
             comparison.results.put(contender.name, about, seed, result)
         advance()
     return True
 
 
-def _ours(comparison: Comparison, seed: int) -> Outcome | None:
-    """Feed-SR's outcome with the seed, where it was tested here before."""
-    row = comparison.results.entries().get(OURS)
-    found = row["seeds"].get(str(seed)) if row else None
-    if found is None:
-        return None
-    return Outcome.load(comparison.work / "trials" / found["fingerprint"])
+def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
+    """Adds to each test how much its AUC is above that of Feed-SR with the same seed, where the
+    scores of both are in the work folder.
+    """
+    rows = comparison.results.entries()
+    names = comparison.config.spec.task_names
+    for contender in contenders:
+        row = rows.get(contender.name, {"seeds": {}})
+        about = {name: value for name, value in row.items() if name != "seeds"}
+        for seed, result in row["seeds"].items():
+            ours = rows.get(OURS, {"seeds": {}})["seeds"].get(seed)
+            if ours is None or result.get("apart_from") == ours["fingerprint"]:
+                continue
+            folders = (result["fingerprint"], ours["fingerprint"])
+            both = [Outcome.load(comparison.work / "trials" / folder) for folder in folders]
+            if both[0] is None or both[1] is None:
+                continue
+            result["difference"] = differences(both[0].scores, both[1].scores, names)
+            result["apart_from"] = ours["fingerprint"]
+            comparison.results.put(contender.name, about, int(seed), result)

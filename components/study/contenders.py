@@ -34,7 +34,11 @@ TRAINING: Space = {
     "cold.weight_decay": (0.01, 0.1),
 }
 EMBEDDING: Space = {"ranker.embedding_dropout": (0.0, 0.2, 0.4)}
-HEAD: Space = {"ranker.head.name": ("mlp", "parallel_dcn", "mmoe"), "ranker.head.width": (128, 256)}
+HEAD: Space = {
+    "ranker.head.name": ("mlp", "parallel_dcn", "mmoe"),
+    "ranker.head.width": (128, 256, 512),
+    "ranker.head.dropout": (0.0, 0.1, 0.2),
+}
 BLOCKS: Space = {
     "ranker.width": (64, 128),
     "ranker.layers": (1, 2, 3),

@@ -50,7 +50,7 @@ def difference(row: Row, task: str) -> Interval:
     The variance has two parts: which members are in the test, the same for every seed, so that more
     seeds do not make it smaller; and the seed, which averages out.
     """
-    found = [seed["difference"][task] for seed in row["seeds"].values()]
+    found = [seed["difference"][task] for seed in row["seeds"].values() if "difference" in seed]
     found = [(mean, error) for mean, error in found if mean is not None and error is not None]
     if not found:
         return Interval(math.nan, math.nan)
