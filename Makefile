@@ -27,7 +27,7 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test asan lint format pipeline manifests serve rank bench constraints clean
+.PHONY: help setup demo test asan lint format pipeline manifests serve rank bench results constraints clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ rank: setup ## rank one feed of ROOT; MEMBER=<id>
 bench: $(PEERS) ## run every benchmark; ARGS=--save keeps the results in benchmarks/results/
 	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
 	  echo "$$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py) $(ARGS) || exit 1; done
+
+results: setup ## render the tables of README.md and docs/study.md from benchmarks/results/
+	@$(BIN)/feedsr results
 
 constraints: setup ## write constraints.txt anew from what .venv holds
 	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude feedsr --exclude pip | grep -v ' @ ' \
