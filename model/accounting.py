@@ -97,11 +97,6 @@ def hstu_layers_per_block(
     return block / layer_flops(config.model_copy(update=plain), **costs)
 
 
-def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of the weights and of the statistics kept with them."""
-    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
-
-
 def cache_bytes(model: FeedSR, num_impressions: int) -> int:
     """Bytes of the keys and values of one history in every layer."""
     size = _element_size(model)

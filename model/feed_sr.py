@@ -119,10 +119,6 @@ class FeedSR(Ranker):
         """Floating-point operations of a training forward; see `accounting.training_flops`."""
         return accounting.training_flops(self, num_impressions, num_targets, pairs)
 
-    def parameter_bytes(self) -> int:
-        """Bytes of the weights and buffers."""
-        return accounting.parameter_bytes(self)
-
     def activation_bytes(self, num_impressions: int, num_candidates: int) -> int:
         """Bytes of activations alive at the widest point of ranking one request."""
         return accounting.activation_bytes(self, num_impressions, num_candidates)

@@ -93,6 +93,10 @@ class Ranker(nn.Module, ABC):
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Floating-point operations of ranking one request (a multiply-add is two)."""
 
+    def parameter_bytes(self) -> int:
+        """Bytes of the weights and of the statistics kept with them."""
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values())
+
     def fit_statistics(self, context_RC: Tensor, features: Mapping[str, Tensor]) -> None:
         """Sets the statistics of every numeric feature from a sample; on cold starts.
 

@@ -83,9 +83,9 @@ def ablation_table(results: dict[str, Any], task: str) -> str:
     biased = any("position_bias" in seed for row in rows for seed in row["seeds"].values())
     bias = " bias left | position known |" if biased else ""
     lines = [
-        f"| part | change | {task} AUC | against its reference | relative | paper | step | seeds "
-        f"|{bias}",
-        "|---|---|---|---|---|---|---|---|" + ("---|---|" if biased else ""),
+        f"| part | change | {task} AUC | against its reference | relative | paper | ECE | step "
+        f"| seeds |{bias}",
+        "|---|---|---|---|---|---|---|---|---|" + ("---|---|" if biased else ""),
     ]
     for row in rows:
         apart = difference(row, task)
@@ -95,7 +95,9 @@ def ablation_table(results: dict[str, Any], task: str) -> str:
         shown = "reference" if reference else f"**{apart}**" if apart.clear_of_zero else str(apart)
         paper = "" if row["paper"] is None else f"{row['paper']:+.2f} %"
         step = _mean([seed["step_ms"] for seed in row["seeds"].values()])
-        cells = (row["part"], row["name"], f"{auc:.4f}", shown, relative, paper, f"{step:.0f} ms")
+        ece = f"{metric(row, task, 'ece'):.4f}"
+        cells = [row["part"], row["name"], f"{auc:.4f}", shown, relative, paper, ece]
+        cells += [f"{step:.0f} ms"]
         own = f" {_bias(row, task, 'residual')} | {_bias(row, task, 'shown')} |" if biased else ""
         lines.append(f"| {' | '.join(cells)} | {len(row['seeds'])} |{own}")
     return "\n".join(lines) + "\n"

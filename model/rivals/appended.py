@@ -56,10 +56,6 @@ class Appended(Ranker):
         fused = sum(accounting.linear_flops(part, num_candidates) for part in parts)
         return fused + self.history.flops(num_impressions, num_candidates)
 
-    def parameter_bytes(self) -> int:
-        """Bytes of the weights and buffers."""
-        return accounting.parameter_bytes(self)
-
     def _fuse(self, state_RD: Tensor, context_RC: Tensor, position_R: Tensor) -> Tensor:
         context = self.context_encoder(context_RC)
         return self.head(torch.cat([state_RD, context], -1)) + self.offsets(position_R)

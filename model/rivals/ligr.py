@@ -73,10 +73,6 @@ class LiGR(Ranker):
         history = self.history.flops(num_impressions, num_candidates)
         return history + fused + 4 * self.config.width * pairs
 
-    def parameter_bytes(self) -> int:
-        """Bytes of the weights and buffers."""
-        return accounting.parameter_bytes(self)
-
     def _fuse(self, state_RD: Tensor, context_RC: Tensor, set_R: Tensor) -> Tensor:
         """The candidates, joined with their context, over each other, and to logits `[R, K]`."""
         context = self.context_encoder(context_RC)

@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """LiRank: residual cross layers with attention beside gated hidden layers, calibrated inside.
 
-Pointwise like the DCN-V2 it grew out of: a candidate's sequence features and context features; the
-member's counters carry the history. (arXiv 2402.06859: Residual DCN 3.3, isotonic calibration 3.4,
-dense gating 3.5. Its history encoder is `model.rivals.transact`.)
+Pointwise like the DCN-V2 it grew out of. (arXiv 2402.06859: Residual DCN 3.3, isotonic calibration
+3.4, dense gating 3.5. Its history encoder is `model.rivals.transact`.)
 
-Shape suffixes: R rows; J joined width; F fields of the low-rank features; W width of a body; K
-tasks; A auxiliary impressions.
+Shape suffixes: R rows; J joined width; F fields of the low-rank features; W width of a body.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from feature_repo.spec import Spec
 from model import accounting
-from model.batch import RankBatch, TrainBatch
-from model.encoders import FeatureEncoder
 from model.heads import PositionOffsets, SeparateBodies, TaskTowers, groups_of
 from model.isotonic import IsotonicCalibration
-from model.ranker import Output, Ranker
+from model.pointwise import PointwiseRanker
 from model.rivals.config import LiRankConfig
 
 
@@ -84,18 +79,14 @@ class LiRankBody(nn.Module):
         return torch.cat([crossed, self.hidden(x_RJ)], -1)
 
 
-class LiRank(Ranker):
+class LiRank(PointwiseRanker):
     """The pointwise ranker, calibrated in training."""
 
     config: LiRankConfig
 
     def __init__(self, config: LiRankConfig, spec: Spec) -> None:
-        super().__init__(config, spec)
-        self.post_encoder = FeatureEncoder(
-            spec.with_role("sequence"), embedding_dropout=config.embedding_dropout
-        )
-        joined = self.post_encoder.width + self.context_encoder.width
-        bodies = [LiRankBody(joined, config) for _ in groups_of(spec.tasks)]
+        super().__init__(config, spec, config.embedding_dropout)
+        bodies = [LiRankBody(self.width, config) for _ in groups_of(spec.tasks)]
         self.head = TaskTowers(SeparateBodies(bodies, bodies[0].width), spec.tasks)
         end = config.calibration_range
         self.calibration = IsotonicCalibration(
@@ -103,31 +94,12 @@ class LiRank(Ranker):
         )
         self.offsets = PositionOffsets(config.offset_positions, len(spec.tasks))
 
-    def forward(self, batch: TrainBatch) -> Output:
-        """Logits of the targets `[R, K]`; the auxiliary ones are zeros `[A, K]` without a gradient.
-
-        There is no sequence output to train on rows that have no context features.
-        """
-        features = {n: column[batch.target_R] for n, column in batch.impressions.features.items()}
-        logits = self._logits(features, batch.context_RC, batch.position_R)
-        return Output(logits, logits.new_zeros(len(batch.auxiliary_A), len(self.spec.tasks)))
-
-    def rank(self, batch: RankBatch) -> Tensor:
-        """Logits `[N, K]` of the candidates; the histories are not looked at."""
-        return self._logits(batch.candidates, batch.context_NC, batch.position_N)
+    def score(self, joined_RJ: Tensor, position_R: Tensor) -> Tensor:
+        """The towers' logits, calibrated, and the offset of the position."""
+        return self.calibration(self.head(joined_RJ)) + self.offsets(position_R)
 
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Floating-point operations of ranking one request; the history costs nothing."""
         layers = self.config.cross * len(groups_of(self.spec.tasks))
         attention = 4 * self.config.fields * self.config.rank * layers
         return accounting.linear_flops(self, num_candidates) + num_candidates * attention
-
-    def parameter_bytes(self) -> int:
-        """Bytes of the weights and buffers."""
-        return accounting.parameter_bytes(self)
-
-    def _logits(
-        self, features: Mapping[str, Tensor], context_RC: Tensor, position_R: Tensor
-    ) -> Tensor:
-        joined = torch.cat([self.post_encoder(features), self.context_encoder(context_RC)], -1)
-        return self.calibration(self.head(joined)) + self.offsets(position_R)

@@ -171,10 +171,6 @@ class TransAct(Ranker):
         pairs = num_candidates * length**2 * self.config.layers
         return linear + 4 * self.config.width * pairs
 
-    def parameter_bytes(self) -> int:
-        """Bytes of the weights and buffers."""
-        return accounting.parameter_bytes(self)
-
     def _history(self, post_MW: Tensor, impressions: Impressions) -> Tensor:
         """The impressions' share of a token: a linear layer over post, action and candidate
         joined is the sum of three, and the first two are the same for every candidate.
