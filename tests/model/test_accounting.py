@@ -15,7 +15,6 @@ from model.accounting import (
     flops,
     hstu_layers_per_block,
     layer_flops,
-    parameter_bytes,
 )
 from model.config import HEADS, HeadName
 from model.feed_sr import FeedSR
@@ -114,7 +113,7 @@ def test_bytes() -> None:
     tensors = [*ranker.parameters(), *(b for b in ranker.buffers() if b.is_floating_point())]
     assert ranker.parameter_bytes() == sum(4 * t.numel() for t in tensors)
     assert cache_bytes(ranker, M) == 2 * 2 * (2 * M) * 16 * 4
-    assert parameter_bytes(ranker.double()) == 2 * sum(4 * t.numel() for t in tensors)
+    assert ranker.double().parameter_bytes() == 2 * sum(4 * t.numel() for t in tensors)
 
 
 def test_activations_are_what_a_block_keeps() -> None:
