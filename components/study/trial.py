@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import re
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,22 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from components.backtest_data import SIMULATED, Split, config_for, prepare
-from components.data import evaluation_batches
 from components.layout import Layout, write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.position_bias import position_bias
 from components.sources import detect_source
 from components.study.config import StudyConfig, study_config
-from components.study.requests import CANDIDATES, request_ms
+from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score
 from components.train import fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
 from model.ranker import Ranker
-
-STEP_BATCHES = 8
-"""Micro-batches whose forward and backward give the milliseconds of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,30 +185,6 @@ def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
 def log_home(work: Path, log: Log, spec: Spec) -> Path:
     """Where a log lies, ingested: one folder for each log and spec."""
     return work / "logs" / f"{re.sub(r'[^A-Za-z0-9]+', '-', log.name)}-{spec.hash}"
-
-
-def costs(ranker: Ranker | LightGBMRanker, folder: Path) -> dict[str, Any]:
-    """Parameters, GFLOP of ranking 512 candidates, and the median milliseconds of a step's forward
-    and backward; of trees there is none of these.
-    """
-    if isinstance(ranker, LightGBMRanker):
-        return {}
-    ranker.train()
-    taken = []
-    for batch, _ in evaluation_batches(folder, ranker.spec):
-        begin = time.perf_counter()
-        output = ranker(batch)
-        (output.logits_RK.square().mean() + output.auxiliary_AK.square().mean()).backward()
-        taken.append(1e3 * (time.perf_counter() - begin))
-        ranker.zero_grad()
-        if len(taken) > STEP_BATCHES:
-            break
-    ranker.eval()
-    return {
-        "parameters": sum(p.numel() for p in ranker.parameters()),
-        "gflop": round(ranker.flops(ranker.spec.max_impressions, CANDIDATES) / 1e9, 4),
-        "step_ms": round(statistics.median(taken[1:] or taken), 1),
-    }
 
 
 @contextmanager

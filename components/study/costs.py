@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a ranker takes for a request: one history of a test, and candidates beside it.
+"""What a ranker costs: its weights, a step of training, a request.
 
-Timed in this process, without transport or features. Knows no results.
+Timed in this process on a folder of shards, without transport or features. Knows no results.
 """
 
 from __future__ import annotations
@@ -14,15 +14,43 @@ from typing import Any
 import torch
 
 from components.data import evaluation_batches
+from components.lightgbm_ranker import LightGBMRanker
 from feature_repo.spec import Spec
 from model.batch import Impressions, RankBatch, TrainBatch
+from model.ranker import Ranker
 from serving.rank_batch import SERVING_POSITION
 
 CANDIDATES = 512
 REPEATS = 7
+STEP_BATCHES = 8
+"""Micro-batches whose forward and backward give the milliseconds of a step."""
 
 
-def request_ms(ranker: Any, folder: Path, spec: Spec) -> dict[str, Any]:
+def costs(ranker: Ranker | LightGBMRanker, folder: Path) -> dict[str, Any]:
+    """Parameters, GFLOP of ranking 512 candidates, and the median milliseconds of a step's forward
+    and backward; of trees there is none of these.
+    """
+    if isinstance(ranker, LightGBMRanker):
+        return {}
+    ranker.train()
+    taken = []
+    for batch, _ in evaluation_batches(folder, ranker.spec):
+        begin = time.perf_counter()
+        output = ranker(batch)
+        (output.logits_RK.square().mean() + output.auxiliary_AK.square().mean()).backward()
+        taken.append(1e3 * (time.perf_counter() - begin))
+        ranker.zero_grad()
+        if len(taken) > STEP_BATCHES:
+            break
+    ranker.eval()
+    return {
+        "parameters": sum(p.numel() for p in ranker.parameters()),
+        "gflop": round(ranker.flops(ranker.spec.max_impressions, CANDIDATES) / 1e9, 4),
+        "step_ms": round(statistics.median(taken[1:] or taken), 1),
+    }
+
+
+def request_ms(ranker: Ranker | LightGBMRanker, folder: Path, spec: Spec) -> dict[str, Any]:
     """Median milliseconds of `rank` for the longest history of a folder's first batch.
 
     Returns:
