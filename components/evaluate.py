@@ -137,13 +137,20 @@ def score_rows(batch: TrainBatch, packed: Packed, spec: Spec) -> Rows:
 
 
 @torch.inference_mode()
-def served_logits(ranker: nn.Module, batch: TrainBatch) -> npt.NDArray[np.float32]:
-    """The ranker's logits `[R, K]` at the position that serving assumes."""
+def served_logits(
+    ranker: nn.Module, batch: TrainBatch, position: int | None = SERVING_POSITION
+) -> npt.NDArray[np.float32]:
+    """The ranker's logits `[R, K]` at the position that serving assumes, or at another.
+
+    Args:
+        position: of every target; None is where each was shown.
+    """
     ranker.eval()
     device = next(ranker.parameters()).device
-    position_R = torch.full_like(batch.position_R, SERVING_POSITION)
-    served = dataclasses.replace(batch, position_R=position_R)
-    return ranker(served.to(device)).logits_RK.float().cpu().numpy()
+    if position is not None:
+        position_R = torch.full_like(batch.position_R, position)
+        batch = dataclasses.replace(batch, position_R=position_R)
+    return ranker(batch.to(device)).logits_RK.float().cpu().numpy()
 
 
 def _rankers(layout: Layout, day: str, config: DailyConfig) -> tuple[Rankers, str | None, str]:

@@ -8,18 +8,17 @@ Shape suffixes: M impressions; S sequences; R targets; K tasks.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from components.console import progress
 from components.data import evaluation_batches, open_loader
+from components.evaluate import served_logits
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed
 from serving.rank_batch import SERVING_POSITION
@@ -55,20 +54,13 @@ def scored_batches(
     Raises:
         ValueError: there are no shards or they do not fit the spec.
     """
-    ranker.eval()
-    device = next(ranker.parameters()).device
     total = open_loader(folder, spec, LoaderConfig(batch=1)).sequences
     with progress(f"score {folder.name}", total) as advance:
         for batch, packed in evaluation_batches(folder, spec):
-            if position is not None:
-                assumed_R = torch.full_like(batch.position_R, position)
-                batch = dataclasses.replace(batch, position_R=assumed_R)
-            with torch.inference_mode():
-                logits_RK = ranker(batch.to(device)).logits_RK.float().cpu().numpy()
             target_R = batch.target_R.numpy()
             member_M = np.repeat(packed.keys["member_id"], packed.lengths_S)
             yield Scored(
-                logits_RK=logits_RK,
+                logits_RK=served_logits(ranker, batch, position),
                 labels_RK=batch.labels_RK.numpy(),
                 member_R=member_M[target_R],
                 target_R=target_R,
