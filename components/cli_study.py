@@ -143,13 +143,23 @@ def results(
         "benchmarks/results"
     ),
     pages: Annotated[str, typer.Option(help="with commas")] = "README.md,docs/study.md",
+    figure: Annotated[Path, typer.Option(help="of the scaling study")] = Path("docs/scaling.svg"),
 ) -> None:
-    """Render the tables of pages anew from the studies' results."""
+    """Render the tables of pages, and the figure, anew from the studies' results."""
+    import json
+
+    from components.layout import atomic_path
+    from components.study.figures import scaling_figure
     from components.study.tables import render
 
     for page in pages.split(","):
         changed = render(Path(page), folder)
         typer.echo(f"{page}: {'rendered' if changed else 'as it was'}")
+    scaled = folder / "study_scaling_simulator.json"
+    if scaled.is_file():
+        with atomic_path(figure) as temporary:
+            temporary.write_text(scaling_figure(json.loads(scaled.read_bytes()), "click"))
+        typer.echo(f"{figure}: drawn")
 
 
 def _results(path: Path | None, name: str, log: Log) -> Path:

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.config import load_config
 from components.data import evaluation_batches
 from components.study.config import changed, study_config
+from components.study.figures import scaling_figure
 from components.study.scaling import SIZES, Line, forward_flops, run, sized
 from components.study.tables import scaling_table
 from components.study.trial import Log, shards
@@ -44,6 +45,13 @@ def test_the_table_ends_with_the_line(done) -> None:
     table = scaling_table(done, "click")
     assert table.count("\n") == 2 + 2 + 2
     assert "ten times" in table
+
+
+def test_the_figure_has_a_point_a_size_and_is_the_same_again(done) -> None:
+    figure = scaling_figure(done, "click")
+    assert figure == scaling_figure(done, "click")
+    assert "32 wide, 2 deep" in figure
+    assert "for ten times as many" in figure
 
 
 def test_the_sizes_span_two_orders_of_magnitude(tmp_path) -> None:
