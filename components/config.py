@@ -28,7 +28,9 @@ class TrainConfig(Config):
         position_half_life: loss weight halves every so many impressions back from the newest; None
             is the sequence's own length.
         age_half_life_days: loss weight halves with the impression's age.
-        propensity: weight by the inverse of the estimated propensity of the feed position, clipped.
+        propensity: weight by the inverse of the feed position's click rate, clipped. Only for a log
+            whose order was random: where the feed was ranked, the rate is relevance as well, and
+            training on it costs AUC and calibration (docs/study.md).
         session_shuffle: shuffle the order inside a session (see docs/architecture.md).
         auxiliary_weight: weight of the loss of untimed impressions on the sequence output alone.
         checkpoint_steps: optimiser steps between checkpoints.
@@ -42,7 +44,7 @@ class TrainConfig(Config):
     gradient_clip: float = Field(1.0, gt=0)
     position_half_life: int | None = Field(None, ge=1)
     age_half_life_days: float = Field(60.0, gt=0)
-    propensity: bool = True
+    propensity: bool = False
     session_shuffle: bool = True
     auxiliary_weight: float = Field(1.0, ge=0)
     checkpoint_steps: int = Field(50, ge=1)

@@ -107,8 +107,8 @@ WEIGHTS = (
     Experiment(part="weights", name="ages alike", changes=training(age_half_life_days=NEVER)),
     Experiment(
         part="weights",
-        name="no propensity",
-        changes=training(propensity=False),
+        name="inverse propensity",
+        changes=training(propensity=True),
         logs=("simulator",),
     ),
     Experiment(
@@ -119,8 +119,8 @@ WEIGHTS = (
     ),
     Experiment(
         part="weights",
-        name="neither",
-        changes={**training(propensity=False), **model(offset_positions=0)},
+        name="inverse propensity, no logit offsets",
+        changes={**training(propensity=True), **model(offset_positions=0)},
         logs=("simulator",),
     ),
     Experiment(part="weights", name="no auxiliary loss", changes=training(auxiliary_weight=0.0)),

@@ -118,12 +118,12 @@ def test_weights_average_one_over_the_training_set(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, KUAIRAND, random_lengths(200), shards=2)
     packs = [read_shard(path, shard_format(KUAIRAND)) for path in paths]
     as_of = START_MS + 30 * DAY_MS
-    weighting = estimate_weighting(packs, KUAIRAND, TrainConfig(), as_of)
+    weighting = estimate_weighting(packs, KUAIRAND, TrainConfig(propensity=True), as_of)
     assert weighting.propensity[3] < 0.6 < weighting.propensity[0] == 1
     drawn = np.concatenate([weighting.weigh(p) for p in packs])
     assert drawn.mean() == pytest.approx(1, abs=1e-5)
     assert drawn.std() > 0.1
-    plain = estimate_weighting(packs, KUAIRAND, TrainConfig(propensity=False), as_of)
+    plain = estimate_weighting(packs, KUAIRAND, TrainConfig(), as_of)
     assert plain.propensity == ()
 
 
