@@ -138,6 +138,7 @@ def leakage(
     }
     result: Result = plain(
         {
+            "name": "leakage",
             **_summary(runs, config.spec.task_names),
             "sessions": _shares(shards.counts),
             "planted": _planted(data, Layout.at(work), split(freshness="day")),

@@ -123,7 +123,12 @@ WEIGHTS = (
         changes={**training(propensity=True), **model(offset_positions=0)},
         logs=("simulator",),
     ),
-    Experiment(part="weights", name="no auxiliary loss", changes=training(auxiliary_weight=0.0)),
+    Experiment(
+        part="weights",
+        name="no auxiliary loss",
+        changes=training(auxiliary_weight=0.0),
+        logs=("kuairand",),
+    ),
 )
 FEATURES = (
     Experiment(part="features without", name="ids", changes={"without": ["ids"]}),

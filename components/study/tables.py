@@ -204,11 +204,40 @@ def scaling_table(results: dict[str, Any], task: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def leakage_table(results: dict[str, Any], task: str) -> str:
+    """One line a task, the asked one first: AUCs as reported, served, honest, and what leaked."""
+    tasks = sorted(results["tasks"], key=lambda name: name != task)
+    truth = results["planted"]
+    lines = [
+        "| task | reported | served | honest | leaked | recoverable |"
+        + (" revealed | planted |" if truth else ""),
+        "|---|---|---|---|---|---|" + ("---|---|" if truth else ""),
+    ]
+    for name in tasks:
+        of = results["tasks"][name]
+        cells = [name, *(f"{of['auc'][auc]:.4f}" for auc in ("reported", "served", "honest"))]
+        cells += [str(_interval(of[apart])) for apart in ("leaked", "recoverable")]
+        cells += (
+            [f"{truth[name][known]:+.4f}" for known in ("revealed", "planted")] if truth else []
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(found: dict[str, float | None]) -> Interval:
+    """What `components.bootstrap.interval` gave, for the table."""
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return Interval(math.nan, math.nan)
+    return Interval(value, (high - low) / 2)
+
+
 TABLES: dict[str, Callable[[dict[str, Any], str], str]] = {
     "ablate": ablation_table,
     "compare": comparison_table,
     "incremental": incremental_table,
     "scaling": scaling_table,
+    "leakage": leakage_table,
 }
 """How a study's results are shown, by the study's name."""
 
