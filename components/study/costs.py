@@ -73,12 +73,15 @@ def request_ms(ranker: Ranker | LightGBMRanker, folder: Path, spec: Spec) -> dic
 
 def longest_request(batch: TrainBatch, candidates: int) -> RankBatch:
     """A request with the batch's longest sequence as history, and its posts as candidates, again
-    and again until there are enough; their context is that of the batch's targets.
+    and again until there are enough; their context is that of the batch's targets. It comes when
+    the newest of the history was served.
     """
     impressions = batch.impressions
     lengths = impressions.cu_seqlens.diff()
     longest = int(lengths.argmax())
     low, high = (int(x) for x in impressions.cu_seqlens[longest : longest + 2])
+    assert impressions.time_M is not None
+    time_M = impressions.time_M[low:high]
     post_N = torch.arange(candidates) % (high - low) + low
     target_N = torch.arange(candidates) % len(batch.target_R)
     history = Impressions(
@@ -86,6 +89,7 @@ def longest_request(batch: TrainBatch, candidates: int) -> RankBatch:
         actions={name: column[low:high] for name, column in impressions.actions.items()},
         known_M=impressions.known_M[low:high],
         cu_seqlens=torch.tensor([0, high - low], dtype=torch.int32),
+        time_M=time_M,
     )
     return RankBatch(
         history=history,
@@ -93,4 +97,5 @@ def longest_request(batch: TrainBatch, candidates: int) -> RankBatch:
         context_NC=batch.context_RC[target_N],
         cu_candidates=torch.tensor([0, candidates], dtype=torch.int32),
         position_N=torch.full((candidates,), SERVING_POSITION),
+        time_N=time_M.max().expand(candidates),
     )
