@@ -206,8 +206,8 @@ def describe_inputs(
     }
 
 
-def fingerprint(inputs: dict[str, Any]) -> str:
-    """16 hex digits over a run's inputs."""
+def fingerprint(inputs: Any) -> str:
+    """16 hex digits over what a run is made from, as JSON values."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -68,13 +68,12 @@ def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
     Raises:
         ValueError: an experiment does not fit the configuration or the log; one sentence.
     """
-    rows = [(seed, e) for seed in range(seeds) for e in with_references(experiments)]
-    for _, experiment in rows:
-        changed(study.config, {**experiment.base, **experiment.changes})  # fails now
+    rows = with_references(experiments)
+    trials = [(e, _trial(study, e, seed)) for seed in range(seeds) for e in rows]
     left = 0
-    with progress("trials", len(rows)) as advance:
-        for seed, experiment in rows:
-            left += not _measured(study, experiment, seed)
+    with progress("trials", len(trials)) as advance:
+        for experiment, trial in trials:
+            left += not _measured(study, experiment, trial)
             advance()
     return left
 
@@ -93,12 +92,11 @@ def chosen(kind: str, parts: Sequence[str]) -> list[Experiment]:
     ]
 
 
-def _measured(study: Study, experiment: Experiment, seed: int) -> bool:
-    """Whether the row has this seed's figures, after a trial where it had not."""
-    trial = _trial(study, experiment, seed)
-    if study.results.seed(experiment.row, seed, trial.fingerprint):
+def _measured(study: Study, experiment: Experiment, trial: Trial) -> bool:
+    """Whether the row has this seed's figures, after the trial where it had not."""
+    if study.results.seed(experiment.row, trial.seed, trial.fingerprint):
         return True
-    reference = _trial(study, reference_of(experiment), seed)
+    reference = _trial(study, reference_of(experiment), trial.seed)
     with claimed(study.work, trial) as mine:
         if not mine:
             return False
@@ -109,7 +107,7 @@ def _measured(study: Study, experiment: Experiment, seed: int) -> bool:
             with claimed(study.work, reference, wait=True):
                 other = run_trial(reference, study.work)
         result = entry(trial, outcome, other)
-        study.results.put(experiment.row, described(experiment), seed, result)
+        study.results.put(experiment.row, described(experiment), trial.seed, result)
     return True
 
 
@@ -119,14 +117,13 @@ def _trial(study: Study, experiment: Experiment, seed: int) -> Trial:
 
 
 def described(experiment: Experiment) -> dict[str, Any]:
-    """What the results say of a row beside its figures."""
+    """What the results say of a row beside its figures: what its trials are made of."""
     return {
         "part": experiment.part,
         "name": experiment.name,
         "changes": dict(experiment.changes),
         "base": dict(experiment.base),
         "reference": reference_of(experiment).row,
-        "paper": experiment.paper,
     }
 
 

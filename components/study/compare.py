@@ -15,12 +15,11 @@ from typing import Any
 
 from components.console import progress
 from components.study.config import StudyConfig, changed, merged
-from components.study.contenders import CONTENDERS, Between, Contender
+from components.study.contenders import CONTENDERS, OURS, Between, Contender
 from components.study.results import ResultsFile
 from components.study.scores import differences
 from components.study.trial import Log, Outcome, Trial, claimed, run_trial
 
-OURS = "feed_sr"
 RANDOM_TRIALS = 4
 """Tried before the sampler looks at what was better."""
 Values = dict[str, Any]
@@ -193,8 +192,7 @@ def _test(comparison: Comparison, contender: Contender, best: Values, advance: A
                     return False
                 outcome = run_trial(trial, comparison.work)
             result = {"fingerprint": trial.fingerprint, **outcome.values}
-            about = {"title": contender.title, "chosen": best}
-            comparison.results.put(contender.name, about, seed, result)
+            comparison.results.put(contender.name, {"chosen": best}, seed, result)
         advance()
     return True
 
@@ -207,7 +205,6 @@ def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
     names = comparison.config.spec.task_names
     for contender in contenders:
         row = rows.get(contender.name, {"seeds": {}})
-        about = {name: value for name, value in row.items() if name != "seeds"}
         for seed, result in row["seeds"].items():
             ours = rows.get(OURS, {"seeds": {}})["seeds"].get(seed)
             if ours is None or result.get("apart_from") == ours["fingerprint"]:
@@ -218,4 +215,4 @@ def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
                 continue
             result["difference"] = differences(both[0].scores, both[1].scores, names)
             result["apart_from"] = ours["fingerprint"]
-            comparison.results.put(contender.name, about, int(seed), result)
+            comparison.results.put(contender.name, {"chosen": row["chosen"]}, int(seed), result)

@@ -15,6 +15,9 @@ from components.lightgbm_ranker import LightGBMConfig
 from model.config import DCNv2Config, FeedSRConfig, RankerConfig
 from model.rivals.config import AppendedConfig, LiGRConfig, LiRankConfig, TransActConfig
 
+OURS = "feed_sr"
+"""What the others are held against."""
+
 
 @dataclass(frozen=True)
 class Between:

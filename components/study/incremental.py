@@ -9,7 +9,6 @@ failed), *frozen* is never trained again. All four see full, current histories; 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import differences, score
 from components.study.trial import Log, locked, log_home
-from components.train import fit
+from components.train import fingerprint, fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 
@@ -111,21 +110,25 @@ class _Chain:
         settings = [study.config.feed_sr.model_dump_json(), study.spec.hash, study.log.name]
         settings += [recipe.model_dump_json() for recipe in recipes]
         settings += [study.log.train_before, str(study.stale_days), str(seed)]
-        self.fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+        self.fingerprint = fingerprint(settings)
         self.folder = study.work / "daily" / self.fingerprint
+        self.trained: dict[tuple[str, str], Path] = {}
 
     def rank(self, day: str) -> None:
         """Trains the day's models and puts their figures among the results."""
         if all(self._done(f"{day}: {method}") for method in METHODS):
             return
-        found = {}
-        for method in METHODS:
-            model = self.model(day, method)
-            seconds = json.loads(_seconds(model).read_text())["seconds"]
-            found[method] = (*self._score(model, self._test(day)), seconds)
-        for method, (card, scores, seconds) in found.items():
-            apart = differences(scores, found["cold"][1], self.study.spec.task_names)
-            result = {"tasks": card["tasks"], "difference": apart, "train_seconds": seconds}
+        models = {method: self.model(day, method) for method in METHODS}
+        test = self._test(day)
+        scored = {model: self._score(model, test) for model in set(models.values())}
+        _, cold = scored[models["cold"]]
+        for method, model in models.items():
+            card, scores = scored[model]
+            result = {
+                "tasks": card["tasks"],
+                "difference": differences(scores, cold, self.study.spec.task_names),
+                "train_seconds": json.loads(_seconds(model).read_text())["seconds"],
+            }
             self._put(f"{day}: {method}", day, method, result)
 
     def model(self, day: str, method: str) -> Path:
@@ -133,12 +136,14 @@ class _Chain:
         days = self.study.days
         place = days.index(day)
         if method == "frozen" or place == 0:
-            return self._cold(days[0])
-        if method == "cold":
-            return self._cold(day)
-        back = 1 if method == "warm" else self.study.stale_days
-        start = self.model(days[max(place - back, 0)], "warm")
-        return self._fit(day, method, start)
+            day, method = days[0], "cold"
+        if (day, method) not in self.trained:
+            start = None
+            if method != "cold":
+                back = 1 if method == "warm" else self.study.stale_days
+                start = self.model(days[max(place - back, 0)], "warm")
+            self.trained[day, method] = self._fit(day, method, start)
+        return self.trained[day, method]
 
     def forget(self) -> None:
         """How well the last models rank the first day, against the ones that had just learned it:
@@ -158,9 +163,6 @@ class _Chain:
             "against_cold": differences(now[1], cold[1], names),
         }
         self._put(row, days[0], "forgetting", result)
-
-    def _cold(self, day: str) -> Path:
-        return self._fit(day, "cold", None)
 
     def _fit(self, day: str, method: str, start: Path | None) -> Path:
         study = self.study

@@ -51,10 +51,15 @@ class ResultsFile:
         return found if found and found["fingerprint"] == fingerprint else None
 
     def put(self, row: str, about: Mapping[str, Any], seed: int, result: Entry) -> None:
-        """Adds the result of one seed to a row that is described by `about`."""
+        """Adds the result of one seed to a row; `about` says what the row's trials are made of, so
+        that a row of another description begins anew.
+        """
         with locked(self.path.with_name(f".{self.path.name}.lock")):
             whole = self._read()
-            seeds = whole["rows"].get(row, {}).get("seeds", {})
+            old = whole["rows"].get(row, {})
+            seeds = old.pop("seeds", {})
+            if old != json.loads(json.dumps(about)):
+                seeds = {}
             seeds[str(seed)] = result
             whole["rows"][row] = {**about, "seeds": dict(sorted(seeds.items()))}
             whole |= {"date": datetime.date.today().isoformat(), "versions": versions()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.layout import atomic_path
-from components.study.contenders import CONTENDERS
+from components.study.contenders import CONTENDERS, OURS
 from components.study.experiments import ABLATION, REFERENCE, with_references
 from components.study.incremental import METHODS
 from components.study.scaling import Line
@@ -79,7 +79,7 @@ def metric(row: Row, task: str, name: str) -> float:
 
 def ablation_table(results: dict[str, Any], task: str) -> str:
     """One line a row: AUC, how far above its reference, percent as the paper has it, step time."""
-    rows = in_order(results["rows"])
+    rows, papers = in_order(results["rows"]), {e.row: e.paper for e in ABLATION}
     biased = any("position_bias" in seed for row in rows for seed in row["seeds"].values())
     bias = " bias left | position known |" if biased else ""
     lines = [
@@ -93,7 +93,8 @@ def ablation_table(results: dict[str, Any], task: str) -> str:
         reference = row["name"] == REFERENCE
         relative = "" if reference else f"{100 * apart.mean / (auc - apart.mean):+.2f} %"
         shown = "reference" if reference else f"**{apart}**" if apart.clear_of_zero else str(apart)
-        paper = "" if row["paper"] is None else f"{row['paper']:+.2f} %"
+        reported = papers.get(f"{row['part']}: {row['name']}")
+        paper = "" if reported is None else f"{reported:+.2f} %"
         step = _mean([seed["step_ms"] for seed in row["seeds"].values()])
         ece = f"{metric(row, task, 'ece'):.4f}"
         cells = [row["part"], row["name"], f"{auc:.4f}", shown, relative, paper, ece]
@@ -119,7 +120,7 @@ def in_order(rows: dict[str, Row]) -> list[Row]:
 
 def comparison_table(results: dict[str, Any], task: str) -> str:
     """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs."""
-    rows = {c.name: results["rows"][c.name] for c in CONTENDERS if c.name in results["rows"]}
+    rows = [(c, results["rows"][c.name]) for c in CONTENDERS if c.name in results["rows"]]
     others = [t for t in ("click", "like") if t != task]
     named = "".join(f" {t} |" for t in others)
     lines = [
@@ -127,24 +128,28 @@ def comparison_table(results: dict[str, Any], task: str) -> str:
         "| training | request | parameters |",
         "|---" * (8 + len(others) + 1) + "|",
     ]
-    for row in rows.values():
+    for contender, row in rows:
         apart = difference(row, task)
         above = Interval(-apart.mean, apart.half)
         shown = f"**{above}**" if above.clear_of_zero else str(above)
         cells = [
-            row["title"],
+            contender.title,
             spread(row, task),
-            "" if row is rows.get("feed_sr") else shown,
-            *(f"{metric(row, t, 'auc'):.4f}" for t in others),
-            f"{over_seeds(row, lambda s: s['within_member'][task]['auc']):.4f}",
-            f"{metric(row, task, 'log_loss'):.4f}",
-            f"{metric(row, task, 'ece'):.4f}",
-            f"{over_seeds(row, lambda s: s['seconds']['train']):.0f} s",
-            f"{over_seeds(row, lambda s: s['request_ms']):.0f} ms",
-            f"{over_seeds(row, lambda s: s.get('parameters')) / 1e6:.2f} M",
+            "" if contender.name == OURS else shown,
+            *(_number(metric(row, t, "auc"), ".4f") for t in others),
+            _number(over_seeds(row, lambda s: s["within_member"][task]["auc"]), ".4f"),
+            _number(metric(row, task, "log_loss"), ".4f"),
+            _number(metric(row, task, "ece"), ".4f"),
+            _number(over_seeds(row, lambda s: s["seconds"]["train"]), ".0f", " s"),
+            _number(over_seeds(row, lambda s: s["request_ms"]), ".0f", " ms"),
+            _number(over_seeds(row, lambda s: s.get("parameters")) / 1e6, ".2f", " M"),
         ]
-        lines.append(f"| {' | '.join(cells)} |".replace("nan M", "-").replace("nan", "-"))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float, form: str, unit: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{form}}{unit}"
 
 
 def spread(row: Row, task: str) -> str:

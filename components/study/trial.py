@@ -8,7 +8,6 @@ finds its shards, its weights and its scores. Knows no experiment and no table.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import re
 import time
@@ -26,7 +25,7 @@ from components.sources import detect_source
 from components.study.config import StudyConfig, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score
-from components.train import fit
+from components.train import fingerprint, fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
@@ -89,8 +88,7 @@ class Trial:
             "train": self.config.cold.model_dump(mode="json", exclude={"checkpoint_steps"}),
             "seed": self.seed,
         }
-        text = json.dumps(values, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint(values)
 
 
 @dataclass(frozen=True, kw_only=True)

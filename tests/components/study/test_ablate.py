@@ -167,3 +167,15 @@ def test_a_table_without_results_is_refused(tmp_path) -> None:
 
 def test_the_reference_of_a_part_comes_before_its_rows() -> None:
     assert [e.row for e in with_references(EXPERIMENTS)] == ROWS
+
+
+def test_a_row_whose_trials_are_made_otherwise_begins_anew(tmp_path) -> None:
+    file = ResultsFile(path=tmp_path / "r.json", name="ablate", setting={})
+    for seed in (0, 1):
+        file.put("row", {"changes": {"layers": 2}}, seed, {"fingerprint": str(seed)})
+    assert list(file.entries()["row"]["seeds"]) == ["0", "1"]
+    file.put("row", {"changes": {"layers": 4}}, 1, {"fingerprint": "other"})
+    assert file.entries()["row"] == {
+        "changes": {"layers": 4},
+        "seeds": {"1": {"fingerprint": "other"}},
+    }

@@ -134,7 +134,7 @@ def test_a_contender_that_another_process_is_at_is_left_to_it(comparison, done) 
 def test_the_table_has_a_line_a_contender(done) -> None:
     table = comparison_table(done, "long_dwell")
     assert table.count("\n") == 2 + len(SMALL)
-    assert "| DCNv2 |" in table
+    assert "| DCNv2, two towers |" in table
     assert table.index("Feed-SR") < table.index("DCNv2") < table.index("LightGBM")
 
 
