@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from components.study.trial import Log
 
 study = typer.Typer()
-Data = Annotated[str, typer.Option(help="folder of the log, or sim:<impressions>")]
+Data = Annotated[str, typer.Option(help="folder, or sim:<impressions>[,<name>=<value>...]")]
+TrainBefore = Annotated[str, typer.Option(help="first day that is not trained on")]
+TestThrough = Annotated[str, typer.Option(help="last day that is ranked")]
+ResultsPath = Annotated[Path | None, typer.Option("--json", help="results, added to")]
 Seeds = Annotated[int, typer.Option(min=1, help="train each one so often")]
 Work = Annotated[Path, typer.Option(help="folder to work in, reused")]
 STUDIES = Path("runs/studies")
@@ -23,11 +26,11 @@ STUDIES = Path("runs/studies")
 @study.command()
 def leakage(
     data: Data,
-    train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
-    test_through: Annotated[str, typer.Option(help="last day that is ranked")],
+    train_before: TrainBefore,
+    test_through: TestThrough,
     sessions: Annotated[str, typer.Option(help="logged, or pause: visits of requests")] = "logged",
-    ranker: Annotated[str, typer.Option(help="feed_sr or dcnv2")] = "feed_sr",
-    seeds: Annotated[int, typer.Option(min=1, help="train each ranker so often")] = 1,
+    ranker: Annotated[str, typer.Option(help="any that backtest knows")] = "feed_sr",
+    seeds: Seeds = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write it there")] = None,
     config: ConfigName = "",
     work: Annotated[Path | None, typer.Option(help="folder to work in, reused")] = None,
@@ -52,11 +55,11 @@ def leakage(
 @study.command()
 def ablate(
     data: Data,
-    train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
-    test_through: Annotated[str, typer.Option(help="last day that is ranked")],
+    train_before: TrainBefore,
+    test_through: TestThrough,
     parts: Annotated[str, typer.Option(help="with commas, as: positions,head; default: all")] = "",
     seeds: Seeds = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    json_file: ResultsPath = None,
     config: ConfigName = "",
     work: Work = STUDIES,
 ) -> None:
@@ -68,11 +71,9 @@ def ablate(
     from components.study.trial import Log
 
     log = Log(data=data, train_before=train_before, test_through=test_through)
-    names = [part.strip() for part in parts.split(",") if part.strip()]
-    left = run(
-        log, chosen(log.kind, names), seeds, config, _results(json_file, "ablate", log), work
-    )
-    _tell_left(left)
+    experiments = chosen(log.kind, _names(parts))
+    results = _results(json_file, "ablate", log)
+    _tell_left(run(log, experiments, seeds, config, results, work))
 
 
 @study.command()
@@ -85,19 +86,20 @@ def compare(
     trials: Annotated[int, typer.Option(min=1, help="configurations tried of each")] = 8,
     seeds: Seeds = 5,
     freshness: Annotated[str, typer.Option(help="day, 30m or immediate")] = "day",
-    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    json_file: ResultsPath = None,
     config: ConfigName = "",
     work: Work = STUDIES,
 ) -> None:
     """Tune every ranker alike on some days and test it once on the next; resumable."""
-    from components.study.compare import run
+    from components.study.compare import CompareOptions, run
     from components.study.trial import Log
 
     choosing = Log(data=data, train_before=train_before, test_through=choose_through)
-    names = [name.strip() for name in rankers.split(",") if name.strip()]
+    options = CompareOptions(
+        rankers=_names(rankers), trials=trials, seeds=seeds, freshness=freshness, config=config
+    )
     results = _results(json_file, f"compare-{freshness}", choosing)
-    left = run(choosing, test_through, names, (trials, seeds), (config, freshness), results, work)
-    _tell_left(left)
+    _tell_left(run(choosing, test_through, options, results, work))
 
 
 @study.command()
@@ -107,7 +109,7 @@ def incremental(
     last_day: Annotated[str, typer.Option(help="last day that is ranked")],
     stale_days: Annotated[int, typer.Option(min=1, help="age of the weights of `stale`")] = 3,
     seeds: Seeds = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    json_file: ResultsPath = None,
     config: ConfigName = "",
     work: Work = STUDIES,
 ) -> None:
@@ -122,10 +124,10 @@ def incremental(
 @study.command()
 def scaling(
     data: Data,
-    train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
-    test_through: Annotated[str, typer.Option(help="last day that is ranked")],
+    train_before: TrainBefore,
+    test_through: TestThrough,
     seeds: Seeds = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="results, added to")] = None,
+    json_file: ResultsPath = None,
     config: ConfigName = "",
     work: Work = STUDIES,
 ) -> None:
@@ -160,6 +162,10 @@ def results(
         with atomic_path(figure) as temporary:
             temporary.write_text(scaling_figure(json.loads(scaled.read_bytes()), "click"))
         typer.echo(f"{figure}: drawn")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _results(path: Path | None, name: str, log: Log) -> Path:

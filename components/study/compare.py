@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from components.backtest import ranker_configs
 from components.console import progress
 from components.study.config import StudyConfig, changed, merged
 from components.study.contenders import CONTENDERS, OURS, Between, Contender
 from components.study.results import ResultsFile
 from components.study.scores import differences
 from components.study.trial import Log, Outcome, Trial, claimed, run_trial
+from model.config import RankerConfig
 
 RANDOM_TRIALS = 4
 """Tried before the sampler looks at what was better."""
@@ -50,26 +53,35 @@ class Comparison:
     results: ResultsFile
 
 
-def run(
-    choosing: Log,
-    test_through: str,
-    names: Sequence[str],
-    trials_seeds: tuple[int, int],
-    config_freshness: tuple[str, str],
-    path: Path,
-    work: Path,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """How a comparison is run.
+
+    Attributes:
+        rankers: names of the contenders; none is all.
+        trials, seeds: see `Comparison`.
+        freshness: how late features and histories are, in training and when ranking.
+        config: a shipped configuration or a JSON file; "" is chosen by the data.
+    """
+
+    rankers: Sequence[str] = ()
+    trials: int = 8
+    seeds: int = 5
+    freshness: str = "day"
+    config: str = ""
+
+
+def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, work: Path) -> int:
     """`compare` from names and paths; see there.
 
     Raises:
         ValueError: a ranker or a freshness is none, or the test ends before it begins.
     """
     known = {contender.name: contender for contender in CONTENDERS}
-    for name in names:
+    for name in options.rankers:
         if name not in known:
             raise ValueError(f"there is no ranker {name!r}; have {', '.join(known)}")
-    config, freshness = config_freshness
-    start = changed(choosing.config(config), {"freshness": freshness})
+    start = changed(choosing.config(options.config), {"freshness": options.freshness})
     day = start.spec.day_number(choosing.test_through) + 1
     testing = Log(
         data=choosing.data, train_before=start.spec.day_name(day), test_through=test_through
@@ -78,19 +90,19 @@ def run(
         **choosing.setting,
         "choose_through": choosing.test_through,
         "test_through": test_through,
-        "config": start.model_dump(mode="json", exclude={"feed_sr", "dcnv2"}),
+        "config": start.model_dump(mode="json"),
     }
     comparison = Comparison(
         choosing=choosing,
         testing=testing,
         config=start,
         task=start.gate.task,
-        trials=trials_seeds[0],
-        seeds=trials_seeds[1],
+        trials=options.trials,
+        seeds=options.seeds,
         work=work.expanduser().resolve(),
         results=ResultsFile(path=path, name="compare", setting=setting),
     )
-    return compare(comparison, [known[name] for name in names] or CONTENDERS)
+    return compare(comparison, [known[name] for name in options.rankers] or CONTENDERS)
 
 
 def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
@@ -114,8 +126,7 @@ def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
 
 def tune(comparison: Comparison, contender: Contender, advance: Any) -> Values | None:
     """The values of the best trial on the choosing days; None where another process is at it."""
-    import optuna
-
+    optuna = _load_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=RANDOM_TRIALS)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -159,10 +170,23 @@ def make_trial(
         for step in path:
             inner = inner.setdefault(step, {})
         inner[last] = value
-    start = contender.start
+    start = contender.start or _as_backtested(comparison.config, contender.name)
     ranker = type(start).model_validate(merged(start.model_dump(), nested["ranker"]))
     config = changed(comparison.config, {"cold": nested["cold"]})
     return Trial(log=log, config=config, ranker=ranker, seed=seed)
+
+
+def _as_backtested(config: StudyConfig, name: str) -> RankerConfig:
+    return ranker_configs(config, (name,))[name]
+
+
+def _load_optuna() -> Any:
+    try:
+        return import_module("optuna")
+    except ImportError as error:
+        raise ValueError(
+            f"Optuna cannot be loaded ({error}); install it with: pip install 'feedsr[study]'"
+        ) from error
 
 
 def _tuned(

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.lightgbm_ranker import LightGBMConfig
-from model.config import DCNv2Config, FeedSRConfig, RankerConfig
-from model.rivals.config import AppendedConfig, LiGRConfig, LiRankConfig, TransActConfig
 
 OURS = "feed_sr"
 """What the others are held against."""
@@ -57,27 +55,25 @@ class Contender:
     Attributes:
         name: of the row.
         title: how the table names it.
-        start: what tuning starts from; None is the daily configuration's.
+        start: what tuning starts from; None is what a backtest would train.
         space: what is tuned.
     """
 
     name: str
     title: str
-    start: RankerConfig | LightGBMConfig
     space: Space
+    start: LightGBMConfig | None = None
 
 
 CONTENDERS = (
     Contender(
         name="feed_sr",
         title="**Feed-SR**",
-        start=FeedSRConfig(),
         space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
     ),
     Contender(
         name="dcnv2",
         title="DCNv2, two towers",
-        start=DCNv2Config(),
         space={
             **TRAINING,
             **EMBEDDING,
@@ -90,7 +86,6 @@ CONTENDERS = (
     Contender(
         name="lirank",
         title="LiRank (Residual DCN, dense gating, isotonic layer)",
-        start=LiRankConfig(),
         space={
             **TRAINING,
             **EMBEDDING,
@@ -103,7 +98,6 @@ CONTENDERS = (
     Contender(
         name="transact",
         title="TransAct (history encoder in a pointwise ranker)",
-        start=TransActConfig(),
         space={
             **TRAINING,
             **EMBEDDING,
@@ -116,13 +110,11 @@ CONTENDERS = (
     Contender(
         name="appended",
         title="Appended candidates (M-FALCON)",
-        start=AppendedConfig(),
         space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
     ),
     Contender(
         name="ligr",
         title="LiGR (gated normalisation, set-wise attention)",
-        start=LiGRConfig(),
         space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
     ),
     Contender(

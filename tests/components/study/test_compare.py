@@ -9,7 +9,7 @@ import torch
 
 from components.config import DailyConfig, TrainConfig
 from components.lightgbm_ranker import LightGBMConfig
-from components.study.compare import Comparison, compare, make_trial, run
+from components.study.compare import CompareOptions, Comparison, compare, make_trial, run
 from components.study.config import changed, study_config
 from components.study.contenders import CONTENDERS, Between, Contender
 from components.study.results import ResultsFile
@@ -34,10 +34,9 @@ SMALL = (
     Contender(
         name="feed_sr",
         title="Feed-SR",
-        start=CONFIG.feed_sr,
         space={"ranker.head.width": (8, 24), "cold.learning_rate": Between(1e-4, 1e-2)},
     ),
-    Contender(name="dcnv2", title="DCNv2", start=CONFIG.dcnv2, space={"cold.epochs": (1, 2)}),
+    Contender(name="dcnv2", title="DCNv2", space={"cold.epochs": (1, 2)}),
     Contender(
         name="lightgbm",
         title="LightGBM",
@@ -163,14 +162,23 @@ def test_every_contender_is_a_ranker_and_every_corner_of_its_space_is_valid(cont
         assert trial.fingerprint != make_trial(comparison, contender, {}, TESTING, 0).fingerprint
 
 
-def test_wrong_names_and_days_are_one_sentence(tmp_path) -> None:
-    where = (tmp_path / "r.json", tmp_path)
-    with pytest.raises(ValueError, match="no ranker 'nothing'"):
-        run(CHOOSING, "2026-01-13", ["nothing"], (1, 1), ("", "day"), *where)
-    with pytest.raises(ValueError, match="freshness"):
-        run(CHOOSING, "2026-01-13", ["dcnv2"], (1, 1), ("", "hourly"), *where)
-    with pytest.raises(ValueError, match="before it begins"):
-        run(CHOOSING, "2026-01-12", ["dcnv2"], (1, 1), ("", "day"), *where)
+@pytest.mark.parametrize(
+    ("through", "options", "what"),
+    [
+        ("2026-01-13", {"rankers": ["nothing"]}, "no ranker 'nothing'"),
+        ("2026-01-13", {"freshness": "hourly"}, "freshness"),
+        ("2026-01-12", {}, "before it begins"),
+    ],
+)
+def test_wrong_names_and_days_are_one_sentence(tmp_path, through, options, what) -> None:
+    small = CompareOptions(**{"rankers": ["dcnv2"], "trials": 1, "seeds": 1, **options})
+    with pytest.raises(ValueError, match=what):
+        run(CHOOSING, through, small, tmp_path / "r.json", tmp_path)
+
+
+def test_tuning_starts_from_the_configuration_of_the_run(comparison) -> None:
+    for contender, own in zip(SMALL, (CONFIG.feed_sr, CONFIG.dcnv2), strict=False):
+        assert make_trial(comparison, contender, {}, TESTING, 0).ranker == own
 
 
 def test_a_trial_is_another_one_by_anything_it_is_made_of(comparison) -> None:
