@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import platform
 import re
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from components.backtest_data import Prepared, Split, config_for, prepare
 from components.config import DailyConfig
 from components.evaluate import evaluate_ranker
 from components.gate import BASELINE, CANDIDATE
-from components.layout import write_json
+from components.layout import check_writable, write_json
 from components.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig
@@ -98,8 +97,7 @@ def backtest(
         spec=config.spec,
     )
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=json_path.parent).close()  # fails now, not after the training
+        check_writable(json_path)
     work = (options.work or default_work(data)).expanduser().resolve()
     prepared = prepare(data, work, split, config)
     models = work / "models" / f"{train_before}-{options.freshness}"

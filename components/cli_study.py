@@ -169,7 +169,11 @@ def _names(text: str) -> list[str]:
 
 
 def _results(path: Path | None, name: str, log: Log) -> Path:
-    return path or STUDIES / f"study_{name}_{log.kind}.json"
+    from components.layout import check_writable
+
+    path = path or STUDIES / f"study_{name}_{log.kind}.json"
+    check_writable(path)
+    return path
 
 
 def _tell_left(left: int) -> None:

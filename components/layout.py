@@ -134,6 +134,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Makes a file's folder, and fails now rather than after the work whose result it is to hold.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically, keys sorted."""
     with atomic_path(path) as temporary:

@@ -17,7 +17,6 @@ would move them is what `seeds` shows.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +35,7 @@ from components.config import Config, DailyConfig
 from components.counters import event_columns
 from components.events import EventLog, select_list
 from components.gate import CANDIDATE
-from components.layout import Layout, write_json
+from components.layout import Layout, check_writable, write_json
 from components.leakage_table import print_tables
 from components.scorecard import plain
 from components.scored import scored_batches
@@ -119,8 +118,7 @@ def leakage(
     config = config_for(data, options.config).model_copy(update={"freshness": "immediate"})
     ranker_configs(config, (options.ranker,))  # refuses a name that is none, before any work
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=json_path.parent).close()  # fails now, not after the training
+        check_writable(json_path)
     work = (options.work or default_work(data)).expanduser().resolve()
     split = partial(Split, train_before=train_before, test_through=test_through, spec=config.spec)
     shards = _shards(data, work, split, config, options)
@@ -253,7 +251,7 @@ def _score(
     for name, (ranker, folder) in pairs.items():
         auc = BootstrapAuc(len(spec.task_names), options.resamples)
         for batch in scored_batches(rankers[ranker], folder, spec):
-            auc.update(batch.logits_RK, batch.labels_RK, batch.member_R)
+            auc.update(batch.logits_RK, batch.rows.labels_RK, batch.member_R)
         found[name] = auc.auc()
     return found
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from components.console import progress
 from components.data import evaluation_batches, open_loader
-from components.evaluate import served_logits
+from components.evaluate import score_rows, served_logits
+from components.scorecard import Rows
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed
 from serving.rank_batch import SERVING_POSITION
@@ -30,14 +31,14 @@ class Scored:
 
     Attributes:
         logits_RK: float32, at the feed position that was asked for.
-        labels_RK: float32, NaN where the action was not observed.
+        rows: labels, sequences and segments, as a scorecard takes them.
         member_R: int64.
         target_R: int64, which of the pack's impressions they are.
         packed: the sequences.
     """
 
     logits_RK: npt.NDArray[np.float32]
-    labels_RK: npt.NDArray[np.float32]
+    rows: Rows
     member_R: npt.NDArray[np.int64]
     target_R: npt.NDArray[np.int64]
     packed: Packed
@@ -61,7 +62,7 @@ def scored_batches(
             member_M = np.repeat(packed.keys["member_id"], packed.lengths_S)
             yield Scored(
                 logits_RK=served_logits(ranker, batch, position),
-                labels_RK=batch.labels_RK.numpy(),
+                rows=score_rows(batch, packed, spec),
                 member_R=member_M[target_R],
                 target_R=target_R,
                 packed=packed,

@@ -21,6 +21,14 @@ def pytest_configure() -> None:
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Also where OMP_NUM_THREADS says otherwise: what is compared to the bit wants one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """A simulated run with an online store and a promoted model (tests/serving_builders.py)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from components.config import DailyConfig, GateConfig, TrainConfig
 from components.layout import Layout
 from components.sources import SimulatorConfig, simulate
-from model import DCNv2Config, FeedSRConfig
+from model import DCNv2Config, FeedSRConfig, HeadConfig
 
 OPEN_GATE = GateConfig(
     min_auc=0.0, max_calibration_error=1.0, min_over_baseline=-1.0, max_auc_drop=1.0
@@ -33,6 +33,19 @@ def tiny_config(gate: GateConfig = OPEN_GATE) -> DailyConfig:
         warm=train,
         gate=gate,
         parity_requests=2,
+    )
+
+
+def small_config() -> DailyConfig:
+    """Rankers as small as they go, for tests that train many of them."""
+    head = HeadConfig(name="mlp", width=16, hidden=1)
+    train = TrainConfig(global_batch=64, micro_batch=64)
+    return DailyConfig(
+        spec_name="simulator",
+        feed_sr=FeedSRConfig(width=16, layers=1, heads=2, head=head),
+        dcnv2=DCNv2Config(head=head),
+        cold=train,
+        warm=train,
     )
 
 

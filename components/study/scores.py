@@ -2,8 +2,7 @@
 """What a ranker says of the test: its metrics, and its scores, so that two rankers can be compared
 impression by impression.
 
-Every row of a folder of shards gets the logits it would have had when served (`served_logits`).
-Knows no study.
+Every row of a folder of shards gets the logits it would have had when served. Knows no study.
 
 Shape suffixes: R rows; K tasks.
 """
@@ -19,10 +18,9 @@ import numpy.typing as npt
 from torch import nn
 
 from components.bootstrap import BootstrapAuc, standard_error
-from components.data import evaluation_batches
-from components.evaluate import score_rows, served_logits
 from components.layout import atomic_path
 from components.scorecard import Scorecard
+from components.scored import scored_batches
 from feature_repo.spec import Spec
 from kernels.streaming_metrics import exact_auc
 
@@ -73,18 +71,12 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
     has hardly learned and scores everything alike.
     """
     card = Scorecard(spec.task_names)
-    logits, labels, members = [], [], []
-    for batch, packed in evaluation_batches(folder, spec):
-        rows = score_rows(batch, packed, spec)
-        logits.append(served_logits(ranker, batch))
-        labels.append(rows.labels_RK)
-        members.append(packed.keys["member_id"][rows.sequence_R])
-        card.update(logits[-1], rows)
-    scores = Scores(
-        logits_RK=np.concatenate(logits),
-        labels_RK=np.concatenate(labels),
-        member_R=np.concatenate(members),
-    )
+    parts = []
+    for batch in scored_batches(ranker, folder, spec):
+        card.update(batch.logits_RK, batch.rows)
+        parts.append((batch.logits_RK, batch.rows.labels_RK, batch.member_R))
+    logits, labels, members = (np.concatenate(part) for part in zip(*parts, strict=True))
+    scores = Scores(logits_RK=logits, labels_RK=labels, member_R=members)
     found = card.result()
     for k, task in enumerate(spec.task_names):
         found["tasks"][task]["auc"] = _finite(scores.auc(k))

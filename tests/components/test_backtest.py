@@ -20,30 +20,16 @@ from components.backtest_data import (
     write_test,
     write_train,
 )
-from components.config import DailyConfig, TrainConfig
 from components.data import evaluation_batches
 from components.layout import Layout, write_parquet
 from feature_repo.spec import FRESHNESS, Freshness
 from feature_repo.specs import SIMULATOR
-from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
+from model import build_ranker
+from tests.loop_builders import small_config
 
 LOG = "sim:4000"
 BEFORE, THROUGH = "2026-01-12", "2026-01-13"
-HEAD = HeadConfig(name="mlp", width=16, hidden=1)
-CONFIG = DailyConfig(
-    spec_name="simulator",
-    feed_sr=FeedSRConfig(width=16, layers=1, heads=2, head=HEAD),
-    dcnv2=DCNv2Config(head=HEAD),
-    cold=TrainConfig(global_batch=64, micro_batch=64),
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+CONFIG = small_config()
 
 
 @pytest.fixture(scope="module")

@@ -32,14 +32,6 @@ CONFIG = DailyConfig(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Layout:
     """A day's shards with something to learn in them, and both rankers trained on them."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from components.backtest import BacktestOptions, backtest
@@ -42,14 +41,6 @@ FEED = SimulatorConfig(
 """Members and posts are all alike but for the post's age, which is a feature: feedback can tell the
 visit's mood and nothing else. Where members differ it tells who they are too, without any mood.
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():  # type: ignore[no-untyped-def]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def own_log(root: Path, config: SimulatorConfig) -> Path:

@@ -5,9 +5,7 @@ import fcntl
 import json
 
 import pytest
-import torch
 
-from components.config import DailyConfig, TrainConfig
 from components.study.ablate import Study, ablate
 from components.study.config import study_config
 from components.study.experiments import Experiment, model, training, with_references
@@ -16,18 +14,10 @@ from components.study.scores import Scores, differences
 from components.study.tables import ablation_table, difference, in_order, render
 from components.study.trial import Log
 from feature_repo.specs import SIMULATOR
-from model import DCNv2Config, FeedSRConfig, HeadConfig
+from tests.loop_builders import small_config
 
 LOG = Log(data="sim:4000", train_before="2026-01-12", test_through="2026-01-13")
-HEAD = HeadConfig(name="mlp", width=16, hidden=1)
-CONFIG = study_config(
-    DailyConfig(
-        spec_name="simulator",
-        feed_sr=FeedSRConfig(width=16, layers=1, heads=2, head=HEAD),
-        dcnv2=DCNv2Config(head=HEAD),
-        cold=TrainConfig(global_batch=64, micro_batch=64),
-    )
-)
+CONFIG = study_config(small_config())
 SERVED = {"freshness": "30m", "train_freshness": "immediate"}
 EXPERIMENTS = (
     Experiment(part="head", name="linear", changes=model(head={"name": "linear"}), paper=-1.2),
@@ -45,14 +35,6 @@ ROWS = [
     "features without: affinity",
     "history: 10 impressions",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

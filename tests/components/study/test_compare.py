@@ -5,9 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
-from components.config import DailyConfig, TrainConfig
 from components.lightgbm_ranker import LightGBMConfig
 from components.study.compare import CompareOptions, Comparison, compare, make_trial, run
 from components.study.config import changed, study_config
@@ -16,20 +14,12 @@ from components.study.results import ResultsFile
 from components.study.tables import comparison_table
 from components.study.trial import Log, Trial, claimed
 from feature_repo.specs import SIMULATOR
-from model import DCNv2Config, FeedSRConfig, HeadConfig
 from model.build import RANKERS
+from tests.loop_builders import small_config
 
 CHOOSING = Log(data="sim:4000", train_before="2026-01-11", test_through="2026-01-12")
 TESTING = Log(data="sim:4000", train_before="2026-01-13", test_through="2026-01-13")
-HEAD = HeadConfig(name="mlp", width=16, hidden=1)
-CONFIG = study_config(
-    DailyConfig(
-        spec_name="simulator",
-        feed_sr=FeedSRConfig(width=16, layers=1, heads=2, head=HEAD),
-        dcnv2=DCNv2Config(head=HEAD),
-        cold=TrainConfig(global_batch=64, micro_batch=64),
-    )
-)
+CONFIG = study_config(small_config())
 SMALL = (
     Contender(
         name="feed_sr",
@@ -48,7 +38,6 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Comparison:
-    torch.set_num_threads(1)
     work = tmp_path_factory.mktemp("compare")
     file = ResultsFile(path=work / "study_compare.json", name="compare", setting={"data": "sim"})
     return Comparison(

@@ -5,9 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
-from components.config import DailyConfig, TrainConfig
 from components.data import evaluation_batches
 from components.study.config import study_config
 from components.study.incremental import METHODS, DailyTraining, _Chain, compare_daily
@@ -15,25 +13,15 @@ from components.study.results import ResultsFile
 from components.study.trial import Log
 from feature_repo.specs import SIMULATOR
 from kernels.loader import TARGET
-from model import DCNv2Config, FeedSRConfig, HeadConfig
 from model.checkpoint import load_model
+from tests.loop_builders import small_config
 
-HEAD = HeadConfig(name="mlp", width=16, hidden=1)
-CONFIG = study_config(
-    DailyConfig(
-        spec_name="simulator",
-        feed_sr=FeedSRConfig(width=16, layers=1, heads=2, head=HEAD),
-        dcnv2=DCNv2Config(head=HEAD),
-        cold=TrainConfig(global_batch=64, micro_batch=64),
-        warm=TrainConfig(global_batch=64, micro_batch=64),
-    )
-)
+CONFIG = study_config(small_config())
 DAYS = ["2026-01-10", "2026-01-11", "2026-01-12"]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> DailyTraining:
-    torch.set_num_threads(1)
     work = tmp_path_factory.mktemp("daily")
     results = ResultsFile(path=work / "study_daily.json", name="daily", setting={"data": "sim"})
     return DailyTraining(

@@ -21,7 +21,6 @@ LOG = Log(data="sim:3000", train_before="2026-01-12", test_through="2026-01-13")
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, request) -> dict:
-    torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
     patch.setattr("components.study.scaling.SIZES", ((16, 1), (32, 2)))
     work = tmp_path_factory.mktemp("scaling")
