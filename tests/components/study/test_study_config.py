@@ -6,6 +6,7 @@ from components.study.config import changed, study_config, without_groups
 from components.study.experiments import ABLATION, with_references
 from feature_repo.spec import HashedId
 from feature_repo.specs import KUAIRAND
+from model.accounting import hstu_layers_per_block
 
 CONFIG = study_config(load_config("kuairand"))
 
@@ -78,3 +79,12 @@ def test_a_short_history_slides_in_blocks_that_fit_it() -> None:
         spec = changed(CONFIG, {"max_impressions": length}).spec
         assert spec.max_impressions == length
         assert 1 <= spec.block <= max(length // 4, 1)
+
+
+@pytest.mark.parametrize(("name", "impressions"), [("kuairand", 35), ("demo", 85)])
+def test_as_many_hstu_layers_as_cost_the_default_s_blocks(name, impressions) -> None:
+    """At the mean length of a training sequence of each log, about."""
+    hstu = next(e for e in ABLATION if e.part == "block")
+    shape = load_config(name).feed_sr
+    matched = shape.layers * hstu_layers_per_block(shape, impressions)
+    assert round(matched) == hstu.changes["feed_sr"]["layers"]
