@@ -95,10 +95,11 @@ def compare_daily(study: DailyTraining, seeds: int) -> None:
     with progress("days", seeds * len(study.days)) as advance:
         for seed in range(seeds):
             chain = _Chain(study, seed)
-            for day in study.days:
-                chain.rank(day)
-                advance()
-            chain.forget()
+            with locked(chain.folder.with_suffix(".lock")):  # each day needs the one before
+                for day in study.days:
+                    chain.rank(day)
+                    advance()
+                chain.forget()
 
 
 class _Chain:
