@@ -8,7 +8,8 @@ anything that became known after its target was served.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +25,32 @@ JOIN_ROWS = 100_000
 """Targets in one point-in-time join; bounds the memory of the join."""
 
 
-class Context(Protocol):
-    """Gives the context features of targets."""
+class Context(ABC):
+    """Gives the context features of targets.
 
-    def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:
-        """Raw context features, float32 `[R, C]`, NaN where missing.
+    Args:
+        spec: names views and features.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    @abstractmethod
+    def views(self, targets: pa.Table) -> dict[str, Array]:
+        """The packed records of every view but the content, `[R]` each, as of the targets' times.
 
         Args:
             targets: R impressions with their content (`components.events.with_content`).
         """
 
+    def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:
+        """Raw context features, float32 `[R, C]`, NaN where missing; `targets` as for `views`."""
+        content = records(targets, self.spec.content)
+        time_ms = column(targets, "event_time")
+        return context_matrix(self.spec, self.views(targets), content, time_ms)
 
-class PointInTimeContext:
+
+class PointInTimeContext(Context):
     """Context from Feast: the latest rows at or before each target's time.
 
     Args:
@@ -44,34 +59,33 @@ class PointInTimeContext:
     """
 
     def __init__(self, store: Any, spec: Spec) -> None:
+        super().__init__(spec)
         self.store = store
-        self.spec = spec
-        self.views = [v for v in spec.views if v.kind != "content"]
 
-    def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:
-        """See `Context.matrix`."""
-        parts = [
-            self._part(targets.slice(first, JOIN_ROWS))
+    def views(self, targets: pa.Table) -> dict[str, Array]:
+        """See `Context.views`."""
+        joined = [
+            self._join(targets.slice(first, JOIN_ROWS))
             for first in range(0, targets.num_rows, JOIN_ROWS)
         ]
-        empty = np.empty((0, self.spec.context_width), np.float32)
-        return np.concatenate([empty, *parts])
+        return {
+            view.name: view.unpack(
+                [value for part in joined for value in part[f"{view.name}__packed"].to_pylist()]
+            )[0]
+            for view in self._joined_views
+        }
 
-    def _part(self, targets: pa.Table) -> npt.NDArray[np.float32]:
-        time_ms = column(targets, "event_time")
-        joined = self._join(targets, time_ms)
-        views = {}
-        for view in self.views:
-            values = joined[f"{view.name}__packed"].to_pylist()
-            views[view.name], _ = view.unpack(values)
-        return context_matrix(self.spec, views, records(targets, self.spec.content), time_ms)
+    @property
+    def _joined_views(self) -> list[View]:
+        return [view for view in self.spec.views if view.kind != "content"]
 
-    def _join(self, targets: pa.Table, time_ms: Array) -> pa.Table:
+    def _join(self, targets: pa.Table) -> pa.Table:
         """The packed values of every view, in the order of the targets."""
         import pandas as pd
 
-        keys = sorted({key for view in self.views for key in view.keys})
+        keys = sorted({key for view in self._joined_views for key in view.keys})
         entities = pd.DataFrame({key: column(targets, key) for key in keys})
+        time_ms = column(targets, "event_time")
         entities["event_timestamp"] = pd.to_datetime(time_ms, unit="ms", utc=True)
         entities["row"] = np.arange(len(entities))
         from feast.errors import FeatureViewNotFoundException
@@ -80,7 +94,7 @@ class PointInTimeContext:
             with quiet():
                 job = self.store.get_historical_features(
                     entity_df=entities,
-                    features=[f"{view.name}:packed" for view in self.views],
+                    features=[f"{view.name}:packed" for view in self._joined_views],
                     full_feature_names=True,
                 )
                 return job.to_arrow().sort_by("row")
@@ -90,7 +104,7 @@ class PointInTimeContext:
             ) from error
 
 
-class AsOfContext:
+class AsOfContext(Context):
     """Context counted over the log as of each target's cutoff.
 
     Args:
@@ -103,15 +117,14 @@ class AsOfContext:
     def __init__(
         self, events: pa.Table, members: pa.Table, spec: Spec, freshness: Freshness
     ) -> None:
+        super().__init__(spec)
         self.events = events
         self.members = members.sort_by("member_id")
-        self.spec = spec
         self.freshness: Freshness = freshness
 
-    def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:
-        """See `Context.matrix`."""
-        time_ms = column(targets, "event_time")
-        cutoff_ms = self.spec.cutoff(time_ms, self.freshness)
+    def views(self, targets: pa.Table) -> dict[str, Array]:
+        """See `Context.views`."""
+        cutoff_ms = self.spec.cutoff(column(targets, "event_time"), self.freshness)
         views = {}
         for view in self.spec.views:
             if view.kind == "counters":
@@ -119,7 +132,7 @@ class AsOfContext:
                 views[view.name] = count_as_of(self.events, view, keys, cutoff_ms, self.spec)
             elif view.kind == "profile":
                 views[view.name] = self._profiles(view, column(targets, "member_id"))
-        return context_matrix(self.spec, views, records(targets, self.spec.content), time_ms)
+        return views
 
     def _profiles(self, view: View, ids: npt.NDArray[np.int64]) -> Array:
         known = column(self.members, "member_id")

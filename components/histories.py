@@ -7,7 +7,7 @@ offline, online and training cannot differ. It knows nothing of Feast.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from components.config import DailyConfig
 from components.console import progress
 from components.events import (
+    Array,
     EventLog,
     arrow_column,
     column,
@@ -62,12 +63,15 @@ def histories(layout: Layout, day: str, config: DailyConfig) -> int:
     return len(members)
 
 
-def history_batch(events: pa.Table, spec: Spec) -> pa.RecordBatch:
+def history_batch(
+    events: pa.Table, spec: Spec, views: Mapping[str, Array] | None = None
+) -> pa.RecordBatch:
     """The history columns (`spec.history_schema`) of impressions, in the order they are given.
 
     Args:
         events: `spec.event_schema`, `session_id` and the posts' content (`with_content`).
         spec: names the columns.
+        views: each impression's records as of its own time, where the spec fuses some early.
     """
     ids = column(events, "post_id")
     content = records(events, spec.content)
@@ -76,7 +80,7 @@ def history_batch(events: pa.Table, spec: Spec) -> pa.RecordBatch:
         for f in spec.with_role("sequence")
         if f.source == "request" and f.name in events.column_names
     }
-    columns = sequence_features(spec, ids, content, request, column(events, "event_time"))
+    columns = sequence_features(spec, ids, content, request, column(events, "event_time"), views)
     arrays = []
     for field in spec.history_schema:
         values = columns[field.name] if field.name in columns else _logged(events, field)

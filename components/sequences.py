@@ -140,7 +140,7 @@ def build_sequences(
     events, loss, known = events.take(pa.array(keep)), loss[keep], windows.known[keep]
     targets = np.flatnonzero(loss == TARGET)
     matrix = context.matrix(events.take(pa.array(targets)))
-    batch = history_batch(events, spec)
+    batch = history_batch(events, spec, context.views(events) if spec.fused_early else None)
     for first in range(0, len(windows.first), BATCH_ROWS):
         yield _rows(windows.part(first, BATCH_ROWS), batch, loss, known, matrix, targets)
 

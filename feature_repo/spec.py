@@ -215,6 +215,14 @@ class Spec:
         """The features of one role, in the order they are declared."""
         return tuple(f for f in self.features if f.role == role)
 
+    @cached_property
+    def fused_early(self) -> tuple[Feature, ...]:
+        """The sequence features that are known only when an impression is served: a view's, or the
+        post's age. The shipped specs have none: the ablation moves them here.
+        """
+        known_before = ("request", "post")
+        return tuple(f for f in self.with_role("sequence") if f.source not in known_before)
+
     def view(self, name: str) -> View:
         """The view of that name; KeyError if there is none."""
         return {v.name: v for v in self.views}[name]

@@ -61,7 +61,7 @@ class ContextEncoder(nn.Module):
 
     def forward(self, context_RC: Tensor) -> Tensor:
         """Raw context features `[R, C]`, NaN where missing, to `[R, width]`."""
-        return self.encoder(self.columns(context_RC))
+        return self.encoder(self.columns(context_RC)) if self.features else context_RC
 
 
 def _column(context_RC: Tensor, feature: Feature, where: slice) -> Tensor:

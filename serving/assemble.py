@@ -34,6 +34,7 @@ def sequence_features(
     posts: Array,
     request: Mapping[str, Any],
     time_ms: npt.NDArray[np.int64] | int | None = None,
+    views: Mapping[str, Array] | None = None,
 ) -> dict[str, Array]:
     """The sequence features of R impressions or candidates.
 
@@ -44,12 +45,14 @@ def sequence_features(
         request: values of the request features, each `[R]` or one for all. An absent `hour` is the
             local hour of `time_ms`; any other absent one is its declared default.
         time_ms: when the feed was asked for, `[R]` or one for all.
+        views: packed records by view name, where the spec fuses features of views early.
 
     Returns:
         name -> int64, int32 or float32 `[R]`, or float16 `[R, E]`.
 
     Raises:
-        ValueError: a request value that is not a number, or of another length than R.
+        ValueError: a request value that is not a number, or of another length than R; a feature
+            is fused early and `views` is not given.
     """
     rows = len(post_ids)
     columns: dict[str, Array] = {}
@@ -58,8 +61,15 @@ def sequence_features(
             value: Any = post_ids
         elif feature.source == "request":
             value = _request_value(spec, feature, request, time_ms)
-        else:
+        elif feature.source == "post":
             value = posts[feature.name]
+        elif views is None or time_ms is None:
+            raise ValueError(
+                f"{feature.name} of {feature.source} is fused early: only a backtest's shards have "
+                "it; declare it with role 'context'"
+            )
+        else:
+            value = _late_value(spec, feature, views, posts, time_ms)
         columns[feature.name] = _column(feature, value, rows)
     return columns
 
@@ -81,9 +91,7 @@ def context_matrix(
     rows = len(posts)
     matrix = np.full((rows, spec.context_width), np.nan, np.float32)
     for feature in spec.with_role("context"):
-        if feature.source == "age":
-            value = post_age_hours(posts["created_ms"], time_ms)
-        elif feature.source == "post":
+        if feature.source == "post":
             value = posts[feature.name]
         elif feature.source == "request":
             raise ValueError(
@@ -91,12 +99,19 @@ def context_matrix(
                 "declare it with role 'sequence'"
             )
         else:
-            records = views.get(feature.source)
-            value = (spec.view(feature.source).default if records is None else records)[
-                feature.name
-            ]
+            value = _late_value(spec, feature, views, posts, time_ms)
         matrix[:, spec.context_slices[feature.name]] = value.reshape(len(value), -1)
     return matrix
+
+
+def _late_value(
+    spec: Spec, feature: Feature, views: Mapping[str, Array], posts: Array, time_ms: Any
+) -> Array:
+    """What is known of a row only when it is served: the post's age, or a view's record."""
+    if feature.source == "age":
+        return post_age_hours(posts["created_ms"], time_ms)
+    records = views.get(feature.source)
+    return (spec.view(feature.source).default if records is None else records)[feature.name]
 
 
 def post_age_hours(

@@ -18,6 +18,8 @@ from feature_repo.specs import spec_by_name
 
 IDS = "ids"
 """The group of hashed ids: posts and actors without a name, known by their features alone."""
+AGE = "age"
+"""The group of the post's age alone."""
 
 
 class StudyConfig(DailyConfig):
@@ -25,12 +27,15 @@ class StudyConfig(DailyConfig):
 
     Attributes:
         without: groups of features left out: views by name, or "ids".
+        early: groups of features that each impression's token carries, instead of the head: views
+            by name, or "age".
         max_impressions: T, the longest history; None is the spec's own.
         train_freshness: how fresh the training's histories and features are; None is `freshness`,
             with which the test ranks.
     """
 
     without: tuple[str, ...] = ()
+    early: tuple[str, ...] = ()
     max_impressions: int | None = Field(None, ge=1)
     train_freshness: Freshness | None = None
 
@@ -38,6 +43,7 @@ class StudyConfig(DailyConfig):
     def spec(self) -> Spec:
         """The spec by name, cut down."""
         spec = without_groups(spec_by_name(self.spec_name), self.without)
+        spec = fused_early(spec, self.early)
         if self.max_impressions is None:
             return spec
         block = min(spec.block, max(self.max_impressions // 4, 1))
@@ -73,10 +79,7 @@ def without_groups(spec: Spec, groups: tuple[str, ...]) -> Spec:
     Raises:
         ValueError: the spec has no such group.
     """
-    known = {IDS, *(v.name for v in spec.views if v.kind != "content")}
-    for group in groups:
-        if group not in known:
-            raise ValueError(f"there is no group of features {group!r}; have {sorted(known)}")
+    _check_groups(spec, groups, IDS)
     if not groups:
         return spec
     kept = tuple(_seen(f, groups) for f in spec.features if f.source not in groups)
@@ -87,6 +90,27 @@ def without_groups(spec: Spec, groups: tuple[str, ...]) -> Spec:
         if v.name not in groups
     )
     return dataclasses.replace(spec, features=kept, views=views)
+
+
+def fused_early(spec: Spec, groups: tuple[str, ...]) -> Spec:
+    """The spec with some groups of context features as sequence features: an impression's token
+    carries what was known when it was served, and the head does not get it again.
+
+    Raises:
+        ValueError: the spec has no such group.
+    """
+    _check_groups(spec, groups, AGE)
+    features = tuple(
+        dataclasses.replace(f, role="sequence") if f.source in groups else f for f in spec.features
+    )
+    return dataclasses.replace(spec, features=features)
+
+
+def _check_groups(spec: Spec, groups: tuple[str, ...], other: str) -> None:
+    known = {other, *(v.name for v in spec.views if v.kind != "content")}
+    for group in groups:
+        if group not in known:
+            raise ValueError(f"there is no group of features {group!r}; have {sorted(known)}")
 
 
 def _seen(feature: Feature, groups: tuple[str, ...]) -> Feature:

@@ -93,6 +93,13 @@ CALIBRATION = (
     Experiment(part="calibration", name="isotonic layer", changes=model(calibration_buckets=16)),
 )
 
+POPULARITY = ("post_popularity", "actor_popularity")
+CONTEXT = (*POPULARITY, "member_activity", "affinity", "member_profile", "age")
+FUSION = (
+    Experiment(part="fusion", name="a third early", changes={"early": POPULARITY}),
+    Experiment(part="fusion", name="all early", changes={"early": CONTEXT}),
+)
+
 # What a model may learn from its own session that serving would not know: all three are ranked with
 # what is older than 30 minutes, whatever they were trained with.
 SERVED = {"freshness": "30m", "train_freshness": "immediate"}
@@ -135,7 +142,7 @@ FEATURES = (
     Experiment(
         part="features without",
         name="popularity",
-        changes={"without": ["post_popularity", "actor_popularity"]},
+        changes={"without": POPULARITY},
         paper=-2.5,
     ),
     Experiment(
@@ -156,6 +163,7 @@ ABLATION = (
     *RESIDUAL,
     *HEAD,
     *CALIBRATION,
+    *FUSION,
     *SESSION,
     *WEIGHTS,
     *FEATURES,

@@ -19,6 +19,8 @@ from components.layout import Layout
 from components.materialize import materialize
 from components.sequences import AUXILIARY, TARGET, build_sequences, mark_loss, sequences
 from components.store import open_store
+from components.study.config import fused_early
+from components.study.experiments import POPULARITY
 from feature_repo.spec import FRESHNESS, Spec, window_start
 from serving.history import decode_history, known_counts
 from tests.log_builders import FIRST_DAY, build_run, random_log, small_config, small_spec
@@ -114,6 +116,29 @@ def test_nothing_that_arrives_after_the_cutoff_reaches_a_targets_inputs(seed, fr
         actions = [row[n][:known] for n in ("post_id", "click", "long_dwell", "like")]
         seen.append((row["start"], known, actions, np.array(row["context"]).tobytes()))
     assert seen[0] == seen[1] == seen[2]
+
+
+@pytest.mark.parametrize("freshness", FRESHNESS)
+def test_what_is_fused_early_is_what_the_head_would_have_got(freshness):
+    """Each impression of a window carries the values that it would have had as a target."""
+    log = random_log(RICH, 3, rows=150, members=3)
+    events = ordered(log)
+    early = fused_early(RICH, (*POPULARITY, "affinity", "member_profile"))
+    batches = {}
+    for spec in (RICH, early):
+        loss = np.where(column(events, "timed"), TARGET, 0).astype(np.int8)
+        context = AsOfContext(events, log.members, spec, freshness)
+        rows = build_sequences(events, loss, context, spec, freshness, cap=False)
+        batches[spec] = pa.Table.from_batches(list(rows))
+    late_RC = np.array(batches[RICH]["context"].combine_chunks().flatten()).reshape(
+        -1, RICH.context_width
+    )
+    target = np.array(batches[early]["loss"].combine_chunks().flatten()) == TARGET
+    assert 0 < target.sum() == len(late_RC)
+    for feature in early.fused_early:
+        got = batches[early][feature.name].combine_chunks().flatten()
+        wide = column(pa.table({"got": got}), "got")[target].reshape(len(late_RC), -1)
+        np.testing.assert_array_equal(wide, late_RC[:, RICH.context_slices[feature.name]])
 
 
 @pytest.mark.law

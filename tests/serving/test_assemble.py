@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from components.study.config import fused_early
 from feature_repo.spec import Embedding
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.assemble import HOUR_MS, context_matrix, local_hour, sequence_features
@@ -41,6 +42,21 @@ def test_a_request_value_that_does_not_fit_is_one_sentence(value):
     posts = np.repeat(KUAIRAND.content.default, 2)
     with pytest.raises(ValueError, match="tab: got"):
         sequence_features(KUAIRAND, np.array([1, 2]), posts, {"tab": value}, 0)
+
+
+def test_what_is_fused_early_comes_from_the_views_or_is_refused():
+    spec = fused_early(KUAIRAND, ("post_popularity", "age"))
+    posts = np.repeat(spec.content.default, 2)
+    posts["created_ms"] = [0, -1]
+    popularity = np.repeat(spec.view("post_popularity").default, 2)
+    popularity["post_click_rate"] = [0.25, 0.5]
+    views = {"post_popularity": popularity}
+    columns = sequence_features(spec, np.array([1, 2]), posts, {}, 3 * HOUR_MS, views)
+    assert columns["post_click_rate"].tolist() == [0.25, 0.5]
+    assert columns["post_age_hours"][0] == 3
+    assert np.isnan(columns["post_age_hours"][1])
+    with pytest.raises(ValueError, match="post_impressions of post_popularity is fused early"):
+        sequence_features(spec, np.array([1, 2]), posts, {}, 0)
 
 
 def test_context_columns_come_from_their_views():

@@ -8,7 +8,13 @@ import pytest
 
 from components.study.ablate import Study, ablate
 from components.study.config import study_config
-from components.study.experiments import Experiment, model, training, with_references
+from components.study.experiments import (
+    CONTEXT,
+    Experiment,
+    model,
+    training,
+    with_references,
+)
 from components.study.results import ResultsFile
 from components.study.scores import Scores, differences
 from components.study.tables import ablation_table, difference, in_order, render
@@ -21,6 +27,7 @@ CONFIG = study_config(small_config())
 SERVED = {"freshness": "30m", "train_freshness": "immediate"}
 EXPERIMENTS = (
     Experiment(part="head", name="linear", changes=model(head={"name": "linear"}), paper=-1.2),
+    Experiment(part="fusion", name="all early", changes={"early": CONTEXT}),
     Experiment(
         part="session", name="in order", base=SERVED, changes=training(session_shuffle=False)
     ),
@@ -30,6 +37,7 @@ EXPERIMENTS = (
 ROWS = [
     "all: default",
     "head: linear",
+    "fusion: all early",
     "session: default",
     "session: in order",
     "features without: affinity",

@@ -2,8 +2,8 @@
 import pytest
 
 from components.config import PROFILES, load_config
-from components.study.config import changed, study_config, without_groups
-from components.study.experiments import ABLATION, with_references
+from components.study.config import changed, fused_early, study_config, without_groups
+from components.study.experiments import ABLATION, CONTEXT, POPULARITY, with_references
 from feature_repo.spec import HashedId
 from feature_repo.specs import KUAIRAND
 from model.accounting import hstu_layers_per_block
@@ -64,6 +64,17 @@ def test_a_spec_without_a_group_lacks_its_features_and_no_other() -> None:
     assert spec.context_width == KUAIRAND.context_width - len(gone)
     with pytest.raises(ValueError, match="no group of features 'nothing'"):
         without_groups(KUAIRAND, ("nothing",))
+
+
+def test_a_group_that_is_fused_early_leaves_the_context_and_is_nowhere_twice() -> None:
+    spec = fused_early(KUAIRAND, POPULARITY)
+    moved = {f.name for name in POPULARITY for f in KUAIRAND.view(name).features}
+    assert {f.name for f in spec.fused_early} == moved
+    assert spec.context_width == KUAIRAND.context_width - len(moved)
+    assert not KUAIRAND.fused_early
+    assert fused_early(KUAIRAND, CONTEXT).context_width == 0
+    with pytest.raises(ValueError, match="no group of features 'ids'"):
+        fused_early(KUAIRAND, ("ids",))
 
 
 def test_a_spec_without_ids_keeps_the_columns_and_tells_no_two_posts_apart() -> None:
