@@ -109,8 +109,7 @@ def segments(batch: TrainBatch, spec: Spec) -> dict[str, Bools]:
     known_R = batch.impressions.known_M[batch.target_R].numpy()
     found = {}
     for low, high in HISTORY_LENGTHS:
-        name = f"history {low} or more" if high is None else f"history {low} to {high}"
-        found[name] = (known_R >= low) & (high is None or known_R <= high)
+        found[segment_name(low, high)] = (known_R >= low) & (high is None or known_R <= high)
     context_RC = batch.context_RC.numpy()
     for feature in spec.with_role("context"):
         column_R = context_RC[:, spec.context_slices[feature.name].start]
@@ -119,6 +118,11 @@ def segments(batch: TrainBatch, spec: Spec) -> dict[str, Bools]:
         if feature.source == "post_popularity" and _counts_impressions(feature):
             found["posts never shown before"] = ~(column_R > 0)
     return found
+
+
+def segment_name(low: int, high: int | None) -> str:
+    """What the segment of members with so many known impressions is called."""
+    return f"history {low} or more" if high is None else f"history {low} to {high}"
 
 
 def _counts_impressions(feature: Any) -> bool:

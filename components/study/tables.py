@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.evaluate import HISTORY_LENGTHS, segment_name
 from components.layout import atomic_path
 from components.study.contenders import CONTENDERS, OURS
 from components.study.experiments import ABLATION, REFERENCE, with_references
@@ -22,6 +23,7 @@ from components.study.incremental import METHODS
 from components.study.scaling import Line
 
 NORMAL_95 = 1.96
+NEW_MEMBERS = segment_name(*HISTORY_LENGTHS[0])
 MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Row = dict[str, Any]
 
@@ -78,14 +80,16 @@ def metric(row: Row, task: str, name: str) -> float:
 
 
 def ablation_table(results: dict[str, Any], task: str) -> str:
-    """One line a row: AUC, how far above its reference, percent as the paper has it, step time."""
+    """One line a row: AUC, how far above its reference, percent as the paper has it, the AUC of
+    members with fewer than ten known impressions, calibration error, step time.
+    """
     rows, papers = in_order(results["rows"]), {e.row: e.paper for e in ABLATION}
     biased = any("position_bias" in seed for row in rows for seed in row["seeds"].values())
     bias = " bias left | position known |" if biased else ""
     lines = [
-        f"| part | change | {task} AUC | against its reference | relative | paper | ECE | step "
-        f"| seeds |{bias}",
-        "|---|---|---|---|---|---|---|---|---|" + ("---|---|" if biased else ""),
+        f"| part | change | {task} AUC | against its reference | relative | paper | new members "
+        f"| ECE | step | seeds |{bias}",
+        "|---" * 10 + "|" + ("---|---|" if biased else ""),
     ]
     for row in rows:
         apart = difference(row, task)
@@ -97,11 +101,18 @@ def ablation_table(results: dict[str, Any], task: str) -> str:
         paper = "" if reported is None else f"{reported:+.2f} %"
         step = _mean([seed["step_ms"] for seed in row["seeds"].values()])
         ece = f"{metric(row, task, 'ece'):.4f}"
-        cells = [row["part"], row["name"], f"{auc:.4f}", shown, relative, paper, ece]
-        cells += [f"{step:.0f} ms"]
+        new = over_seeds(row, lambda seed: _new_members(seed, task))
+        cells = [row["part"], row["name"], f"{auc:.4f}", shown, relative, paper]
+        cells += [_number(new, ".4f"), ece, f"{step:.0f} ms"]
         own = f" {_bias(row, task, 'residual')} | {_bias(row, task, 'shown')} |" if biased else ""
         lines.append(f"| {' | '.join(cells)} | {len(row['seeds'])} |{own}")
     return "\n".join(lines) + "\n"
+
+
+def _new_members(seed: dict[str, Any], task: str) -> float | None:
+    """The AUC of the segment that is known least."""
+    segment: dict[str, dict[str, float | None]] = seed["segments"].get(NEW_MEMBERS, {})
+    return segment.get(task, {}).get("auc")
 
 
 def _bias(row: Row, task: str, name: str) -> str:
