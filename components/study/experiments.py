@@ -151,8 +151,14 @@ FEATURES = (
     Experiment(part="features without", name="activity", changes={"without": ["member_activity"]}),
     Experiment(part="features without", name="profile", changes={"without": ["member_profile"]}),
 )
+# KuaiRand knows 191 impressions of a member at most.
 HISTORY = tuple(
-    Experiment(part="history", name=f"{length} impressions", changes={"max_impressions": length})
+    Experiment(
+        part="history",
+        name=f"{length} impressions",
+        changes={"max_impressions": length},
+        logs=BOTH if length < 191 else ("simulator",),
+    )
     for length in (10, 30, 100, 300)
 )
 
