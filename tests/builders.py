@@ -57,7 +57,7 @@ def make_context(spec: Spec, rows: int, generator: torch.Generator) -> Tensor:
     """A random context matrix `[rows, C]` float32, NaN where missing."""
     columns = make_columns(spec.with_role("context"), rows, generator)
     parts = [c.float() if c.ndim == 2 else c.float()[:, None] for c in columns.values()]
-    return torch.cat(parts, -1)
+    return torch.cat([torch.empty(rows, 0), *parts], -1)
 
 
 def make_known(length: int, pattern: Pattern, generator: torch.Generator) -> Tensor:
