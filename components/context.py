@@ -61,29 +61,23 @@ class PointInTimeContext(Context):
     def __init__(self, store: Any, spec: Spec) -> None:
         super().__init__(spec)
         self.store = store
+        self._joined = [v for v in spec.views if v.kind != "content"]
 
     def views(self, targets: pa.Table) -> dict[str, Array]:
         """See `Context.views`."""
-        joined = [
-            self._join(targets.slice(first, JOIN_ROWS))
-            for first in range(0, targets.num_rows, JOIN_ROWS)
-        ]
-        return {
-            view.name: view.unpack(
-                [value for part in joined for value in part[f"{view.name}__packed"].to_pylist()]
-            )[0]
-            for view in self._joined_views
-        }
-
-    @property
-    def _joined_views(self) -> list[View]:
-        return [view for view in self.spec.views if view.kind != "content"]
+        parts: dict[str, list[Array]] = {v.name: [v.default[:0]] for v in self._joined}
+        for first in range(0, targets.num_rows, JOIN_ROWS):
+            rows = self._join(targets.slice(first, JOIN_ROWS))
+            for view in self._joined:
+                values, _ = view.unpack(rows[f"{view.name}__packed"].to_pylist())
+                parts[view.name].append(values)
+        return {name: np.concatenate(values) for name, values in parts.items()}
 
     def _join(self, targets: pa.Table) -> pa.Table:
         """The packed values of every view, in the order of the targets."""
         import pandas as pd
 
-        keys = sorted({key for view in self._joined_views for key in view.keys})
+        keys = sorted({key for view in self._joined for key in view.keys})
         entities = pd.DataFrame({key: column(targets, key) for key in keys})
         time_ms = column(targets, "event_time")
         entities["event_timestamp"] = pd.to_datetime(time_ms, unit="ms", utc=True)
@@ -94,7 +88,7 @@ class PointInTimeContext(Context):
             with quiet():
                 job = self.store.get_historical_features(
                     entity_df=entities,
-                    features=[f"{view.name}:packed" for view in self._joined_views],
+                    features=[f"{view.name}:packed" for view in self._joined],
                     full_feature_names=True,
                 )
                 return job.to_arrow().sort_by("row")
