@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import pyarrow as pa
 import torch
 
 from benchmarks._record import Result, finish, medians_ms, over, parser, start
 from components.study.config import fused_early
+from components.study.costs import training_step
 from components.study.experiments import CONTEXT, POPULARITY
 from feature_repo.spec import Spec
 from feature_repo.specs import KUAIRAND
@@ -46,8 +46,7 @@ HISTORY, CANDIDATES = 1000, 512
 def step(ranker: Ranker, batch: TrainBatch) -> None:
     """A forward and backward."""
     ranker.zero_grad()
-    output = ranker(batch)
-    (output.logits_RK.square().mean() + output.auxiliary_AK.square().mean()).backward()
+    training_step(ranker, batch)
 
 
 def rank(ranker: Ranker, batch: RankBatch) -> None:
@@ -58,13 +57,7 @@ def rank(ranker: Ranker, batch: RankBatch) -> None:
 
 def impression_bytes(spec: Spec) -> int:
     """Bytes of one impression in a history, before compression."""
-    return sum(_bits(field.type) for field in spec.history_schema) // 8
-
-
-def _bits(kind: pa.DataType) -> int:
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size * _bits(kind.value_type))
-    return int(kind.bit_width)
+    return sum(int(field.type.bit_width) for field in spec.history_schema) // 8
 
 
 def measure(config: FeedSRConfig, small: int, repeats: int) -> Result:
