@@ -130,7 +130,7 @@ class WithinMember:
         """Adds a batch of whole sequences."""
         for k in range(logits_RK.shape[1]):
             seen = np.isfinite(labels_RK[:, k])
-            auc, size = grouped_auc(logits_RK[seen, k], labels_RK[seen, k], sequence_R[seen])
+            auc, size, _ = grouped_auc(logits_RK[seen, k], labels_RK[seen, k], sequence_R[seen])
             self.weighted[k] += (auc * size).sum()
             self.impressions[k] += size.sum()
             self.members[k] += len(size)
@@ -146,10 +146,10 @@ class WithinMember:
 
 def grouped_auc(
     scores: Floats, labels: Floats, groups: npt.NDArray[np.int64]
-) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The AUC (ties count half) and the size of each group that has both labels."""
+) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The AUC (ties count half), the size and the number of each group that has both labels."""
     if not len(scores):
-        return np.zeros(0), np.zeros(0, np.int64)
+        return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
     order = np.lexsort((scores, groups))
     scores, positive, groups = scores[order], labels[order] == 1, groups[order]
     new_group = np.concatenate([[True], groups[1:] != groups[:-1]])
@@ -160,7 +160,7 @@ def grouped_auc(
     size, hits = np.bincount(group), np.bincount(group, positive)
     both = (hits > 0) & (hits < size)
     wins = np.bincount(group, rank * positive) - hits * (hits - 1) / 2
-    return wins[both] / (hits * (size - hits))[both], size[both]
+    return wins[both] / (hits * (size - hits))[both], size[both], groups[new_group][both]
 
 
 def undefined(value: Any) -> Any:

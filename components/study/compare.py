@@ -19,7 +19,7 @@ from components.console import progress
 from components.study.config import StudyConfig, changed, merged
 from components.study.contenders import CONTENDERS, OURS, Between, Contender
 from components.study.results import ResultsFile
-from components.study.scores import differences
+from components.study.scores import differences, within_differences
 from components.study.trial import Log, Outcome, Trial, claimed, run_trial
 from model.config import RankerConfig
 
@@ -222,8 +222,8 @@ def _test(comparison: Comparison, contender: Contender, best: Values, advance: A
 
 
 def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
-    """Adds to each test how much its AUC is above that of Feed-SR with the same seed, where the
-    scores of both are in the work folder.
+    """Adds to each test how much its AUC, over all impressions and within members, is above that
+    of Feed-SR with the same seed, where the scores of both are in the work folder.
     """
     rows = comparison.results.entries()
     names = comparison.config.spec.task_names
@@ -231,12 +231,18 @@ def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
         row = rows.get(contender.name, {"seeds": {}})
         for seed, result in row["seeds"].items():
             ours = rows.get(OURS, {"seeds": {}})["seeds"].get(seed)
-            if ours is None or result.get("apart_from") == ours["fingerprint"]:
+            if ours is None or _is_set_apart(result, ours):
                 continue
             folders = (result["fingerprint"], ours["fingerprint"])
             both = [Outcome.load(comparison.work / "trials" / folder) for folder in folders]
             if both[0] is None or both[1] is None:
                 continue
-            result["difference"] = differences(both[0].scores, both[1].scores, names)
+            scores = both[0].scores, both[1].scores
+            result["difference"] = differences(*scores, names)
+            result["within_difference"] = within_differences(*scores, names)
             result["apart_from"] = ours["fingerprint"]
             comparison.results.put(contender.name, {"chosen": row["chosen"]}, int(seed), result)
+
+
+def _is_set_apart(result: Values, ours: Values) -> bool:
+    return "within_difference" in result and result.get("apart_from") == ours["fingerprint"]

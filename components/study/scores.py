@@ -17,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from components.bootstrap import BootstrapAuc, standard_error
+from components.bootstrap import BootstrapAuc, member_weights, standard_error
 from components.layout import atomic_path
-from components.scorecard import Scorecard
+from components.scorecard import Scorecard, grouped_auc
 from components.scored import scored_batches
 from feature_repo.spec import Spec
 from kernels.streaming_metrics import exact_auc
 
 RESAMPLES = 200
+Differences = dict[str, tuple[float | None, float | None]]
+"""By task, how much higher an AUC is and the standard error of that; None where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +85,15 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
     return found, scores
 
 
-def differences(
-    mine: Scores, other: Scores, tasks: tuple[str, ...]
-) -> dict[str, tuple[float | None, float | None]]:
-    """By task, how much higher my AUC is on the same impressions, and its standard error.
+def differences(mine: Scores, other: Scores, tasks: tuple[str, ...]) -> Differences:
+    """How much higher my AUC is on the same impressions.
 
     None where the test has no such difference: a task with one class, or no variation.
 
     Raises:
         ValueError: the scores are of different tests.
     """
-    same = np.array_equal(mine.member_R, other.member_R)
-    if not same or not np.array_equal(mine.labels_RK, other.labels_RK, equal_nan=True):
-        raise ValueError("the two rankers were not scored on the same impressions")
+    _check_same_test(mine, other)
     resampled = [BootstrapAuc(len(tasks), RESAMPLES) for _ in range(2)]
     for auc, of in zip(resampled, (mine, other), strict=True):
         auc.update(of.logits_RK, of.labels_RK, of.member_R)
@@ -104,6 +102,33 @@ def differences(
         task: (_finite(mine.auc(k) - other.auc(k)), standard_error(apart_KB[k]))
         for k, task in enumerate(tasks)
     }
+
+
+def within_differences(mine: Scores, other: Scores, tasks: tuple[str, ...]) -> Differences:
+    """How much higher my AUC within members is on the same impressions: the mean over members with
+    both classes, weighted by their impressions.
+
+    Raises:
+        ValueError: the scores are of different tests.
+    """
+    _check_same_test(mine, other)
+    found: Differences = {}
+    for k, task in enumerate(tasks):
+        seen_R = np.isfinite(mine.labels_RK[:, k])
+        labels_R, member_R = mine.labels_RK[seen_R, k], mine.member_R[seen_R]
+        auc_S, size_S, member_S = grouped_auc(mine.logits_RK[seen_R, k], labels_R, member_R)
+        apart_S = auc_S - grouped_auc(other.logits_RK[seen_R, k], labels_R, member_R)[0]
+        drawn_BS = member_weights(member_S, RESAMPLES).T * size_S
+        total_B = drawn_BS.sum(1)
+        apart_B = drawn_BS @ apart_S / np.where(total_B, total_B, np.nan)
+        found[task] = _finite(apart_B[0]), standard_error(apart_B)
+    return found
+
+
+def _check_same_test(mine: Scores, other: Scores) -> None:
+    same = np.array_equal(mine.member_R, other.member_R)
+    if not same or not np.array_equal(mine.labels_RK, other.labels_RK, equal_nan=True):
+        raise ValueError("the two rankers were not scored on the same impressions")
 
 
 def _finite(value: float) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from components.evaluate import HISTORY_LENGTHS, segment_name
 from components.layout import atomic_path
-from components.study.contenders import CONTENDERS, OURS
+from components.study.contenders import CONTENDERS, OURS, Contender
 from components.study.experiments import ABLATION, REFERENCE, with_references
 from components.study.incremental import METHODS
 from components.study.scaling import Line
@@ -46,13 +46,13 @@ class Interval:
         return abs(self.mean) > self.half
 
 
-def difference(row: Row, task: str) -> Interval:
-    """The row's AUC above its reference's, over seeds.
+def difference(row: Row, task: str, kind: str = "difference") -> Interval:
+    """The row's AUC above its reference's, over seeds; `kind` "within_difference": within members.
 
     The variance has two parts: which members are in the test, the same for every seed, so that more
     seeds do not make it smaller; and the seed, which averages out.
     """
-    found = [seed["difference"][task] for seed in row["seeds"].values() if "difference" in seed]
+    found = [seed[kind][task] for seed in row["seeds"].values() if kind in seed]
     found = [(mean, error) for mean, error in found if mean is not None and error is not None]
     if not found:
         return Interval(math.nan, math.nan)
@@ -135,20 +135,18 @@ def comparison_table(results: dict[str, Any], task: str) -> str:
     others = [t for t in ("click", "like") if t != task]
     named = "".join(f" {t} |" for t in others)
     lines = [
-        f"| ranker | {task} AUC | Feed-SR is above by |{named} within members | log loss | ECE "
-        "| training | request | parameters |",
-        "|---" * (8 + len(others) + 1) + "|",
+        f"| ranker | {task} AUC | Feed-SR is above by |{named} within members | above by "
+        "| log loss | ECE | training | request | parameters |",
+        "|---" * (9 + len(others) + 1) + "|",
     ]
     for contender, row in rows:
-        apart = difference(row, task)
-        above = Interval(-apart.mean, apart.half)
-        shown = f"**{above}**" if above.clear_of_zero else str(above)
         cells = [
             contender.title,
             spread(row, task),
-            "" if contender.name == OURS else shown,
+            _ours_above(contender, row, task, "difference"),
             *(_number(metric(row, t, "auc"), ".4f") for t in others),
             _number(over_seeds(row, lambda s: s["within_member"][task]["auc"]), ".4f"),
+            _ours_above(contender, row, task, "within_difference"),
             _number(metric(row, task, "log_loss"), ".4f"),
             _number(metric(row, task, "ece"), ".4f"),
             _number(over_seeds(row, lambda s: s["seconds"]["train"]), ".0f", " s"),
@@ -157,6 +155,15 @@ def comparison_table(results: dict[str, Any], task: str) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _ours_above(contender: Contender, row: Row, task: str, kind: str) -> str:
+    """How much Feed-SR is above a contender, bold where that is clear of zero; "" for itself."""
+    if contender.name == OURS:
+        return ""
+    apart = difference(row, task, kind)
+    above = Interval(-apart.mean, apart.half)
+    return f"**{above}**" if above.clear_of_zero else str(above)
 
 
 def _number(value: float, form: str, unit: str = "") -> str:

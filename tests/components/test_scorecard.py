@@ -30,8 +30,8 @@ def test_grouped_auc_is_the_definition_in_each_group(data) -> None:
         mine = labels[groups == g]
         if 0 < mine.sum() < len(mine):
             want[len(mine), g] = auc_of(scores[groups == g], mine)
-    auc, size = grouped_auc(scores, labels, groups)
-    assert size.tolist() == [n for n, _ in want]
+    auc, size, found = grouped_auc(scores, labels, groups)
+    assert list(zip(size.tolist(), found.tolist(), strict=True)) == list(want)
     np.testing.assert_allclose(auc, list(want.values()))
 
 

@@ -95,7 +95,15 @@ def test_differences_are_against_the_same_seed_of_feed_sr(done) -> None:
             )
             assert apart == pytest.approx(mine - ours, abs=1e-12)
             assert error > 0
-    assert rows["feed_sr"]["seeds"]["0"]["difference"]["long_dwell"] == [0, 0]
+            within = [
+                rows[n]["seeds"][seed]["within_member"]["long_dwell"]["auc"]
+                for n in (name, "feed_sr")
+            ]
+            apart, error = rows[name]["seeds"][seed]["within_difference"]["long_dwell"]
+            assert apart == pytest.approx(within[0] - within[1], abs=1e-12)
+            assert error > 0
+    for kind in ("difference", "within_difference"):
+        assert rows["feed_sr"]["seeds"]["0"][kind]["long_dwell"] == [0, 0]
 
 
 def test_a_run_that_goes_on_suggests_what_it_suggested(comparison, done, monkeypatch) -> None:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Differences within members against what they are defined as: members drawn again, one by one."""
+
+import numpy as np
+import pytest
+
+from components.bootstrap import member_weights
+from components.scorecard import grouped_auc
+from components.study.scores import RESAMPLES, Scores, within_differences
+
+MEMBERS, EACH = 40, 12
+TASKS = ("click", "like")
+
+
+@pytest.fixture
+def two() -> tuple[Scores, Scores]:
+    random = np.random.default_rng(0)
+    member_R = np.repeat(random.integers(1, 2**60, MEMBERS), EACH)
+    labels_RK = random.integers(0, 2, (len(member_R), len(TASKS))).astype(np.float32)
+    labels_RK[random.random(labels_RK.shape) < 0.1] = np.nan
+    labels_RK[:, 1] = np.where(np.isnan(labels_RK[:, 1]), np.nan, 0)  # never liked
+    both = []
+    for skill in (0.3, 0.5):
+        noise = random.normal(size=labels_RK.shape)
+        logits_RK = (np.nan_to_num(labels_RK) * skill + noise).astype(np.float32)
+        both.append(Scores(logits_RK=logits_RK, labels_RK=labels_RK, member_R=member_R))
+    return both[0], both[1]
+
+
+def test_a_difference_within_members_is_that_of_members_drawn_again(two) -> None:
+    mine, other = two
+    seen = np.isfinite(mine.labels_RK[:, 0])
+    labels, members = mine.labels_RK[seen, 0], mine.member_R[seen]
+
+    def drawn(scores: Scores, times: dict[int, int]) -> float:
+        auc, size, member = grouped_auc(scores.logits_RK[seen, 0], labels, members)
+        again = np.repeat(np.arange(len(member)), [times[int(m)] for m in member])
+        return float(np.average(auc[again], weights=size[again]))
+
+    unique = np.unique(mine.member_R)
+    weights = member_weights(unique, RESAMPLES)
+    each = [dict(zip(unique.tolist(), column, strict=True)) for column in weights.T.tolist()]
+    apart = [drawn(mine, times) - drawn(other, times) for times in each]
+    value, error = within_differences(mine, other, TASKS)["click"]
+    assert value == pytest.approx(apart[0], abs=1e-12)
+    assert error == pytest.approx(np.std(apart[1:], ddof=1), rel=1e-9)
+    assert error > 0.005
+
+
+def test_within_members_a_task_with_one_class_has_no_difference(two) -> None:
+    assert within_differences(*two, TASKS)["like"] == (None, None)
+    assert within_differences(two[0], two[0], TASKS)["click"] == (0, 0)
