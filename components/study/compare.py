@@ -222,8 +222,8 @@ def _test(comparison: Comparison, contender: Contender, best: Values, advance: A
 
 
 def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
-    """Adds to each test how much its AUC, over all impressions and within members, is above that
-    of Feed-SR with the same seed, where the scores of both are in the work folder.
+    """Adds to each test how much its AUC, over all impressions and within a member's day, is
+    above that of Feed-SR with the same seed, where the scores of both are in the work folder.
     """
     rows = comparison.results.entries()
     names = comparison.config.spec.task_names

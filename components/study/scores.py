@@ -4,7 +4,8 @@ impression by impression.
 
 Every row of a folder of shards gets the logits it would have had when served. Knows no study.
 
-Shape suffixes: R rows; K tasks.
+Shape suffixes: R rows; K tasks; S sequences, G those with both classes; B resamples, the first the
+data itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Differences = dict[str, tuple[float | None, float | None]]
 """By task, how much higher an AUC is and the standard error of that; None where there is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scores:
     """The rows of a test in the shards' order.
 
@@ -37,11 +38,13 @@ class Scores:
         logits_RK: float32.
         labels_RK: float32, NaN where the action was not observed.
         member_R: int64.
+        sequence_R: int64, equal for the impressions of a member's day.
     """
 
     logits_RK: npt.NDArray[np.float32]
     labels_RK: npt.NDArray[np.float32]
     member_R: npt.NDArray[np.int64]
+    sequence_R: npt.NDArray[np.int64]
 
     def auc(self, k: int) -> float:
         """The AUC of task k; NaN without both classes."""
@@ -73,12 +76,13 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
     has hardly learned and scores everything alike.
     """
     card = Scorecard(spec.task_names)
-    parts = []
+    parts, before = [], 0
     for batch in scored_batches(ranker, folder, spec):
         card.update(batch.logits_RK, batch.rows)
-        parts.append((batch.logits_RK, batch.rows.labels_RK, batch.member_R))
-    logits, labels, members = (np.concatenate(part) for part in zip(*parts, strict=True))
-    scores = Scores(logits_RK=logits, labels_RK=labels, member_R=members)
+        sequence_R = before + batch.rows.sequence_R
+        parts.append((batch.logits_RK, batch.rows.labels_RK, batch.member_R, sequence_R))
+        before += batch.packed.num_sequences
+    scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
     found = card.result()
     for k, task in enumerate(spec.task_names):
         found["tasks"][task]["auc"] = _finite(scores.auc(k))
@@ -105,22 +109,24 @@ def differences(mine: Scores, other: Scores, tasks: tuple[str, ...]) -> Differen
 
 
 def within_differences(mine: Scores, other: Scores, tasks: tuple[str, ...]) -> Differences:
-    """How much higher my AUC within members is on the same impressions: the mean over members with
-    both classes, weighted by their impressions.
+    """How much higher my AUC within a member's day is on the same impressions: the mean over days
+    with both classes, weighted by their impressions. Members are drawn again, with all their days.
 
     Raises:
         ValueError: the scores are of different tests.
     """
     _check_same_test(mine, other)
     found: Differences = {}
+    _, first_S, place_R = np.unique(mine.sequence_R, return_index=True, return_inverse=True)
+    member_S = mine.member_R[first_S]
     for k, task in enumerate(tasks):
         seen_R = np.isfinite(mine.labels_RK[:, k])
-        labels_R, member_R = mine.labels_RK[seen_R, k], mine.member_R[seen_R]
-        auc_S, size_S, member_S = grouped_auc(mine.logits_RK[seen_R, k], labels_R, member_R)
-        apart_S = auc_S - grouped_auc(other.logits_RK[seen_R, k], labels_R, member_R)[0]
-        drawn_BS = member_weights(member_S, RESAMPLES).T * size_S
-        total_B = drawn_BS.sum(1)
-        apart_B = drawn_BS @ apart_S / np.where(total_B, total_B, np.nan)
+        labels_R, groups_R = mine.labels_RK[seen_R, k], place_R[seen_R]
+        auc_G, size_G, place_G = grouped_auc(mine.logits_RK[seen_R, k], labels_R, groups_R)
+        apart_G = auc_G - grouped_auc(other.logits_RK[seen_R, k], labels_R, groups_R)[0]
+        drawn_BG = member_weights(member_S[place_G], RESAMPLES).T * size_G
+        total_B = drawn_BG.sum(1)
+        apart_B = drawn_BG @ apart_G / np.where(total_B, total_B, np.nan)
         found[task] = _finite(apart_B[0]), standard_error(apart_B)
     return found
 

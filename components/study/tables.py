@@ -47,7 +47,8 @@ class Interval:
 
 
 def difference(row: Row, task: str, kind: str = "difference") -> Interval:
-    """The row's AUC above its reference's, over seeds; `kind` "within_difference": within members.
+    """The row's AUC above its reference's, over seeds; `kind` "within_difference": within a
+    member's day.
 
     The variance has two parts: which members are in the test, the same for every seed, so that more
     seeds do not make it smaller; and the seed, which averages out.
@@ -135,7 +136,7 @@ def comparison_table(results: dict[str, Any], task: str) -> str:
     others = [t for t in ("click", "like") if t != task]
     named = "".join(f" {t} |" for t in others)
     lines = [
-        f"| ranker | {task} AUC | Feed-SR is above by |{named} within members | above by "
+        f"| ranker | {task} AUC | Feed-SR is above by |{named} within a day | above by "
         "| log loss | ECE | training | request | parameters |",
         "|---" * (9 + len(others) + 1) + "|",
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Differences within members against what they are defined as: members drawn again, one by one."""
+"""Differences within a member's day against what they are defined as: members drawn again."""
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ TASKS = ("click", "like")
 def two() -> tuple[Scores, Scores]:
     random = np.random.default_rng(0)
     member_R = np.repeat(random.integers(1, 2**60, MEMBERS), EACH)
+    sequence_R = np.arange(len(member_R)) // (EACH // 2)  # two days each
     labels_RK = random.integers(0, 2, (len(member_R), len(TASKS))).astype(np.float32)
     labels_RK[random.random(labels_RK.shape) < 0.1] = np.nan
     labels_RK[:, 1] = np.where(np.isnan(labels_RK[:, 1]), np.nan, 0)  # never liked
@@ -23,18 +24,19 @@ def two() -> tuple[Scores, Scores]:
     for skill in (0.3, 0.5):
         noise = random.normal(size=labels_RK.shape)
         logits_RK = (np.nan_to_num(labels_RK) * skill + noise).astype(np.float32)
-        both.append(Scores(logits_RK=logits_RK, labels_RK=labels_RK, member_R=member_R))
+        both.append(Scores(logits_RK, labels_RK, member_R, sequence_R))
     return both[0], both[1]
 
 
-def test_a_difference_within_members_is_that_of_members_drawn_again(two) -> None:
+def test_a_difference_within_a_day_is_that_of_members_drawn_again(two) -> None:
     mine, other = two
     seen = np.isfinite(mine.labels_RK[:, 0])
-    labels, members = mine.labels_RK[seen, 0], mine.member_R[seen]
+    labels, days = mine.labels_RK[seen, 0], mine.sequence_R[seen]
+    member = dict(zip(mine.sequence_R.tolist(), mine.member_R.tolist(), strict=True))
 
     def drawn(scores: Scores, times: dict[int, int]) -> float:
-        auc, size, member = grouped_auc(scores.logits_RK[seen, 0], labels, members)
-        again = np.repeat(np.arange(len(member)), [times[int(m)] for m in member])
+        auc, size, day = grouped_auc(scores.logits_RK[seen, 0], labels, days)
+        again = np.repeat(np.arange(len(day)), [times[member[int(d)]] for d in day])
         return float(np.average(auc[again], weights=size[again]))
 
     unique = np.unique(mine.member_R)
@@ -47,6 +49,6 @@ def test_a_difference_within_members_is_that_of_members_drawn_again(two) -> None
     assert error > 0.005
 
 
-def test_within_members_a_task_with_one_class_has_no_difference(two) -> None:
+def test_within_a_day_a_task_with_one_class_has_no_difference(two) -> None:
     assert within_differences(*two, TASKS)["like"] == (None, None)
     assert within_differences(two[0], two[0], TASKS)["click"] == (0, 0)
