@@ -84,6 +84,7 @@ def compare(
     test_through: Annotated[str, typer.Option(help="last day of the test, from the day after")],
     rankers: Annotated[str, typer.Option(help="names with commas; default: all")] = "",
     trials: Annotated[int, typer.Option(min=1, help="configurations tried of each")] = 8,
+    choosing_seeds: Annotated[int, typer.Option(min=1, help="of each one's best three")] = 3,
     seeds: Seeds = 5,
     freshness: Annotated[str, typer.Option(help="day, 30m or immediate")] = "day",
     json_file: ResultsPath = None,
@@ -96,7 +97,12 @@ def compare(
 
     choosing = Log(data=data, train_before=train_before, test_through=choose_through)
     options = CompareOptions(
-        rankers=_names(rankers), trials=trials, seeds=seeds, freshness=freshness, config=config
+        rankers=_names(rankers),
+        trials=trials,
+        choosing_seeds=choosing_seeds,
+        seeds=seeds,
+        freshness=freshness,
+        config=config,
     )
     results = _results(json_file, f"compare-{freshness}", choosing)
     _tell_left(run(choosing, test_through, options, results, work))

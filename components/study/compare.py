@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`feedsr compare`: every contender tuned alike on some days, then tested once on the days after.
 
-Tuning looks at the choosing days with one seed; the test days are seen by the chosen configuration
-alone, with every seed, trained anew on all days before them. Optuna's sampler is seeded, so that a
-run that goes on suggests what it suggested before, and finds those figures among the results.
+Tuning looks at the choosing days with one seed, whose best few differ by less than seeds do: those
+are trained with more, and the highest mean is chosen. The test days are seen by the chosen
+configuration alone, with every seed, trained anew on all days before them. Optuna's sampler is
+seeded, so that a run that goes on suggests what it suggested before, and finds those figures among
+the results.
 """
 
 from __future__ import annotations
@@ -25,7 +27,18 @@ from model.config import RankerConfig
 
 RANDOM_TRIALS = 4
 """Tried before the sampler looks at what was better."""
+FINALISTS = 3
+"""The best of the tuned, between which more seeds choose."""
 Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A configuration that was tried: its number, what it changes, and its AUC with seed 0."""
+
+    number: int
+    values: Values
+    auc: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +51,7 @@ class Comparison:
         config: everything but the rankers.
         task: whose AUC is tuned.
         trials: configurations tried of each contender; 1 is the start alone.
+        choosing_seeds: of each finalist on the choosing days.
         seeds: of the test.
         work: folder of shards, weights and scores.
         results: where the figures go.
@@ -48,6 +62,7 @@ class Comparison:
     config: StudyConfig
     task: str
     trials: int
+    choosing_seeds: int
     seeds: int
     work: Path
     results: ResultsFile
@@ -59,13 +74,14 @@ class CompareOptions:
 
     Attributes:
         rankers: names of the contenders; none is all.
-        trials, seeds: see `Comparison`.
+        trials, choosing_seeds, seeds: see `Comparison`.
         freshness: how late features and histories are, in training and when ranking.
         config: a shipped configuration or a JSON file; "" is chosen by the data.
     """
 
     rankers: Sequence[str] = ()
     trials: int = 8
+    choosing_seeds: int = 3
     seeds: int = 5
     freshness: str = "day"
     config: str = ""
@@ -98,6 +114,7 @@ def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, w
         config=start,
         task=start.gate.task,
         trials=options.trials,
+        choosing_seeds=options.choosing_seeds,
         seeds=options.seeds,
         work=work.expanduser().resolve(),
         results=ResultsFile(path=path, name="compare", setting=setting),
@@ -115,37 +132,57 @@ def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
         ValueError: the log, the configuration or a library that is not installed; one sentence.
     """
     left = 0
-    total = len(contenders) * (comparison.trials + comparison.seeds)
-    with progress("trials", total) as advance:
+    finalists = min(comparison.trials, FINALISTS)
+    each = comparison.trials + finalists * (comparison.choosing_seeds - 1) + comparison.seeds
+    with progress("trials", len(contenders) * each) as advance:
         for contender in contenders:
-            best = tune(comparison, contender, advance)
-            left += best is None or not _test(comparison, contender, best, advance)
+            tried = tune(comparison, contender, advance)
+            best = None if tried is None else choose(comparison, contender, tried, advance)
+            left += best is None or not _test(comparison, contender, best.values, advance)
     _set_apart(comparison, contenders)
     return left
 
 
-def tune(comparison: Comparison, contender: Contender, advance: Any) -> Values | None:
-    """The values of the best trial on the choosing days; None where another process is at it."""
+def tune(comparison: Comparison, contender: Contender, advance: Any) -> list[Tuned] | None:
+    """What was tried on the choosing days; None where another process is at it."""
     optuna = _load_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=RANDOM_TRIALS)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    best: tuple[float, Values] | None = None
+    tried: list[Tuned] = []
     for number in range(comparison.trials):
         asked = study.ask()
         values = {} if number == 0 else suggest(asked, contender)
-        trial = make_trial(comparison, contender, values, comparison.choosing, 0)
-        auc = _tuned(comparison, contender, number, values, trial)
+        auc = _chosen_by(comparison, contender, f"tuning: {contender.name}", number, values, 0)
         if auc is None:
             return None
         if number:
             study.tell(asked, auc)
         else:  # the start lies outside what is suggested, and is no point of the sampler's
             study.tell(asked, state=optuna.trial.TrialState.PRUNED)
-        if best is None or auc > best[0]:
-            best = auc, values
+        tried.append(Tuned(number, values, auc))
         advance()
-    return None if best is None else best[1]
+    return tried
+
+
+def choose(
+    comparison: Comparison, contender: Contender, tried: Sequence[Tuned], advance: Any
+) -> Tuned | None:
+    """The finalist with the highest mean AUC over the choosing seeds, the first of equals; None
+    where another process is at it.
+    """
+    finalists = sorted(tried, key=lambda one: one.auc, reverse=True)[:FINALISTS]
+    means = []
+    for one in finalists:
+        row, total = f"finalist: {contender.name} {one.number}", one.auc
+        for seed in range(1, comparison.choosing_seeds):
+            auc = _chosen_by(comparison, contender, row, seed, one.values, seed)
+            if auc is None:
+                return None
+            total += auc
+            advance()
+        means.append(total / comparison.choosing_seeds)
+    return finalists[means.index(max(means))]
 
 
 def suggest(asked: Any, contender: Contender) -> Values:
@@ -189,12 +226,14 @@ def _load_optuna() -> Any:
         ) from error
 
 
-def _tuned(
-    comparison: Comparison, contender: Contender, number: int, values: Values, trial: Trial
+def _chosen_by(
+    comparison: Comparison, contender: Contender, row: str, key: int, values: Values, seed: int
 ) -> float | None:
-    """The AUC of a trial on the choosing days; None where another process is at it."""
-    row = f"tuning: {contender.name}"
-    found = comparison.results.seed(row, number, trial.fingerprint)
+    """The AUC of a configuration on the choosing days, kept as `key` of a row of the results; None
+    where another process is at it.
+    """
+    trial = make_trial(comparison, contender, values, comparison.choosing, seed)
+    found = comparison.results.seed(row, key, trial.fingerprint)
     if found is None:
         with claimed(comparison.work, trial) as mine:
             if not mine:
@@ -202,7 +241,7 @@ def _tuned(
             outcome = run_trial(trial, comparison.work)
         auc = outcome.values["tasks"][comparison.task]["auc"]
         found = {"fingerprint": trial.fingerprint, "values": values, "auc": auc}
-        comparison.results.put(row, {"contender": contender.name}, number, found)
+        comparison.results.put(row, {"contender": contender.name}, key, found)
     return float(found["auc"])
 
 

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from components.lightgbm_ranker import LightGBMConfig
-from components.study.compare import CompareOptions, Comparison, compare, make_trial, run
+from components.study.compare import (
+    CompareOptions,
+    Comparison,
+    Tuned,
+    choose,
+    compare,
+    make_trial,
+    run,
+)
 from components.study.config import changed, study_config
 from components.study.contenders import CONTENDERS, Between, Contender
 from components.study.results import ResultsFile
@@ -45,7 +53,8 @@ def comparison(tmp_path_factory) -> Comparison:
         testing=TESTING,
         config=CONFIG,
         task="long_dwell",
-        trials=3,
+        trials=4,
+        choosing_seeds=2,
         seeds=2,
         work=work,
         results=file,
@@ -61,7 +70,8 @@ def done(comparison) -> dict:
 def test_every_contender_is_tuned_alike_and_tested_with_every_seed(done) -> None:
     rows = done["rows"]
     for contender in SMALL:
-        assert list(rows[f"tuning: {contender.name}"]["seeds"]) == ["0", "1", "2"]
+        assert list(rows[f"tuning: {contender.name}"]["seeds"]) == ["0", "1", "2", "3"]
+        assert len([name for name in rows if name.startswith(f"finalist: {contender.name} ")]) == 3
         assert list(rows[contender.name]["seeds"]) == ["0", "1"]
     assert rows["lightgbm"]["seeds"]["0"]["request_ms"] > 0
     assert rows["feed_sr"]["seeds"]["0"]["parameters"] > 0
@@ -70,19 +80,39 @@ def test_every_contender_is_tuned_alike_and_tested_with_every_seed(done) -> None
 def test_the_first_trial_is_the_start_and_the_others_are_of_the_space(done) -> None:
     trials = done["rows"]["tuning: feed_sr"]["seeds"]
     assert trials["0"]["values"] == {}
-    for number in ("1", "2"):
+    for number in ("1", "2", "3"):
         values = trials[number]["values"]
         assert values["ranker.head.width"] in (8, 24)
         assert 1e-4 <= values["cold.learning_rate"] <= 1e-2
 
 
-def test_the_best_trial_of_the_choosing_days_is_what_is_tested(comparison, done) -> None:
+def test_the_best_on_the_choosing_days_over_seeds_is_what_is_tested(comparison, done) -> None:
     for contender in SMALL:
-        trials = done["rows"][f"tuning: {contender.name}"]["seeds"].values()
-        best = max(trials, key=lambda trial: trial["auc"])
+        trials = done["rows"][f"tuning: {contender.name}"]["seeds"]
+        finalists = sorted(trials, key=lambda n: -trials[n]["auc"])[:3]
+        means = {}
+        for number in finalists:
+            (again,) = done["rows"][f"finalist: {contender.name} {number}"]["seeds"].values()
+            assert again["values"] == trials[number]["values"]
+            assert again["fingerprint"] != trials[number]["fingerprint"]
+            means[number] = (trials[number]["auc"] + again["auc"]) / 2
+        best = trials[max(means, key=lambda n: means[n])]
         assert done["rows"][contender.name]["chosen"] == best["values"]
         trial = make_trial(comparison, contender, best["values"], TESTING, 1)
         assert done["rows"][contender.name]["seeds"]["1"]["fingerprint"] == trial.fingerprint
+
+
+def test_one_seed_of_luck_does_not_choose(comparison, monkeypatch) -> None:
+    aucs = {0: (0.70, 0.70), 1: (0.72, 0.62), 2: (0.71, 0.71), 3: (0.69, 0.99)}
+    monkeypatch.setattr(
+        "components.study.compare._chosen_by",
+        lambda _, contender, row, key, values, seed: aucs[values["number"]][seed],
+    )
+    tried = [Tuned(number, {"number": number}, auc[0]) for number, auc in aucs.items()]
+    for order in (tried, tried[::-1]):
+        best = choose(comparison, SMALL[0], order, lambda: None)
+        assert best is not None
+        assert best.number == 2  # the third is no finalist
 
 
 def test_differences_are_against_the_same_seed_of_feed_sr(done) -> None:
@@ -150,6 +180,7 @@ def test_every_contender_is_a_ranker_and_every_corner_of_its_space_is_valid(cont
             config=CONFIG,
             task="click",
             trials=1,
+            choosing_seeds=1,
             seeds=1,
             work=None,  # type: ignore[arg-type]
             results=None,  # type: ignore[arg-type]
