@@ -28,7 +28,7 @@ class Impressions:
             counted from the window's start; never above the impression's own index.
         cu_seqlens: int32 `[S + 1]`, offsets of the sequences in M.
         time_M: int64 ms, when each was served (an untimed row's is where its source placed it);
-            None where nobody asks, as only positions "time_rope" do.
+            None where nobody asks, as positions "time_rope" and LiGR's sets do.
     """
 
     features: dict[str, Tensor]

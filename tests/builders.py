@@ -5,6 +5,8 @@ functions.
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -102,9 +104,12 @@ def make_train_batch(
     pattern: Pattern = "causal",
     target_share: float = 0.75,
 ) -> TrainBatch:
-    """Random sequences; an impression is a target with the given chance, or else auxiliary."""
+    """Random sequences; an impression is a target with the given chance, or else auxiliary. Of
+    those that knew the same, two at a time were served together.
+    """
     generator = torch.Generator().manual_seed(seed)
     impressions = make_impressions(spec, lengths, generator, pattern)
+    impressions = dataclasses.replace(impressions, time_M=served_in_pairs(impressions))
     is_target = torch.rand(sum(lengths), generator=generator) < target_share
     target, auxiliary = is_target.nonzero()[:, 0], (~is_target).nonzero()[:, 0]
     labels = torch.stack([impressions.actions[t].float() for t in spec.task_names], -1)
@@ -120,6 +125,18 @@ def make_train_batch(
         auxiliary_A=auxiliary,
         auxiliary_labels_AK=labels[auxiliary],
     )
+
+
+def served_in_pairs(impressions: Impressions) -> Tensor:
+    """int64 `[M]`: times in the order of what was known, of two impressions each."""
+    before: Counter[tuple[int, int]] = Counter()
+    times = []
+    for sequence, length in enumerate(impressions.cu_seqlens.diff().tolist()):
+        for _ in range(length):
+            knew = sequence, int(impressions.known_M[len(times)])
+            times.append(1000 * knew[1] + before[knew] // 2)
+            before[knew] += 1
+    return torch.tensor(times, dtype=torch.int64)
 
 
 def make_rank_batch(

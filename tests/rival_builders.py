@@ -51,12 +51,13 @@ def request_of(batch: TrainBatch, targets: Sequence[int]) -> RankBatch:
 
 
 def requests_of(batch: TrainBatch) -> list[list[int]]:
-    """The targets of a batch by the request that they would have been in."""
+    """The targets of a batch by the request that they were in: served to one member at one time."""
     imp = batch.impressions
+    assert imp.time_M is not None
     found: dict[tuple[int, int], list[int]] = {}
     for target, row in enumerate(batch.target_R.tolist()):
         sequence = int(torch.searchsorted(imp.cu_seqlens[1:], row, right=True))
-        found.setdefault((sequence, int(imp.known_M[row])), []).append(target)
+        found.setdefault((sequence, int(imp.time_M[row])), []).append(target)
     return list(found.values())
 
 

@@ -3,11 +3,10 @@
 
 By design a candidate's score depends on the other candidates: the house's law of candidate
 isolation does not hold here, and a score means something for its set only. It does not depend on
-the set's order, and requests in one batch stay apart. A set in training is what one request would
-have been: the targets of a sequence that knew the same history. At freshness "day" that is a day of
-the member's; at "immediate" each target is a set of its own, and training says nothing of sets.
-Offline such a set may hold what later requests of the day chose knowing the earlier feedback, which
-flatters it: its offline quality does not compare like for like with that of isolated candidates.
+the set's order, and requests in one batch stay apart. A set in training is a request: the targets
+that were served to a member at one time. (Those of a later request of the same day would tell of
+feedback that this one could not know.) On a log that serves posts one at a time each target is a
+set of its own, and training says nothing of sets.
 (arXiv 2502.03417, section 3. Its semantic ids are left out: the features are the spec's.)
 
 Shape suffixes: R targets; A auxiliary impressions; N candidates; S requests; D width of a token; C
@@ -84,7 +83,13 @@ class LiGR(Ranker):
 
 
 def request_of(impressions: Impressions, row_R: Tensor) -> Tensor:
-    """int64 `[R]`, equal for the rows of a sequence that knew the same history: one request's."""
+    """int64 `[R]`, equal for the rows of a sequence that were served at one time: one request's.
+
+    Raises:
+        ValueError: the batch does not say when its impressions were served.
+    """
+    if impressions.time_M is None:
+        raise ValueError("LiGR's sets want Impressions.time_M, and this batch has none")
     sequence_R = sequence_of(impressions.cu_seqlens, row_R)
-    known_R = impressions.known_M[row_R].long()
-    return sequence_R * (impressions.num_impressions + 1) + known_R
+    both_R2 = torch.stack([sequence_R, impressions.time_M[row_R]], 1)
+    return both_R2.unique(dim=0, return_inverse=True)[1]

@@ -86,8 +86,24 @@ def test_a_set_in_training_is_one_request() -> None:
     set_R = request_of(batch.impressions, batch.target_R).tolist()
     want = requests_of(batch)
     assert max(len(targets) for targets in want) > 1
+    known = batch.impressions.known_M[batch.target_R]
+    assert len(want) > len(known.unique())  # some knew the same and were served at another time
     found = [[r for r, s in enumerate(set_R) if s == value] for value in dict.fromkeys(set_R)]
     assert sorted(found) == sorted(want)
+
+
+def test_what_is_served_later_does_not_reach_a_score_in_training() -> None:
+    batch = make_train_batch(TINY, 3, [9], "day")
+    request = requests_of(batch)[0]
+    context = torch.full_like(batch.context_RC, 3.0)
+    context[request] = batch.context_RC[request]
+    got = RANKER(dataclasses.replace(batch, context_RC=context)).logits_RK
+    want = RANKER(batch).logits_RK
+    torch.testing.assert_close(got[request], want[request], rtol=1e-10, atol=1e-10)
+    assert len(request) < len(want)
+    untold = dataclasses.replace(batch.impressions, time_M=None)
+    with pytest.raises(ValueError, match="time_M"):
+        RANKER(dataclasses.replace(batch, impressions=untold))
 
 
 @settings(max_examples=40, deadline=None)
