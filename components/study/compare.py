@@ -132,7 +132,7 @@ def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
         ValueError: the log, the configuration or a library that is not installed; one sentence.
     """
     left = 0
-    finalists = min(comparison.trials, FINALISTS)
+    finalists = min(comparison.trials, FINALISTS) if comparison.trials > 1 else 0
     each = comparison.trials + finalists * (comparison.choosing_seeds - 1) + comparison.seeds
     with progress("trials", len(contenders) * each) as advance:
         for contender in contenders:
@@ -171,6 +171,8 @@ def choose(
     """The finalist with the highest mean AUC over the choosing seeds, the first of equals; None
     where another process is at it.
     """
+    if len(tried) == 1:
+        return tried[0]
     finalists = sorted(tried, key=lambda one: one.auc, reverse=True)[:FINALISTS]
     means = []
     for one in finalists:

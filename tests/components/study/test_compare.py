@@ -113,6 +113,7 @@ def test_one_seed_of_luck_does_not_choose(comparison, monkeypatch) -> None:
         best = choose(comparison, SMALL[0], order, lambda: None)
         assert best is not None
         assert best.number == 2  # the third is no finalist
+    assert choose(comparison, SMALL[0], tried[3:], None) is tried[3]  # nothing to train
 
 
 def test_differences_are_against_the_same_seed_of_feed_sr(done) -> None:
