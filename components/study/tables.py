@@ -131,23 +131,31 @@ def in_order(rows: dict[str, Row]) -> list[Row]:
 
 
 def comparison_table(results: dict[str, Any], task: str) -> str:
-    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs."""
+    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs.
+
+    AUC within a member's day is shown at freshness `day` alone: fresher rankers know some of the
+    day's labels, of which the others are then the rest.
+    """
     rows = [(c, results["rows"][c.name]) for c in CONTENDERS if c.name in results["rows"]]
     others = [t for t in ("click", "like") if t != task]
-    named = "".join(f" {t} |" for t in others)
-    lines = [
-        f"| ranker | {task} AUC | Feed-SR is above by |{named} within a day | above by "
-        "| log loss | ECE | training | request | parameters |",
-        "|---" * (9 + len(others) + 1) + "|",
-    ]
+    within = results["setting"]["config"]["freshness"] == "day"
+    heads = ["ranker", f"{task} AUC", "Feed-SR is above by", *others]
+    heads += ["within a day", "above by"] if within else []
+    heads += ["log loss", "ECE", "training", "request", "parameters"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for contender, row in rows:
         cells = [
             contender.title,
             spread(row, task),
             _ours_above(contender, row, task, "difference"),
             *(_number(metric(row, t, "auc"), ".4f") for t in others),
-            _number(over_seeds(row, lambda s: s["within_member"][task]["auc"]), ".4f"),
-            _ours_above(contender, row, task, "within_difference"),
+        ]
+        if within:
+            cells += [
+                _number(over_seeds(row, lambda s: s["within_member"][task]["auc"]), ".4f"),
+                _ours_above(contender, row, task, "within_difference"),
+            ]
+        cells += [
             _number(metric(row, task, "log_loss"), ".4f"),
             _number(metric(row, task, "ece"), ".4f"),
             _number(over_seeds(row, lambda s: s["seconds"]["train"]), ".0f", " s"),

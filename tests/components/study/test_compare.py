@@ -47,7 +47,8 @@ SMALL = (
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Comparison:
     work = tmp_path_factory.mktemp("compare")
-    file = ResultsFile(path=work / "study_compare.json", name="compare", setting={"data": "sim"})
+    setting = {"data": "sim", "config": CONFIG.model_dump(mode="json")}
+    file = ResultsFile(path=work / "study_compare.json", name="compare", setting=setting)
     return Comparison(
         choosing=CHOOSING,
         testing=TESTING,
@@ -163,6 +164,16 @@ def test_the_table_has_a_line_a_contender(done) -> None:
     assert table.count("\n") == 2 + len(SMALL)
     assert "| DCNv2, two towers |" in table
     assert table.index("Feed-SR") < table.index("DCNv2") < table.index("LightGBM")
+
+
+def test_within_a_day_is_shown_where_no_ranker_knows_the_day(done) -> None:
+    fresh = {**done["setting"], "config": {**done["setting"]["config"], "freshness": "immediate"}}
+    whole = comparison_table(done, "long_dwell")
+    table = comparison_table({**done, "setting": fresh}, "long_dwell")
+    assert " within a day |" in whole
+    assert " within a day |" not in table
+    wide = whole.splitlines()[0].count("|")
+    assert {line.count("|") for line in table.splitlines()} == {wide - 2}
 
 
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda c: c.name)
