@@ -28,6 +28,7 @@ from components.config import DailyConfig
 from components.evaluate import evaluate_ranker
 from components.gate import BASELINE, CANDIDATE
 from components.layout import check_writable, write_json
+from components.scorecard import compares_within_day
 from components.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig
@@ -185,7 +186,7 @@ def _summary(runs: list[Result], config: DailyConfig) -> Result:
             each = [run["rankers"][name]["tasks"][task] for run in runs]
             means[name][task] = {m: _mean([e[m] for e in each]) for m in METRICS}
             spread[name][task] = {m: _spread([e[m] for e in each]) for m in METRICS[:3]}
-    within = "within_member" if config.freshness == "day" else None
+    within = "within_member" if compares_within_day(config.freshness) else None
     first = runs[0]["rankers"]
     return {
         "rankers": means,

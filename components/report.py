@@ -21,6 +21,7 @@ from components.config import DailyConfig
 from components.figures import Run, figures
 from components.gate import BASELINE, CANDIDATE, PRODUCTION, GateVerdict
 from components.layout import Layout, atomic_path
+from components.scorecard import compares_within_day
 
 Metrics = dict[str, Any]
 LABELS = {CANDIDATE: "Feed-SR", BASELINE: "DCNv2", PRODUCTION: "production"}
@@ -83,7 +84,7 @@ def _context(layout: Layout, metrics: Metrics, config: DailyConfig) -> dict[str,
         "gate_task": task,
         "min_positives": config.gate.min_positives,
         "plots": figures(Run(metrics, curves, earlier, config.spec.task_names, task)),
-        "within": metrics["freshness"] == "day",
+        "within": compares_within_day(metrics["freshness"]),
         "segments": _segments(metrics, rankers, task),
         "moved": _moved(metrics),
         "ingest_names": INGEST_COUNTS,

@@ -25,6 +25,13 @@ CALIBRATION_BINS = 10
 METRICS = ("auc", "log_loss", "ece")
 
 
+def compares_within_day(freshness: str) -> bool:
+    """Whether AUC within a member's day is a fair figure: a ranker that is fresher than `day` knows
+    some of the day's labels, of which the others are then the rest.
+    """
+    return freshness == "day"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """What is known of each scored impression.

@@ -18,6 +18,7 @@ from typing import Any
 
 from components.backtest import ranker_configs
 from components.console import progress
+from components.scorecard import compares_within_day
 from components.study.config import StudyConfig, changed, merged
 from components.study.contenders import CONTENDERS, OURS, Between, Contender
 from components.study.results import ResultsFile
@@ -263,8 +264,9 @@ def _test(comparison: Comparison, contender: Contender, best: Values, advance: A
 
 
 def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
-    """Adds to each test how much its AUC, over all impressions and within a member's day, is
-    above that of Feed-SR with the same seed, where the scores of both are in the work folder.
+    """Adds to each test how much its AUC, over all impressions and (where that is fair) within a
+    member's day, is above that of Feed-SR with the same seed, where the scores of both are in the
+    work folder.
     """
     rows = comparison.results.entries()
     names = comparison.config.spec.task_names
@@ -280,10 +282,11 @@ def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
                 continue
             scores = both[0].scores, both[1].scores
             result["difference"] = differences(*scores, names)
-            result["within_difference"] = within_differences(*scores, names)
+            if compares_within_day(comparison.config.freshness):
+                result["within_difference"] = within_differences(*scores, names)
             result["apart_from"] = ours["fingerprint"]
             comparison.results.put(contender.name, {"chosen": row["chosen"]}, int(seed), result)
 
 
 def _is_set_apart(result: Values, ours: Values) -> bool:
-    return "within_difference" in result and result.get("apart_from") == ours["fingerprint"]
+    return "difference" in result and result.get("apart_from") == ours["fingerprint"]

@@ -17,6 +17,7 @@ from typing import Any
 
 from components.evaluate import HISTORY_LENGTHS, segment_name
 from components.layout import atomic_path
+from components.scorecard import compares_within_day
 from components.study.contenders import CONTENDERS, OURS, Contender
 from components.study.experiments import ABLATION, REFERENCE, with_references
 from components.study.incremental import METHODS
@@ -131,14 +132,10 @@ def in_order(rows: dict[str, Row]) -> list[Row]:
 
 
 def comparison_table(results: dict[str, Any], task: str) -> str:
-    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs.
-
-    AUC within a member's day is shown at freshness `day` alone: fresher rankers know some of the
-    day's labels, of which the others are then the rest.
-    """
+    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs."""
     rows = [(c, results["rows"][c.name]) for c in CONTENDERS if c.name in results["rows"]]
     others = [t for t in ("click", "like") if t != task]
-    within = results["setting"]["config"]["freshness"] == "day"
+    within = compares_within_day(results["setting"]["config"]["freshness"])
     heads = ["ranker", f"{task} AUC", "Feed-SR is above by", *others]
     heads += ["within a day", "above by"] if within else []
     heads += ["log loss", "ECE", "training", "request", "parameters"]
