@@ -33,6 +33,10 @@ class TrainConfig(Config):
             training on it costs AUC and calibration (docs/study.md).
         session_shuffle: shuffle the order inside a session (see docs/architecture.md).
         auxiliary_weight: weight of the loss of untimed impressions on the sequence output alone.
+        teachers: rankers of the next seeds that are trained first, for labels
+            (`components.teachers`); it costs so many trainings more. Not written at 0, so that what
+            was made before keeps its fingerprint.
+        teacher_weight: of what the teachers say in a label.
         checkpoint_steps: optimiser steps between checkpoints.
     """
 
@@ -47,6 +51,8 @@ class TrainConfig(Config):
     propensity: bool = False
     session_shuffle: bool = True
     auxiliary_weight: float = Field(1.0, ge=0)
+    teachers: int = Field(0, ge=0, le=16, exclude_if=lambda count: count == 0)
+    teacher_weight: float = Field(0.5, gt=0, le=1, exclude_if=lambda weight: weight == 0.5)
     checkpoint_steps: int = Field(50, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
 

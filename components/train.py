@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +26,7 @@ from components.config import DailyConfig, TrainConfig, load_config
 from components.data import estimate_weighting, open_loader, window_limit
 from components.distributed import Group, process_group
 from components.layout import Layout
+from components.teachers import Teachers
 from components.trainer import Trainer
 from feature_repo.spec import Freshness, Spec
 from kernels.loader import Loader, LoaderConfig, Packed, read_shard
@@ -74,11 +77,17 @@ def fit(
     train_config: TrainConfig,
     freshness: Freshness,
     start: Path | None = None,
+    teachers: Sequence[Path] | None = None,
 ) -> dict[str, Any]:
     """Trains a ranker on a folder of shards and writes it to `out_dir`.
 
-    Checkpoints go to `checkpoints/<name>` beside `out_dir` and are removed at the end; a run that
-    was killed resumes from the newest. A finished run with the same inputs returns at once.
+    Checkpoints go to `checkpoints/<name>` and teachers to `teachers/<name>` beside `out_dir`, and
+    are removed at the end; a run that was killed resumes from the newest. A finished run with the
+    same inputs returns at once.
+
+    Args:
+        teachers: folders of the teachers that `train_config` wants, trained with the next seeds
+            and otherwise the same; None trains them here.
 
     Returns:
         The training record: inputs, counts, the curve.
@@ -88,6 +97,7 @@ def fit(
             a checkpoint that cannot be written; one sentence.
     """
     checkpoints = out_dir.parent / "checkpoints" / out_dir.name
+    own_teachers = out_dir.parent / "teachers" / out_dir.name
     with process_group() as group:
         loader = _open(shards_dir, spec, train_config, freshness, group)
         inputs = describe_inputs(loader, ranker_config, spec, train_config, freshness, start)
@@ -95,7 +105,14 @@ def fit(
         if finished is not None:
             if group.leads:  # a run killed after its model was whole left them
                 clear_checkpoints(checkpoints)
+                shutil.rmtree(own_teachers, ignore_errors=True)
             return finished
+        if teachers is None:
+            teachers = []
+            for recipe in teacher_recipes(train_config):
+                teachers.append(own_teachers / f"seed-{recipe.seed}")
+                fit(shards_dir, teachers[-1], ranker_config, spec, recipe, freshness, start)
+        taught_by = [load_model(folder, spec)[0].to(group.device) for folder in teachers]
         packs = sample(loader)
         model = starting_model(ranker_config, spec, train_config.seed, start, packs)
         as_of_ms = max(int(s.metadata.get("as_of_ms", 0)) for s in loader.shards)
@@ -108,6 +125,7 @@ def fit(
             group=group,
             inputs=fingerprint(inputs),
             checkpoints=checkpoints,
+            teachers=Teachers(taught_by, train_config.teacher_weight),
         )
         del packs
         trainer.run()
@@ -115,8 +133,17 @@ def fit(
         if group.leads:
             save_model(out_dir, model, record)
             clear_checkpoints(checkpoints)
+            shutil.rmtree(own_teachers, ignore_errors=True)
         group.barrier()
     return record
+
+
+def teacher_recipes(config: TrainConfig) -> list[TrainConfig]:
+    """How each teacher of a run is trained: with the next seeds, and without teachers."""
+    return [
+        config.model_copy(update={"seed": config.seed + number, "teachers": 0})
+        for number in range(1, config.teachers + 1)
+    ]
 
 
 def _open(

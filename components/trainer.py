@@ -28,6 +28,7 @@ from components.data import Weighting, to_train_batch
 from components.distributed import Group
 from components.loss import mean_over_tasks, observed, task_sums
 from components.optimizer import make_optimizer, make_schedule, resume_schedule
+from components.teachers import NO_TEACHERS, Teachers
 from feature_repo.spec import Spec
 from kernels.loader import Loader, Packed, prefetched
 from model.batch import TrainBatch
@@ -46,6 +47,7 @@ class Trainer:
         loader: this process's share of the batches, packed ahead of what the trainer prepares.
         inputs: fingerprint of the run; only its own checkpoints are resumed.
         checkpoints: folder of this run's checkpoints.
+        teachers: what they say is mixed into the labels.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Trainer:
     group: Group
     inputs: str
     checkpoints: Path
+    teachers: Teachers = NO_TEACHERS
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -112,7 +115,7 @@ class Trainer:
     def _take_step(self, batches: list[TrainBatch]) -> list[float]:
         """One optimiser step over this process's micro-batches: the loss, then each task's."""
         torch.manual_seed((self.config.seed * 1_000_003 + self.step) * 1_009 + self.group.rank)
-        on_device = [batch.to(self.group.device) for batch in batches]
+        on_device = [self._taught(batch.to(self.group.device)) for batch in batches]
         weights = self._observed(on_device)
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros_like(weights)
@@ -130,6 +133,10 @@ class Trainer:
         self.schedule.step()
         self.step += 1
         return losses
+
+    def _taught(self, batch: TrainBatch) -> TrainBatch:
+        with self.group.autocast:
+            return self.teachers.mix(batch)
 
     def _synchronised(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are summed over the processes once a step, with the last micro-batch."""

@@ -18,6 +18,7 @@ AttentionName = Literal["softmax", "silu", "relu", "sigmoid"]
 BlockName = Literal["transformer", "hstu"]
 ResidualName = Literal["rescale", "plain", "rezero", "layer_scale", "gated"]
 NormName = Literal["pre", "post"]
+ActionTokenName = Literal["alone", "with_post"]
 
 
 class ModelConfig(BaseModel):
@@ -77,6 +78,8 @@ class FeedSRConfig(RankerConfig):
         positions: how order reaches the tokens: "rope" and "time_rope" rotate queries and keys, by
             index or by the time served; "learned" adds an embedding; "none" leaves the order to
             what each token sees.
+        action_token: what an action token carries: its actions alone, or its post's token as well.
+            At "alone" it is not written, so that what was made before it keeps its fingerprint.
         attention: what becomes of the scores: "softmax", or an activation of each, divided by how
             many keys are seen.
         attention_gate: each head's output times a sigmoid of its token.
@@ -101,6 +104,7 @@ class FeedSRConfig(RankerConfig):
     head: HeadConfig = HeadConfig()
     offset_positions: int = Field(60, ge=0)
     positions: PositionsName = "rope"
+    action_token: ActionTokenName = Field("alone", exclude_if=lambda name: name == "alone")
     attention: AttentionName = "softmax"
     attention_gate: bool = False
     block: BlockName = "transformer"

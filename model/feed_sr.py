@@ -148,6 +148,8 @@ class FeedSR(Ranker):
         """X1 A1 X2 A2 ...: `[T, D]`."""
         posts = self.post_tokens(impressions.features)
         actions = self.action_tokens(impressions.actions)
+        if self.config.action_token == "with_post":
+            actions = actions + posts
         return self.positions.add_to(torch.stack([posts, actions], 1).flatten(0, 1), sites)
 
     def _placement(

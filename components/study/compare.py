@@ -98,6 +98,7 @@ def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, w
     for name in options.rankers:
         if name not in known:
             raise ValueError(f"there is no ranker {name!r}; have {', '.join(known)}")
+    compared = [known[name] for name in options.rankers] or CONTENDERS
     start = changed(choosing.config(options.config), {"freshness": options.freshness})
     day = start.spec.day_number(choosing.test_through) + 1
     testing = Log(
@@ -120,7 +121,14 @@ def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, w
         work=work.expanduser().resolve(),
         results=ResultsFile(path=path, name="compare", setting=setting),
     )
-    return compare(comparison, [known[name] for name in options.rankers] or CONTENDERS)
+    there = {contender.name for contender in compared} | comparison.results.entries().keys()
+    for contender in compared:
+        if contender.base not in {"", *there}:
+            raise ValueError(
+                f"{contender.name} starts from what was chosen for {contender.base}; compare that "
+                "as well"
+            )
+    return compare(comparison, compared)
 
 
 def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
@@ -134,14 +142,24 @@ def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
     """
     left = 0
     finalists = min(comparison.trials, FINALISTS) if comparison.trials > 1 else 0
-    each = comparison.trials + finalists * (comparison.choosing_seeds - 1) + comparison.seeds
-    with progress("trials", len(contenders) * each) as advance:
+    tuning = comparison.trials + finalists * (comparison.choosing_seeds - 1)
+    total = sum((0 if c.base else tuning) + comparison.seeds for c in contenders)
+    with progress("trials", total) as advance:
         for contender in contenders:
-            tried = tune(comparison, contender, advance)
-            best = None if tried is None else choose(comparison, contender, tried, advance)
-            left += best is None or not _test(comparison, contender, best.values, advance)
+            best = _best(comparison, contender, advance)
+            left += best is None or not _test(comparison, contender, best, advance)
     _set_apart(comparison, contenders)
     return left
+
+
+def _best(comparison: Comparison, contender: Contender, advance: Any) -> Values | None:
+    """The configuration that is tested; None where another process is at it."""
+    if contender.base:
+        base = comparison.results.entries().get(contender.base)
+        return None if base is None else {**base["chosen"], **contender.changes}
+    tried = tune(comparison, contender, advance)
+    best = None if tried is None else choose(comparison, contender, tried, advance)
+    return None if best is None else best.values
 
 
 def tune(comparison: Comparison, contender: Contender, advance: Any) -> list[Tuned] | None:
@@ -210,10 +228,11 @@ def make_trial(
         for step in path:
             inner = inner.setdefault(step, {})
         inner[last] = value
-    start = contender.start or _as_backtested(comparison.config, contender.name)
-    ranker = type(start).model_validate(merged(start.model_dump(), nested["ranker"]))
+    ranker = contender.base or contender.name
+    start = contender.start or _as_backtested(comparison.config, ranker)
+    shape = type(start).model_validate(merged(start.model_dump(), nested["ranker"]))
     config = changed(comparison.config, {"cold": nested["cold"]})
-    return Trial(log=log, config=config, ranker=ranker, seed=seed)
+    return Trial(log=log, config=config, ranker=shape, seed=seed)
 
 
 def _as_backtested(config: StudyConfig, name: str) -> RankerConfig:

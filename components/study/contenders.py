@@ -8,7 +8,7 @@ first trial is always the start itself. A list to read and to add to; it runs no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.lightgbm_ranker import LightGBMConfig
@@ -57,12 +57,16 @@ class Contender:
         title: how the table names it.
         start: what tuning starts from; None is what a backtest would train.
         space: what is tuned.
+        base: the contender whose chosen configuration this one is, with `changes`; "" is none, and
+            it is tuned itself.
     """
 
     name: str
     title: str
-    space: Space
+    space: Space = field(default_factory=dict)
     start: LightGBMConfig | None = None
+    base: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 CONTENDERS = (
@@ -70,6 +74,12 @@ CONTENDERS = (
         name="feed_sr",
         title="**Feed-SR**",
         space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
+    ),
+    Contender(
+        name="feed_sr_taught",
+        title="Feed-SR, three teachers",
+        base="feed_sr",
+        changes={"ranker.action_token": "with_post", "cold.teachers": 3},
     ),
     Contender(
         name="dcnv2",
@@ -82,6 +92,12 @@ CONTENDERS = (
             "ranker.head.cross": (1, 2, 3),
             "ranker.head.dropout": (0.0, 0.1, 0.2),
         },
+    ),
+    Contender(
+        name="dcnv2_taught",
+        title="DCNv2, three teachers",
+        base="dcnv2",
+        changes={"cold.teachers": 3},
     ),
     Contender(
         name="lirank",

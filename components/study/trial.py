@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from components.layout import Layout, write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.position_bias import position_bias
 from components.sources import detect_source
-from components.study.config import StudyConfig, study_config
+from components.study.config import StudyConfig, changed, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score
 from components.train import fingerprint, fit
@@ -127,8 +127,9 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
     if found is not None:
         return found
     train, test = shards(trial, work)
+    teachers = _teachers(trial, train, work)
     started = time.monotonic()
-    ranker = _trained(trial, train, folder / "model")
+    ranker = _trained(trial, train, folder / "model", teachers)
     trained = time.monotonic()
     card, scores = score(ranker, test, trial.config.spec)
     values = {
@@ -148,13 +149,28 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
     return outcome
 
 
-def _trained(trial: Trial, shards: Path, folder: Path) -> Ranker | LightGBMRanker:
+def _teachers(trial: Trial, shards: Path, work: Path) -> list[Path]:
+    """The models that teach the trial's, shared with the trials that they are themselves."""
+    cold, folders = trial.config.cold, []
+    untaught = changed(trial.config, {"cold": {"teachers": 0}})
+    for number in range(1, cold.teachers + 1):
+        teacher = replace(trial, config=untaught, seed=trial.seed + number)
+        folders.append(work / "trials" / teacher.fingerprint / "model")
+        with claimed(work, teacher, wait=True):  # a trial without teachers waits for none
+            _trained(teacher, shards, folders[-1], [])
+    return folders
+
+
+def _trained(
+    trial: Trial, shards: Path, folder: Path, teachers: list[Path]
+) -> Ranker | LightGBMRanker:
     config, ranker = trial.config, trial.ranker
     if isinstance(ranker, LightGBMConfig):
         seeded = ranker.model_copy(update={"seed": ranker.seed + trial.seed})
         return fit_lightgbm(shards, config.spec, seeded)
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
-    fit(shards, folder, ranker, config.spec, recipe, config.train_freshness or config.freshness)
+    freshness = config.train_freshness or config.freshness
+    fit(shards, folder, ranker, config.spec, recipe, freshness, teachers=teachers)
     return load_model(folder, config.spec)[0]
 
 

@@ -18,6 +18,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"positions": "learned"},
     "none": {"positions": "none"},
     "time_rope": {"positions": "time_rope"},
+    "with post": {"action_token": "with_post"},
     "silu": {"attention": "silu"},
     "relu": {"attention": "relu"},
     "sigmoid": {"attention": "sigmoid"},
@@ -31,7 +32,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "isotonic": {"calibration_buckets": 4},
     "cadet": {"positions": "time_rope", "attention_gate": True, "norm": "post", "mlp": "swiglu"},
     "hstu mixed": {"block": "hstu", "positions": "time_rope", "residual": "gated", "norm": "post"},
-    "mixed": {"positions": "learned", "attention": "sigmoid", "residual": "layer_scale"},
+    "mixed": {
+        "positions": "learned",
+        "action_token": "with_post",
+        "attention": "sigmoid",
+        "residual": "layer_scale",
+    },
 }
 SMALL = FeedSRConfig(
     width=8,

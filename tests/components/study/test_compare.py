@@ -43,6 +43,10 @@ SMALL = (
     ),
 )
 
+TAUGHT = Contender(
+    name="feed_sr_taught", title="Taught", base="feed_sr", changes={"cold.teachers": 1}
+)
+
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Comparison:
@@ -117,6 +121,30 @@ def test_one_seed_of_luck_does_not_choose(comparison, monkeypatch) -> None:
     assert choose(comparison, SMALL[0], tried[3:], None) is tried[3]  # nothing to train
 
 
+def test_a_taught_contender_is_what_its_base_chose_and_shares_its_teachers(
+    comparison, done
+) -> None:
+    file = ResultsFile(
+        path=comparison.work / "study_taught.json",
+        name="compare",
+        setting=comparison.results.setting,
+    )
+    alone = replace(comparison, results=file)
+    assert compare(alone, [TAUGHT]) == 1  # its base is another process's
+    chosen = done["rows"]["feed_sr"]["chosen"]
+    teacher = make_trial(comparison, SMALL[0], chosen, TESTING, 1)
+    model = comparison.work / "trials" / teacher.fingerprint / "model" / "model.safetensors"
+    written = model.stat().st_mtime_ns
+    assert compare(alone, [SMALL[0], TAUGHT]) == 0
+    assert model.stat().st_mtime_ns == written
+    rows = json.loads(file.path.read_text())["rows"]
+    assert rows["feed_sr_taught"]["chosen"] == {**chosen, **TAUGHT.changes}
+    assert rows["feed_sr"]["seeds"] == done["rows"]["feed_sr"]["seeds"]
+    plain, taught = (rows[name]["seeds"]["0"] for name in ("feed_sr", "feed_sr_taught"))
+    assert plain["tasks"] != taught["tasks"]
+    assert not (comparison.work / "trials" / taught["fingerprint"] / "teachers").exists()
+
+
 def test_differences_are_against_the_same_seed_of_feed_sr(done) -> None:
     rows = done["rows"]
     for name in ("dcnv2", "lightgbm"):
@@ -178,14 +206,14 @@ def test_within_a_day_is_shown_where_no_ranker_knows_the_day(done) -> None:
 
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda c: c.name)
 def test_every_contender_is_a_ranker_and_every_corner_of_its_space_is_valid(contender) -> None:
-    assert contender.name in RANKERS or contender.name == "lightgbm"
+    assert contender.name in RANKERS or contender.name == "lightgbm" or contender.base in RANKERS
     for take in (0, -1):
         values = {
             name: (choices.low, choices.high)[take]
             if isinstance(choices, Between)
             else choices[take]
             for name, choices in contender.space.items()
-        }
+        } or contender.changes
         comparison = Comparison(
             choosing=CHOOSING,
             testing=TESTING,
@@ -208,6 +236,7 @@ def test_every_contender_is_a_ranker_and_every_corner_of_its_space_is_valid(cont
         ("2026-01-13", {"rankers": ["nothing"]}, "no ranker 'nothing'"),
         ("2026-01-13", {"freshness": "hourly"}, "freshness"),
         ("2026-01-12", {}, "before it begins"),
+        ("2026-01-13", {"rankers": ["dcnv2_taught"]}, "compare that as well"),
     ],
 )
 def test_wrong_names_and_days_are_one_sentence(tmp_path, through, options, what) -> None:
