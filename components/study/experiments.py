@@ -64,6 +64,9 @@ POSITIONS = (
     Experiment(part="positions", name="none", changes=model(positions="none"), paper=-0.91),
     Experiment(part="positions", name="RoPE by elapsed time", changes=model(positions="time_rope")),
 )
+TOKENS = (
+    Experiment(part="action token", name="with its post", changes=model(action_token="with_post")),
+)
 ATTENTION = (
     Experiment(part="attention", name="SiLU", changes=model(attention="silu"), paper=-0.09),
     Experiment(part="attention", name="ReLU", changes=model(attention="relu"), paper=-0.25),
@@ -137,6 +140,7 @@ WEIGHTS = (
         logs=("kuairand",),
     ),
 )
+TEACHERS = (Experiment(part="teachers", name="three", changes=training(teachers=3)),)
 FEATURES = (
     Experiment(part="features without", name="ids", changes={"without": ["ids"]}),
     Experiment(
@@ -164,6 +168,7 @@ HISTORY = tuple(
 
 ABLATION = (
     *POSITIONS,
+    *TOKENS,
     *ATTENTION,
     *BLOCK,
     *RESIDUAL,
@@ -172,6 +177,7 @@ ABLATION = (
     *FUSION,
     *SESSION,
     *WEIGHTS,
+    *TEACHERS,
     *FEATURES,
     *HISTORY,
 )

@@ -63,6 +63,19 @@ def difference(row: Row, task: str, kind: str = "difference") -> Interval:
     return Interval(_mean(means), NORMAL_95 * math.sqrt(members + _variance(means) / len(means)))
 
 
+def mean_difference(rows: Sequence[Row], task: str) -> Interval:
+    """The mean of several tests' differences over the seeds that all of them have; what the tests
+    owe to their members is taken as independent, what they owe to a seed is not.
+    """
+    seeds = set.intersection(*(set(row["seeds"]) for row in rows)) if rows else set()
+    found = [[row["seeds"][seed]["difference"][task] for row in rows] for seed in sorted(seeds)]
+    if not found or any(None in pair for pairs in found for pair in pairs):
+        return Interval(math.nan, math.nan)
+    means = [_mean([mean for mean, _ in pairs]) for pairs in found]
+    members = _mean([sum(error**2 for _, error in pairs) for pairs in found]) / len(rows) ** 2
+    return Interval(_mean(means), NORMAL_95 * math.sqrt(members + _variance(means) / len(means)))
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -202,10 +215,10 @@ def incremental_table(results: dict[str, Any], task: str) -> str:
         seconds = [over_seeds(row, lambda s: s["train_seconds"]) for row in own]
         cells = [spread(row, task) for row in own]
         lines.append(f"| {day} | {' | '.join(cells)} | {', '.join(f'{s:.0f}' for s in seconds)} |")
-    means = []
-    for method in METHODS:
-        of = [difference(rows[f"{day}: {method}"], task) for day in days[1:]]
-        means.append("reference" if method == "cold" else f"{_mean([d.mean for d in of]):+.4f}")
+    means = ["reference"]
+    for method in METHODS[1:]:
+        apart = mean_difference([rows[f"{day}: {method}"] for day in days[1:]], task)
+        means.append(f"**{apart}**" if apart.clear_of_zero else str(apart))
     lines.append(f"| mean after the first day, against cold | {' | '.join(means)} | |")
     for row in rows.values():
         if row["method"] == "forgetting":

@@ -2,6 +2,7 @@
 """Daily training on a small simulated log."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from components.data import evaluation_batches
 from components.study.config import study_config
 from components.study.incremental import METHODS, DailyTraining, _Chain, compare_daily
 from components.study.results import ResultsFile
+from components.study.tables import mean_difference
 from components.study.trial import Log
 from feature_repo.specs import SIMULATOR
 from kernels.loader import TARGET
@@ -94,3 +96,16 @@ def test_days_that_cannot_be_are_refused(study, days, stale_days, what) -> None:
     wrong = replace(study, log=log, stale_days=stale_days)
     with pytest.raises(ValueError, match=what):
         compare_daily(wrong, 1)
+
+
+def test_a_mean_over_days_has_an_interval_and_waits_for_the_seeds_of_every_day() -> None:
+    def row(*pairs: tuple[float | None, float | None]) -> dict:
+        return {"seeds": {str(n): {"difference": {"click": pair}} for n, pair in enumerate(pairs)}}
+
+    days = [row((0.01, 0.003), (0.03, 0.003)), row((0.02, 0.004), (0.04, 0.004), (0.9, 0.1))]
+    found = mean_difference(days, "click")
+    assert found.mean == pytest.approx(0.025)
+    # members: (.003**2 + .004**2) / 4; seeds: the variance of .015 and .035, over two
+    assert found.half == pytest.approx(1.96 * math.sqrt(0.0025**2 + 0.0002 / 2), rel=1e-3)
+    for nothing in ([], [row((None, None))], [row()]):
+        assert math.isnan(mean_difference(nothing, "click").mean)
