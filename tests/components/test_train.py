@@ -452,10 +452,11 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.law
+@pytest.mark.parametrize("teachers", [0, 1])
 def test_killed_in_training_the_same_command_ends_at_the_same_weights(
-    shards: Path, tmp_path: Path
+    shards: Path, tmp_path: Path, teachers: int
 ) -> None:
-    config = daily_config(SMALL.model_copy(update={"epochs": 3}))
+    config = daily_config(SMALL.model_copy(update={"epochs": 3, "teachers": teachers}))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     prepared(whole, shards, config)
     train(Layout.at(whole), DAY, config, "feed_sr")
@@ -476,6 +477,7 @@ def test_killed_in_training_the_same_command_ends_at_the_same_weights(
     ours, theirs = (Layout.at(r).model(DAY, "feed_sr") for r in (killed, whole))
     assert_equal(weights(ours), weights(theirs))
     assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
+    assert not list(killed.rglob("teachers/feed_sr"))
 
 
 @pytest.mark.parametrize(("major", "computes"), [(7, False), (9, True)])
@@ -492,10 +494,11 @@ def test_bf16_is_for_devices_that_compute_in_it_not_for_those_that_emulate_it(
     assert not Group(rank=0, world=1, device=torch.device("cpu")).autocast._enabled
 
 
-@pytest.mark.parametrize("ranker", ["feed_sr", "dcnv2"])
-def test_two_processes_train_as_one(shards: Path, tmp_path: Path, ranker) -> None:
+@pytest.mark.parametrize(("ranker", "teachers"), [("feed_sr", 0), ("dcnv2", 0), ("feed_sr", 1)])
+def test_two_processes_train_as_one(shards: Path, tmp_path: Path, ranker, teachers) -> None:
     """On the same global batches; the last one, of a single sequence, leaves a process idle."""
-    config = daily_config(SMALL.model_copy(update={"global_batch": 23, "micro_batch": 4}), STILL)
+    recipe = {"global_batch": 23, "micro_batch": 4, "teachers": teachers}
+    config = daily_config(SMALL.model_copy(update=recipe), STILL)
     one, two = tmp_path / "one", tmp_path / "two"
     prepared(one, shards, config)
     record = train(Layout.at(one), DAY, config, ranker)
