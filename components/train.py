@@ -93,8 +93,8 @@ def fit(
         The training record: inputs, counts, the curve.
 
     Raises:
-        ValueError: broken or empty shards, a start that does not fit, a loss that is not finite, or
-            a checkpoint that cannot be written; one sentence.
+        ValueError: broken or empty shards, a start that does not fit, another number of teachers, a
+            loss that is not finite, or a checkpoint that cannot be written; one sentence.
     """
     checkpoints = out_dir.parent / "checkpoints" / out_dir.name
     own_teachers = out_dir.parent / "teachers" / out_dir.name
@@ -112,6 +112,8 @@ def fit(
             for recipe in teacher_recipes(train_config):
                 teachers.append(own_teachers / f"seed-{recipe.seed}")
                 fit(shards_dir, teachers[-1], ranker_config, spec, recipe, freshness, start)
+        if len(teachers) != train_config.teachers:
+            raise ValueError(f"want {train_config.teachers} teachers, got {len(teachers)}")
         taught_by = [load_model(folder, spec)[0].to(group.device) for folder in teachers]
         packs = sample(loader)
         model = starting_model(ranker_config, spec, train_config.seed, start, packs)

@@ -83,6 +83,11 @@ def test_a_run_trains_its_teachers_with_the_next_seeds_and_clears_them(
     assert all((folder / "config.json").is_file() for folder in teachers)
 
 
+def test_another_number_of_teachers_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="want 2 teachers, got 0"):
+        fitted(shards, tmp_path / "m", TAUGHT, teachers=[])
+
+
 def test_what_was_made_without_teachers_keeps_its_fingerprint() -> None:
     assert not {"teachers", "teacher_weight"} & PLAIN.model_dump().keys()
     assert "action_token" not in FeedSRConfig().model_dump()
