@@ -94,11 +94,12 @@ def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, w
     Raises:
         ValueError: a ranker or a freshness is none, or the test ends before it begins.
     """
-    known = {contender.name: contender for contender in CONTENDERS}
+    known = [contender.name for contender in CONTENDERS]
     for name in options.rankers:
         if name not in known:
             raise ValueError(f"there is no ranker {name!r}; have {', '.join(known)}")
-    compared = [known[name] for name in options.rankers] or CONTENDERS
+    # in the order of the list, where a base comes before what starts from it
+    compared = [c for c in CONTENDERS if c.name in options.rankers] or CONTENDERS
     start = changed(choosing.config(options.config), {"freshness": options.freshness})
     day = start.spec.day_number(choosing.test_through) + 1
     testing = Log(
