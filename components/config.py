@@ -34,9 +34,9 @@ class TrainConfig(Config):
         session_shuffle: shuffle the order inside a session (see docs/architecture.md).
         auxiliary_weight: weight of the loss of untimed impressions on the sequence output alone.
         teachers: rankers of the next seeds that are trained first, for labels
-            (`components.teachers`); it costs so many trainings more. Not written at 0, so that what
-            was made before keeps its fingerprint.
-        teacher_weight: of what the teachers say in a label.
+            (`components.teachers`): so many trainings more, and their forwards. Not written at 0,
+            so that what was made before keeps its fingerprint.
+        teacher_weight: of what the teachers say in a label; not written at its default either.
         checkpoint_steps: optimiser steps between checkpoints.
     """
 

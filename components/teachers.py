@@ -8,14 +8,14 @@ rankers is the better label, and the ranker that learned from it costs no more t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from model.batch import TrainBatch
-from model.ranker import Output, Ranker
+from model.ranker import Ranker
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,17 @@ class Teachers:
         if not self.rankers:
             return batch
         outputs = [ranker(batch) for ranker in self.rankers]
-
-        def mixed(labels: Tensor, logits: Callable[[Output], Tensor]) -> Tensor:
-            said = torch.stack([logits(output).float().sigmoid() for output in outputs]).mean(0)
-            return torch.lerp(labels, said, self.weight)
-
+        said_RK = _mean_probability([output.logits_RK for output in outputs])
+        said_AK = _mean_probability([output.auxiliary_AK for output in outputs])
         return replace(
             batch,
-            labels_RK=mixed(batch.labels_RK, lambda output: output.logits_RK),
-            auxiliary_labels_AK=mixed(batch.auxiliary_labels_AK, lambda o: o.auxiliary_AK),
+            labels_RK=torch.lerp(batch.labels_RK, said_RK, self.weight),
+            auxiliary_labels_AK=torch.lerp(batch.auxiliary_labels_AK, said_AK, self.weight),
         )
+
+
+def _mean_probability(logits: Sequence[Tensor]) -> Tensor:
+    return torch.stack([each.float().sigmoid() for each in logits]).mean(0)
 
 
 NO_TEACHERS = Teachers((), 0.0)

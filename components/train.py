@@ -104,17 +104,13 @@ def fit(
         finished = finished_record(out_dir, inputs, spec)
         if finished is not None:
             if group.leads:  # a run killed after its model was whole left them
-                clear_checkpoints(checkpoints)
-                shutil.rmtree(own_teachers, ignore_errors=True)
+                _clear(checkpoints, own_teachers)
             return finished
         if teachers is None:
-            teachers = []
-            for recipe in teacher_recipes(train_config):
-                teachers.append(own_teachers / f"seed-{recipe.seed}")
-                fit(shards_dir, teachers[-1], ranker_config, spec, recipe, freshness, start)
-        if len(teachers) != train_config.teachers:
-            raise ValueError(f"want {train_config.teachers} teachers, got {len(teachers)}")
-        taught_by = [load_model(folder, spec)[0].to(group.device) for folder in teachers]
+            recipes = teacher_recipes(train_config)
+            teachers = [own_teachers / f"seed-{recipe.seed}" for recipe in recipes]
+            for folder, recipe in zip(teachers, recipes, strict=True):
+                fit(shards_dir, folder, ranker_config, spec, recipe, freshness, start)
         packs = sample(loader)
         model = starting_model(ranker_config, spec, train_config.seed, start, packs)
         as_of_ms = max(int(s.metadata.get("as_of_ms", 0)) for s in loader.shards)
@@ -127,15 +123,14 @@ def fit(
             group=group,
             inputs=fingerprint(inputs),
             checkpoints=checkpoints,
-            teachers=Teachers(taught_by, train_config.teacher_weight),
+            teachers=_load_teachers(teachers, train_config, spec, group),
         )
         del packs
         trainer.run()
         record = make_record(trainer, inputs, freshness)
         if group.leads:
             save_model(out_dir, model, record)
-            clear_checkpoints(checkpoints)
-            shutil.rmtree(own_teachers, ignore_errors=True)
+            _clear(checkpoints, own_teachers)
         group.barrier()
     return record
 
@@ -146,6 +141,21 @@ def teacher_recipes(config: TrainConfig) -> list[TrainConfig]:
         config.model_copy(update={"seed": config.seed + number, "teachers": 0})
         for number in range(1, config.teachers + 1)
     ]
+
+
+def _load_teachers(
+    folders: Sequence[Path], config: TrainConfig, spec: Spec, group: Group
+) -> Teachers:
+    if len(folders) != config.teachers:
+        raise ValueError(f"want {config.teachers} teachers, got {len(folders)}")
+    rankers = [load_model(folder, spec)[0].to(group.device) for folder in folders]
+    return Teachers(rankers, config.teacher_weight)
+
+
+def _clear(checkpoints: Path, teachers: Path) -> None:
+    """Removes what only an unfinished run needs."""
+    clear_checkpoints(checkpoints)
+    shutil.rmtree(teachers, ignore_errors=True)
 
 
 def _open(

@@ -25,7 +25,7 @@ from components.sources import detect_source
 from components.study.config import StudyConfig, changed, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score
-from components.train import fingerprint, fit
+from components.train import fingerprint, fit, teacher_recipes
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
@@ -151,27 +151,37 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
 
 def _teachers(trial: Trial, shards: Path, work: Path) -> list[Path]:
     """The models that teach the trial's, shared with the trials that they are themselves."""
-    cold, folders = trial.config.cold, []
-    untaught = changed(trial.config, {"cold": {"teachers": 0}})
-    for number in range(1, cold.teachers + 1):
-        teacher = replace(trial, config=untaught, seed=trial.seed + number)
+    if isinstance(trial.ranker, LightGBMConfig):
+        return []
+    folders = []
+    for recipe in teacher_recipes(trial.config.cold):
+        untaught = changed(trial.config, {"cold": {"teachers": recipe.teachers}})
+        further = recipe.seed - trial.config.cold.seed
+        teacher = replace(trial, config=untaught, seed=trial.seed + further)
         folders.append(work / "trials" / teacher.fingerprint / "model")
         with claimed(work, teacher, wait=True):  # a trial without teachers waits for none
-            _trained(teacher, shards, folders[-1], [])
+            _fit(teacher, trial.ranker, shards, folders[-1], [])
     return folders
 
 
 def _trained(
     trial: Trial, shards: Path, folder: Path, teachers: list[Path]
 ) -> Ranker | LightGBMRanker:
-    config, ranker = trial.config, trial.ranker
+    ranker, spec = trial.ranker, trial.config.spec
     if isinstance(ranker, LightGBMConfig):
         seeded = ranker.model_copy(update={"seed": ranker.seed + trial.seed})
-        return fit_lightgbm(shards, config.spec, seeded)
+        return fit_lightgbm(shards, spec, seeded)
+    _fit(trial, ranker, shards, folder, teachers)
+    return load_model(folder, spec)[0]
+
+
+def _fit(
+    trial: Trial, ranker: RankerConfig, shards: Path, folder: Path, teachers: list[Path]
+) -> None:
+    config = trial.config
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
     freshness = config.train_freshness or config.freshness
     fit(shards, folder, ranker, config.spec, recipe, freshness, teachers=teachers)
-    return load_model(folder, config.spec)[0]
 
 
 def shards(trial: Trial, work: Path) -> tuple[Path, Path]:
