@@ -27,6 +27,8 @@ NORMAL_95 = 1.96
 NEW_MEMBERS = segment_name(*HISTORY_LENGTHS[0])
 MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Row = dict[str, Any]
+NO_PAIR = (None, None)
+"""A difference and its error where there is none."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,22 @@ class Interval:
 
 def difference(row: Row, task: str, kind: str = "difference") -> Interval:
     """The row's AUC above its reference's, over seeds; `kind` "within_difference": within a
-    member's day.
-
-    The variance has two parts: which members are in the test, the same for every seed, so that more
-    seeds do not make it smaller; and the seed, which averages out.
+    member's day. See `mean_difference`.
     """
-    found = [seed[kind][task] for seed in row["seeds"].values() if kind in seed]
-    found = [(mean, error) for mean, error in found if mean is not None and error is not None]
+    return mean_difference([row], task, kind)
+
+
+def mean_difference(rows: Sequence[Row], task: str, kind: str = "difference") -> Interval:
+    """The mean of several tests' differences over the seeds that all of them have.
+
+    The variance has two parts: which members are in a test, the same for every seed, so that more
+    seeds do not make it smaller, and independent from test to test; and the seed, which averages
+    out.
+    """
+    seeds = sorted(set.intersection(*(set(row["seeds"]) for row in rows))) if rows else []
+    each = [[row["seeds"][seed].get(kind, {}).get(task, NO_PAIR) for row in rows] for seed in seeds]
+    found = [pairs for pairs in each if not any(None in pair for pair in pairs)]
     if not found:
-        return Interval(math.nan, math.nan)
-    means = [mean for mean, _ in found]
-    members = sum(error**2 for _, error in found) / len(found)
-    return Interval(_mean(means), NORMAL_95 * math.sqrt(members + _variance(means) / len(means)))
-
-
-def mean_difference(rows: Sequence[Row], task: str) -> Interval:
-    """The mean of several tests' differences over the seeds that all of them have; what the tests
-    owe to their members is taken as independent, what they owe to a seed is not.
-    """
-    seeds = set.intersection(*(set(row["seeds"]) for row in rows)) if rows else set()
-    found = [[row["seeds"][seed]["difference"][task] for row in rows] for seed in sorted(seeds)]
-    if not found or any(None in pair for pairs in found for pair in pairs):
         return Interval(math.nan, math.nan)
     means = [_mean([mean for mean, _ in pairs]) for pairs in found]
     members = _mean([sum(error**2 for _, error in pairs) for pairs in found]) / len(rows) ** 2
