@@ -92,7 +92,8 @@ def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, w
     """`compare` from names and paths; see there.
 
     Raises:
-        ValueError: a ranker or a freshness is none, or the test ends before it begins.
+        ValueError: a ranker or a freshness is none, a ranker's base is not compared, or the test
+            ends before it begins.
     """
     known = [contender.name for contender in CONTENDERS]
     for name in options.rankers:
@@ -124,7 +125,7 @@ def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, w
     )
     there = {contender.name for contender in compared} | comparison.results.entries().keys()
     for contender in compared:
-        if contender.base not in {"", *there}:
+        if contender.base and contender.base not in there:
             raise ValueError(
                 f"{contender.name} starts from what was chosen for {contender.base}; compare that "
                 "as well"

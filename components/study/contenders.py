@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rankers of the comparison as values: what each starts from, and what is tuned of it.
 
-Every contender is tuned with the same number of trials over what its own users would tune; the
-first trial is always the start itself. A list to read and to add to; it runs nothing.
+Every contender is tuned with the same number of trials over what its own users would tune, the
+first trial being the start itself, or takes over what another one's tuning chose. A list to read
+and to add to; it runs nothing.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ CONTENDERS = (
     ),
     Contender(
         name="feed_sr_taught",
-        title="Feed-SR, three teachers",
+        title="Feed-SR, post in the action token, three teachers",
         base="feed_sr",
         changes={"ranker.action_token": "with_post", "cold.teachers": 3},
     ),
