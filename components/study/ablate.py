@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.console import progress
+from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed
 from components.study.experiments import (
     ABLATION,
@@ -23,8 +24,7 @@ from components.study.experiments import (
     with_references,
 )
 from components.study.results import ResultsFile
-from components.study.scores import differences
-from components.study.trial import Log, Outcome, Trial, claimed, run_trial
+from components.study.trial import Log, Trial, claimed, run_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,8 @@ def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
         for experiment, trial in trials:
             left += not _measured(study, experiment, trial)
             advance()
+    references = {e.row: reference_of(e).row for e in rows}
+    set_apart(study.results, study.work, references, study.config.spec.task_names)
     return left
 
 
@@ -96,18 +98,16 @@ def _measured(study: Study, experiment: Experiment, trial: Trial) -> bool:
     """Whether the row has this seed's figures, after the trial where it had not."""
     if study.results.seed(experiment.row, trial.seed, trial.fingerprint):
         return True
-    reference = _trial(study, reference_of(experiment), trial.seed)
     with claimed(study.work, trial) as mine:
         if not mine:
             return False
         outcome = run_trial(trial, study.work)
-        if reference.fingerprint == trial.fingerprint:
-            other = outcome
-        else:
-            with claimed(study.work, reference, wait=True):
-                other = run_trial(reference, study.work)
-        result = entry(trial, outcome, other)
-        study.results.put(experiment.row, described(experiment), trial.seed, result)
+    reference = _trial(study, reference_of(experiment), trial.seed)
+    if reference.fingerprint != trial.fingerprint:  # its scores are wanted, wherever it was done
+        with claimed(study.work, reference, wait=True):
+            run_trial(reference, study.work)
+    result = {"fingerprint": trial.fingerprint, **outcome.values}
+    study.results.put(experiment.row, described(experiment), trial.seed, result)
     return True
 
 
@@ -125,11 +125,3 @@ def described(experiment: Experiment) -> dict[str, Any]:
         "base": dict(experiment.base),
         "reference": reference_of(experiment).row,
     }
-
-
-def entry(trial: Trial, outcome: Outcome, reference: Outcome) -> dict[str, Any]:
-    """A seed's figures: what was measured, and by task (AUC more than the reference, its standard
-    error over members).
-    """
-    apart = differences(outcome.scores, reference.scores, trial.config.spec.task_names)
-    return {"fingerprint": trial.fingerprint, **outcome.values, "difference": apart}

@@ -19,11 +19,11 @@ from typing import Any
 from components.backtest import ranker_configs
 from components.console import progress
 from components.scorecard import compares_within_day
+from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed, merged
 from components.study.contenders import CONTENDERS, OURS, Between, Contender
 from components.study.results import ResultsFile
-from components.study.scores import differences, within_differences
-from components.study.trial import Log, Outcome, Trial, claimed, run_trial
+from components.study.trial import Log, Trial, claimed, run_trial
 from model.config import RankerConfig
 
 RANDOM_TRIALS = 4
@@ -150,7 +150,14 @@ def compare(comparison: Comparison, contenders: Sequence[Contender]) -> int:
         for contender in contenders:
             best = _best(comparison, contender, advance)
             left += best is None or not _test(comparison, contender, best, advance)
-    _set_apart(comparison, contenders)
+    config = comparison.config
+    set_apart(
+        comparison.results,
+        comparison.work,
+        {contender.name: OURS for contender in contenders},
+        config.spec.task_names,
+        within=compares_within_day(config.freshness),
+    )
     return left
 
 
@@ -282,32 +289,3 @@ def _test(comparison: Comparison, contender: Contender, best: Values, advance: A
             comparison.results.put(contender.name, {"chosen": best}, seed, result)
         advance()
     return True
-
-
-def _set_apart(comparison: Comparison, contenders: Sequence[Contender]) -> None:
-    """Adds to each test how much its AUC, over all impressions and (where that is fair) within a
-    member's day, is above that of Feed-SR with the same seed, where the scores of both are in the
-    work folder.
-    """
-    rows = comparison.results.entries()
-    names = comparison.config.spec.task_names
-    for contender in contenders:
-        row = rows.get(contender.name, {"seeds": {}})
-        for seed, result in row["seeds"].items():
-            ours = rows.get(OURS, {"seeds": {}})["seeds"].get(seed)
-            if ours is None or _is_set_apart(result, ours):
-                continue
-            folders = (result["fingerprint"], ours["fingerprint"])
-            both = [Outcome.load(comparison.work / "trials" / folder) for folder in folders]
-            if both[0] is None or both[1] is None:
-                continue
-            scores = both[0].scores, both[1].scores
-            result["difference"] = differences(*scores, names)
-            if compares_within_day(comparison.config.freshness):
-                result["within_difference"] = within_differences(*scores, names)
-            result["apart_from"] = ours["fingerprint"]
-            comparison.results.put(contender.name, {"chosen": row["chosen"]}, int(seed), result)
-
-
-def _is_set_apart(result: Values, ours: Values) -> bool:
-    return "difference" in result and result.get("apart_from") == ours["fingerprint"]

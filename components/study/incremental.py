@@ -20,7 +20,7 @@ from components.console import progress
 from components.layout import write_json
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
-from components.study.scores import differences, score
+from components.study.scores import Differences, Scores, differences, score
 from components.study.trial import Log, locked, log_home
 from components.train import fingerprint, fit
 from feature_repo.spec import Spec
@@ -127,7 +127,7 @@ class _Chain:
             card, scores = scored[model]
             result = {
                 "tasks": card["tasks"],
-                "difference": differences(scores, cold, self.study.spec.task_names),
+                "difference": self._apart(scores, cold),
                 "train_seconds": json.loads(_seconds(model).read_text())["seconds"],
             }
             self._put(f"{day}: {method}", day, method, result)
@@ -157,11 +157,10 @@ class _Chain:
         test = self._test(days[0])
         then, now = (self._score(self.model(d, "warm"), test) for d in (days[1], days[-1]))
         cold = self._score(self.model(days[-1], "cold"), test)
-        names = self.study.spec.task_names
         result = {
             "tasks": now[0]["tasks"],
-            "difference": differences(now[1], then[1], names),
-            "against_cold": differences(now[1], cold[1], names),
+            "difference": self._apart(now[1], then[1]),
+            "against_cold": self._apart(now[1], cold[1]),
         }
         self._put(row, days[0], "forgetting", result)
 
@@ -207,6 +206,9 @@ class _Chain:
     def _score(self, folder: Path, test: Path) -> Any:
         ranker, _ = load_model(folder, self.study.spec)
         return score(ranker, test, self.study.spec)
+
+    def _apart(self, mine: Scores, other: Scores) -> Differences:
+        return differences([(mine, other)], self.study.spec.task_names)[0]
 
     def _done(self, row: str) -> bool:
         return self.study.results.seed(row, self.seed, self.fingerprint) is not None

@@ -5,11 +5,12 @@ impression by impression.
 Every row of a folder of shards gets the logits it would have had when served. Knows no study.
 
 Shape suffixes: R rows; K tasks; S sequences, G those with both classes; B resamples, the first the
-data itself.
+data itself; P pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ class Scores:
             raise ValueError(f"{path} holds no scores; delete it, and run again") from error
 
 
+Pair = tuple[Scores, Scores]
+"""Mine and another's, of the same test."""
+
+
 def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], Scores]:
     """The scorecard of a ranker over a folder of shards (`Scorecard.result`), and its scores.
 
@@ -89,52 +94,70 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
     return found, scores
 
 
-def differences(mine: Scores, other: Scores, tasks: tuple[str, ...]) -> Differences:
-    """How much higher my AUC is on the same impressions.
+def differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differences]:
+    """How much higher the first AUC of each pair is, and the standard error of the pairs' mean:
+    members are drawn again, the same ones for all pairs.
 
-    None where the test has no such difference: a task with one class, or no variation.
+    Args:
+        pairs: of scores on the same impressions, such as two rankers' by seed.
+        tasks: the names of the K tasks.
 
-    Raises:
-        ValueError: the scores are of different tests.
-    """
-    _check_same_test(mine, other)
-    resampled = [BootstrapAuc(len(tasks), RESAMPLES) for _ in range(2)]
-    for auc, of in zip(resampled, (mine, other), strict=True):
-        auc.update(of.logits_RK, of.labels_RK, of.member_R)
-    apart_KB = resampled[0].auc() - resampled[1].auc()
-    return {
-        task: (_finite(mine.auc(k) - other.auc(k)), standard_error(apart_KB[k]))
-        for k, task in enumerate(tasks)
-    }
-
-
-def within_differences(mine: Scores, other: Scores, tasks: tuple[str, ...]) -> Differences:
-    """How much higher my AUC within a member's day is on the same impressions: the mean over days
-    with both classes, weighted by their impressions. Members are drawn again, with all their days.
+    Returns:
+        One for each pair; None where the test has no such difference: a task with one class, or
+        no variation.
 
     Raises:
-        ValueError: the scores are of different tests.
+        ValueError: the scores of a pair are of different tests.
     """
-    _check_same_test(mine, other)
-    found: Differences = {}
+    _check_same_tests(pairs)
+    apart_PKB = np.stack([_resampled(mine) - _resampled(other) for mine, other in pairs])
+    errors = [standard_error(apart_KB) for apart_KB in apart_PKB.mean(0)]
+    return [
+        {task: (_finite(mine.auc(k) - other.auc(k)), errors[k]) for k, task in enumerate(tasks)}
+        for mine, other in pairs
+    ]
+
+
+def _resampled(scores: Scores) -> npt.NDArray[np.float64]:
+    auc = BootstrapAuc(scores.logits_RK.shape[1], RESAMPLES)
+    auc.update(scores.logits_RK, scores.labels_RK, scores.member_R)
+    return auc.auc()
+
+
+def within_differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differences]:
+    """`differences` of AUCs within a member's day: the mean over days with both classes, weighted
+    by their impressions. Members are drawn again with all their days.
+    """
+    _check_same_tests(pairs)
+    apart_PKB = np.stack([_within(mine, other) for mine, other in pairs])
+    errors = [standard_error(apart_KB) for apart_KB in apart_PKB.mean(0)]
+    return [
+        {task: (_finite(apart_KB[k, 0]), errors[k]) for k, task in enumerate(tasks)}
+        for apart_KB in apart_PKB
+    ]
+
+
+def _within(mine: Scores, other: Scores) -> npt.NDArray[np.float64]:
+    """How much higher my AUC within a member's day is: `[K, 1 + RESAMPLES]`, the data first."""
     _, first_S, place_R = np.unique(mine.sequence_R, return_index=True, return_inverse=True)
     member_S = mine.member_R[first_S]
-    for k, task in enumerate(tasks):
+    apart_KB = []
+    for k in range(mine.logits_RK.shape[1]):
         seen_R = np.isfinite(mine.labels_RK[:, k])
         labels_R, groups_R = mine.labels_RK[seen_R, k], place_R[seen_R]
         auc_G, size_G, place_G = grouped_auc(mine.logits_RK[seen_R, k], labels_R, groups_R)
         apart_G = auc_G - grouped_auc(other.logits_RK[seen_R, k], labels_R, groups_R)[0]
         drawn_BG = member_weights(member_S[place_G], RESAMPLES).T * size_G
         total_B = drawn_BG.sum(1)
-        apart_B = drawn_BG @ apart_G / np.where(total_B, total_B, np.nan)
-        found[task] = _finite(apart_B[0]), standard_error(apart_B)
-    return found
+        apart_KB.append(drawn_BG @ apart_G / np.where(total_B, total_B, np.nan))
+    return np.stack(apart_KB)
 
 
-def _check_same_test(mine: Scores, other: Scores) -> None:
-    same = np.array_equal(mine.member_R, other.member_R)
-    if not same or not np.array_equal(mine.labels_RK, other.labels_RK, equal_nan=True):
-        raise ValueError("the two rankers were not scored on the same impressions")
+def _check_same_tests(pairs: Sequence[Pair]) -> None:
+    for mine, other in pairs:
+        same = np.array_equal(mine.member_R, other.member_R)
+        if not same or not np.array_equal(mine.labels_RK, other.labels_RK, equal_nan=True):
+            raise ValueError("the two rankers were not scored on the same impressions")
 
 
 def _finite(value: float) -> float | None:

@@ -80,6 +80,15 @@ def test_a_difference_is_that_of_the_two_aucs_and_none_to_itself(done) -> None:
             assert (error == 0) == (row["name"] == "default")
 
 
+def test_a_row_that_has_no_difference_yet_gets_that_of_its_seeds(study, done) -> None:
+    whole = json.loads(study.results.path.read_text())
+    for row in whole["rows"].values():
+        del row["seeds"]["1"]["difference"], row["seeds"]["1"]["apart_from"]
+    study.results.path.write_text(json.dumps(whole))
+    assert ablate(study, EXPERIMENTS, 2) == 0
+    assert json.loads(study.results.path.read_text())["rows"] == done["rows"]
+
+
 def test_a_study_that_is_done_does_nothing_again(study, done, monkeypatch) -> None:
     monkeypatch.setattr("components.study.ablate.run_trial", None)
     before = study.results.path.read_bytes()
@@ -124,7 +133,7 @@ def test_scores_of_another_test_are_not_compared(study, done) -> None:
     scores = Scores.load(paths[0])
     fewer = Scores(**{name: rows[1:] for name, rows in vars(scores).items()})
     with pytest.raises(ValueError, match="same impressions"):
-        differences(scores, fewer, SIMULATOR.task_names)
+        differences([(scores, fewer)], SIMULATOR.task_names)
 
 
 def test_damaged_scores_are_one_sentence(tmp_path) -> None:

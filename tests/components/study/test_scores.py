@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Differences within a member's day against what they are defined as: members drawn again."""
+"""Differences against what they are defined as: members drawn again, the same for all seeds."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from components.bootstrap import member_weights
+from components.bootstrap import BootstrapAuc, member_weights
 from components.scorecard import grouped_auc
-from components.study.scores import RESAMPLES, Scores, within_differences
+from components.study.scores import RESAMPLES, Scores, differences, within_differences
 
 MEMBERS, EACH = 40, 12
 TASKS = ("click", "like")
@@ -43,12 +45,44 @@ def test_a_difference_within_a_day_is_that_of_members_drawn_again(two) -> None:
     weights = member_weights(unique, RESAMPLES)
     each = [dict(zip(unique.tolist(), column, strict=True)) for column in weights.T.tolist()]
     apart = [drawn(mine, times) - drawn(other, times) for times in each]
-    value, error = within_differences(mine, other, TASKS)["click"]
+    value, error = within_differences([(mine, other)], TASKS)[0]["click"]
     assert value == pytest.approx(apart[0], abs=1e-12)
     assert error == pytest.approx(np.std(apart[1:], ddof=1), rel=1e-9)
     assert error > 0.005
 
 
 def test_within_a_day_a_task_with_one_class_has_no_difference(two) -> None:
-    assert within_differences(*two, TASKS)["like"] == (None, None)
-    assert within_differences(two[0], two[0], TASKS)["click"] == (0, 0)
+    assert within_differences([two], TASKS)[0]["like"] == (None, None)
+    assert within_differences([(two[0], two[0])], TASKS)[0]["click"] == (0, 0)
+
+
+def retrained(scores: Scores, seed: int) -> Scores:
+    """The same test by another seed of the ranker."""
+    noise = np.random.default_rng(seed).normal(0, 3, scores.logits_RK.shape).astype(np.float32)
+    return replace(scores, logits_RK=scores.logits_RK + noise)
+
+
+def test_the_error_is_that_of_the_mean_over_seeds_for_members_drawn_once(two) -> None:
+    pairs = [(retrained(two[0], seed), retrained(two[1], seed + 9)) for seed in range(3)]
+    found = differences(pairs, TASKS)
+    resampled = []
+    for pair in pairs:
+        aucs = []
+        for scores in pair:
+            auc = BootstrapAuc(len(TASKS), RESAMPLES)
+            auc.update(scores.logits_RK, scores.labels_RK, scores.member_R)
+            aucs.append(auc.auc()[0])
+        resampled.append(aucs[0] - aucs[1])
+    error = np.std(np.mean(resampled, axis=0)[1:], ddof=1)
+    for apart, pair in zip(found, pairs, strict=True):
+        assert apart["click"][0] == pytest.approx(pair[0].auc(0) - pair[1].auc(0), abs=1e-12)
+        assert apart["click"][1] == pytest.approx(error, rel=1e-9)
+        assert error < 0.8 * differences([pair], TASKS)[0]["click"][1]
+        assert apart["like"] == (None, None)
+
+
+@pytest.mark.parametrize("of", [differences, within_differences])
+def test_a_seed_that_says_the_same_makes_no_mean_surer(two, of) -> None:
+    (once,), twice = of([two], TASKS), of([two, two], TASKS)
+    for apart in twice:
+        assert apart["click"] == pytest.approx(once["click"], rel=1e-12)
