@@ -14,7 +14,7 @@ from typing import Any
 
 from components.console import progress
 from components.study.results import Entry, ResultsFile
-from components.study.scores import differences, within_differences
+from components.study.scores import Pair, differences, within_differences
 from components.study.trial import Outcome
 
 Seeds = dict[str, Entry]
@@ -33,8 +33,8 @@ def set_apart(
     the row's reference with the same seed and the standard error of the mean, and with `within`
     `within_difference`, the same within a member's day.
 
-    Seeds whose scores are not in the work folder keep what they have; `apart_from` says what a
-    difference was made from, so that nothing is made again.
+    `apart_from` says what a difference was made from, so that none is made again, and one whose
+    scores are not in the work folder stays only as long as the reference's seeds are those.
 
     Args:
         references: the reference of each row, by the row's name.
@@ -53,21 +53,20 @@ def _set_apart(
 ) -> None:
     rows = results.entries()
     mine, others = rows.get(row, NOTHING), rows.get(reference, NOTHING)["seeds"]
-    seeds = [s for s in mine["seeds"] if s in others and _scored(work, mine["seeds"][s], others[s])]
-    if all(_is_current(mine["seeds"][seed], others) for seed in seeds):
-        return
-    pairs = [
-        (_outcome(work, mine["seeds"][seed]).scores, _outcome(work, others[seed]).scores)
-        for seed in seeds
-    ]
-    apart = differences(pairs, tasks)
-    inside = within_differences(pairs, tasks) if within else None
     about = {name: value for name, value in mine.items() if name != "seeds"}
-    made_from = {seed: others[seed]["fingerprint"] for seed in seeds}
-    for number, seed in enumerate(seeds):
-        result = {**mine["seeds"][seed], "difference": apart[number], "apart_from": made_from}
-        if inside is not None:
-            result["within_difference"] = inside[number]
+    stale = {s: result for s, result in mine["seeds"].items() if not _is_current(result, others)}
+    changed = {s: _without(result) for s, result in stale.items() if "difference" in result}
+    pairs = _pairs(work, mine["seeds"], others) if stale else {}
+    if stale.keys() & pairs.keys():
+        both = list(pairs.values())
+        found = {"difference": differences(both, tasks)}
+        if within:
+            found["within_difference"] = within_differences(both, tasks)
+        made_from = {seed: others[seed]["fingerprint"] for seed in pairs}
+        for place, seed in enumerate(pairs):
+            apart = {kind: values[place] for kind, values in found.items()}
+            changed[seed] = {**mine["seeds"][seed], **apart, "apart_from": made_from}
+    for seed, result in changed.items():
         results.put(row, about, int(seed), result)
 
 
@@ -80,15 +79,20 @@ def _is_current(result: Entry, others: Seeds) -> bool:
     )
 
 
-def _scored(work: Path, *results: Entry) -> bool:
-    return all(Outcome.is_in(_folder(work, result)) for result in results)
+def _without(result: Entry) -> Entry:
+    gone = ("difference", "within_difference", "apart_from")
+    return {name: value for name, value in result.items() if name not in gone}
 
 
-def _outcome(work: Path, result: Entry) -> Outcome:
-    found = Outcome.load(_folder(work, result))
-    assert found is not None
-    return found
+def _pairs(work: Path, mine: Seeds, others: Seeds) -> dict[str, Pair]:
+    """Both scores of every seed whose are there."""
+    found = {}
+    for seed in mine.keys() & others.keys():
+        both = [_outcome(work, of[seed]) for of in (mine, others)]
+        if both[0] is not None and both[1] is not None:
+            found[seed] = (both[0].scores, both[1].scores)
+    return dict(sorted(found.items()))
 
 
-def _folder(work: Path, result: Entry) -> Path:
-    return work / "trials" / str(result["fingerprint"])
+def _outcome(work: Path, result: Entry) -> Outcome | None:
+    return Outcome.load(work / "trials" / str(result["fingerprint"]))

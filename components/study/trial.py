@@ -103,15 +103,10 @@ class Outcome:
         self.scores.save(folder / "scores.npz")
         write_json(folder / "result.json", self.values)
 
-    @staticmethod
-    def is_in(folder: Path) -> bool:
-        """Whether `save` wrote there."""
-        return (folder / "result.json").is_file()
-
     @classmethod
     def load(cls, folder: Path) -> Outcome | None:
         """What `save` wrote, or None where nothing is."""
-        if not cls.is_in(folder):
+        if not (folder / "result.json").is_file():
             return None
         values = json.loads((folder / "result.json").read_bytes())
         return cls(values=values, scores=Scores.load(folder / "scores.npz"))
