@@ -68,8 +68,8 @@ def load_model(directory: Path | str, spec: Spec | None = None) -> tuple[Ranker,
         spec: the spec the caller will feed it with; None is the shipped one of the same name.
 
     Raises:
-        ValueError: a file is missing or damaged, the ranker is unknown, or the spec is not the one
-            that the ranker was trained with.
+        ValueError: a file is missing or damaged, the ranker is unknown or its configuration not
+            whole, or the spec is not the one that the ranker was trained with.
     """
     folder = existing_folder(Path(directory))
     config = _read_config(folder / CONFIG)
@@ -142,4 +142,11 @@ def _build(config: Mapping[str, Any], spec: Spec, folder: Path) -> Ranker:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{folder / CONFIG}: config.{where}: {first['msg']}") from error
+    whole = parsed.model_dump(mode="json")
+    unsaid = [field for field, value in whole.items() if config["config"].get(field) != value]
+    if unsaid:  # defaults change: what is not said was something else, once
+        raise ValueError(
+            f"{folder / CONFIG}: config.{unsaid[0]} is not whole: another version wrote it; "
+            "use that one, or train it again"
+        )
     return build(parsed, spec, seed=0)

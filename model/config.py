@@ -18,7 +18,7 @@ AttentionName = Literal["softmax", "silu", "relu", "sigmoid"]
 BlockName = Literal["transformer", "hstu"]
 ResidualName = Literal["rescale", "plain", "rezero", "layer_scale", "gated"]
 NormName = Literal["pre", "post"]
-ActionTokenName = Literal["alone", "with_post"]
+ActionTokenName = Literal["with_post", "alone"]
 
 
 class ModelConfig(BaseModel):
@@ -62,7 +62,8 @@ class HeadConfig(ModelConfig):
 class FeedSRConfig(RankerConfig):
     """Feed-SR's shape (arXiv 2602.12354), and the parts that an ablation study exchanges.
 
-    The defaults are the paper's choices; docs/architecture.md names the file of each part.
+    The defaults are the paper's choices, but that an action token carries its post as well;
+    docs/architecture.md names the file of each part.
 
     Attributes:
         width: d, the width of a token; `width / heads` is the head's dimension, which RoPE wants
@@ -78,8 +79,7 @@ class FeedSRConfig(RankerConfig):
         positions: how order reaches the tokens: "rope" and "time_rope" rotate queries and keys, by
             index or by the time served; "learned" adds an embedding; "none" leaves the order to
             what each token sees.
-        action_token: what an action token carries: its actions alone, or its post's token as well.
-            At "alone" it is not written, so that what was made before it keeps its fingerprint.
+        action_token: what an action token carries: its post's token as well, or its actions alone.
         attention: what becomes of the scores: "softmax", or an activation of each, divided by how
             many keys are seen.
         attention_gate: each head's output times a sigmoid of its token.
@@ -104,7 +104,7 @@ class FeedSRConfig(RankerConfig):
     head: HeadConfig = HeadConfig()
     offset_positions: int = Field(60, ge=0)
     positions: PositionsName = "rope"
-    action_token: ActionTokenName = Field("alone", exclude_if=lambda name: name == "alone")
+    action_token: ActionTokenName = "with_post"
     attention: AttentionName = "softmax"
     attention_gate: bool = False
     block: BlockName = "transformer"

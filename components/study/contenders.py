@@ -78,9 +78,9 @@ CONTENDERS = (
     ),
     Contender(
         name="feed_sr_taught",
-        title="Feed-SR, post in the action token, three teachers",
+        title="Feed-SR, three teachers",
         base="feed_sr",
-        changes={"ranker.action_token": "with_post", "cold.teachers": 3},
+        changes={"cold.teachers": 3},
     ),
     Contender(
         name="dcnv2",

@@ -64,9 +64,7 @@ POSITIONS = (
     Experiment(part="positions", name="none", changes=model(positions="none"), paper=-0.91),
     Experiment(part="positions", name="RoPE by elapsed time", changes=model(positions="time_rope")),
 )
-TOKENS = (
-    Experiment(part="action token", name="with its post", changes=model(action_token="with_post")),
-)
+TOKENS = (Experiment(part="action token", name="alone", changes=model(action_token="alone")),)
 ATTENTION = (
     Experiment(part="attention", name="SiLU", changes=model(attention="silu"), paper=-0.09),
     Experiment(part="attention", name="ReLU", changes=model(attention="relu"), paper=-0.25),

@@ -90,7 +90,4 @@ def test_another_number_of_teachers_is_refused(shards: Path, tmp_path: Path) -> 
 
 def test_what_was_made_without_teachers_keeps_its_fingerprint() -> None:
     assert not {"teachers", "teacher_weight"} & PLAIN.model_dump().keys()
-    assert "action_token" not in FeedSRConfig().model_dump()
     assert TrainConfig.model_validate(TAUGHT.model_dump()) == TAUGHT
-    carries = FeedSRConfig(action_token="with_post")
-    assert FeedSRConfig.model_validate(carries.model_dump()) == carries

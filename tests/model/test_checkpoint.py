@@ -134,6 +134,15 @@ def test_unknown_option(folder: Path) -> None:
         load_model(folder, TINY)
 
 
+@pytest.mark.parametrize("unsaid", ["action_token", "head"])
+def test_a_default_never_fills_what_is_not_said(folder: Path, unsaid: str) -> None:
+    said = SMALL.model_dump()
+    said[unsaid] = {"width": 8, "cross": 1} if unsaid == "head" else None
+    edit_config(folder, config={name: value for name, value in said.items() if value is not None})
+    with pytest.raises(ValueError, match=rf"config\.{unsaid} is not whole: another version"):
+        load_model(folder, TINY)
+
+
 def test_wrong_shapes_and_names(folder: Path, ranker: Ranker) -> None:
     state = ranker.state_dict()
     plant(folder, tensor_bytes(state | {"norm.weight": torch.zeros(3)}, {}))

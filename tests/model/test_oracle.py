@@ -60,7 +60,8 @@ def attended(block: Block, x_TD: Tensor, known: list[int], base: float) -> Tenso
 def oracle_states(ranker: FeedSR, batch: TrainBatch) -> Tensor:
     """The normalised output at every post token `[M, D]`, one sequence at a time."""
     imp = batch.impressions
-    posts, actions = ranker.post_tokens(imp.features), ranker.action_tokens(imp.actions)
+    posts = ranker.post_tokens(imp.features)
+    actions = posts + ranker.action_tokens(imp.actions)
     states = []
     for start, stop in zip(imp.cu_seqlens[:-1].tolist(), imp.cu_seqlens[1:].tolist(), strict=True):
         known = imp.known_M[start:stop].tolist()

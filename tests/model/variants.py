@@ -18,7 +18,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"positions": "learned"},
     "none": {"positions": "none"},
     "time_rope": {"positions": "time_rope"},
-    "with post": {"action_token": "with_post"},
+    "alone": {"action_token": "alone"},
     "silu": {"attention": "silu"},
     "relu": {"attention": "relu"},
     "sigmoid": {"attention": "sigmoid"},
@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hstu mixed": {"block": "hstu", "positions": "time_rope", "residual": "gated", "norm": "post"},
     "mixed": {
         "positions": "learned",
-        "action_token": "with_post",
+        "action_token": "alone",
         "attention": "sigmoid",
         "residual": "layer_scale",
     },
