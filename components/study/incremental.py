@@ -9,20 +9,17 @@ failed), *frozen* is never trained again. All four see full, current histories; 
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.backtest_data import Split, prepare
 from components.console import progress
-from components.layout import write_json
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import Differences, Scores, differences, score
-from components.study.trial import Log, locked, log_home
-from components.train import fingerprint, fit
+from components.study.trial import Log, fit_timed, locked, log_home, trained_seconds
+from components.train import fingerprint
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 
@@ -128,7 +125,7 @@ class _Chain:
             result = {
                 "tasks": card["tasks"],
                 "difference": self._apart(scores, cold),
-                "train_seconds": json.loads(_seconds(model).read_text())["seconds"],
+                "train_seconds": trained_seconds(model),
             }
             self._put(f"{day}: {method}", day, method, result)
 
@@ -170,8 +167,7 @@ class _Chain:
         recipe = recipe.model_copy(update={"seed": recipe.seed + self.seed})
         folder = self.folder / f"{method}-{day}"
         shards = self._prepared(day, None if start is None else self._before(day, 2)).train
-        begin = time.monotonic()
-        fit(
+        fit_timed(
             shards,
             folder,
             study.config.feed_sr,
@@ -180,8 +176,6 @@ class _Chain:
             study.config.freshness,
             start,
         )
-        if not _seconds(folder).is_file():
-            write_json(_seconds(folder), {"seconds": round(time.monotonic() - begin, 1)})
         return folder
 
     def _before(self, day: str, days: int) -> str:
@@ -217,8 +211,3 @@ class _Chain:
         about = {"day": day, "method": method}
         whole = {"fingerprint": self.fingerprint, **result}
         self.study.results.put(row, about, self.seed, whole)
-
-
-def _seconds(model: Path) -> Path:
-    """Where it says how long a model's training took."""
-    return model.with_name(f"{model.name}.seconds.json")

@@ -11,13 +11,14 @@ import fcntl
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from components.backtest_data import SIMULATED, Split, config_for, prepare
+from components.config import TrainConfig
 from components.layout import Layout, write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.position_bias import position_bias
@@ -26,7 +27,7 @@ from components.study.config import StudyConfig, changed, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score
 from components.train import fingerprint, fit, teacher_recipes
-from feature_repo.spec import Spec
+from feature_repo.spec import Freshness, Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
 from model.ranker import Ranker
@@ -128,15 +129,14 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
         return found
     train, test = shards(trial, work)
     teachers = _teachers(trial, train, work)
+    ranker, seconds = _trained(trial, train, folder / "model", teachers)
     started = time.monotonic()
-    ranker = _trained(trial, train, folder / "model", teachers)
-    trained = time.monotonic()
     card, scores = score(ranker, test, trial.config.spec)
     values = {
         **{name: card[name] for name in ("tasks", "within_member", "segments")},
         "seconds": {
-            "train": round(trained - started, 1),
-            "score": round(time.monotonic() - trained, 1),
+            "train": seconds,
+            "score": round(time.monotonic() - started, 1),
         },
         **costs(ranker, train),
         **request_ms(ranker, test, trial.config.spec),
@@ -166,13 +166,16 @@ def _teachers(trial: Trial, shards: Path, work: Path) -> list[Path]:
 
 def _trained(
     trial: Trial, shards: Path, folder: Path, teachers: list[Path]
-) -> Ranker | LightGBMRanker:
+) -> tuple[Ranker | LightGBMRanker, float]:
+    """The ranker and how many seconds it took to train."""
     ranker, spec = trial.ranker, trial.config.spec
     if isinstance(ranker, LightGBMConfig):
         seeded = ranker.model_copy(update={"seed": ranker.seed + trial.seed})
-        return fit_lightgbm(shards, spec, seeded)
+        started = time.monotonic()
+        fitted = fit_lightgbm(shards, spec, seeded)
+        return fitted, round(time.monotonic() - started, 1)
     _fit(trial, ranker, shards, folder, teachers)
-    return load_model(folder, spec)[0]
+    return load_model(folder, spec)[0], trained_seconds(folder)
 
 
 def _fit(
@@ -181,7 +184,33 @@ def _fit(
     config = trial.config
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
     freshness = config.train_freshness or config.freshness
-    fit(shards, folder, ranker, config.spec, recipe, freshness, teachers=teachers)
+    fit_timed(shards, folder, ranker, config.spec, recipe, freshness, teachers=teachers)
+
+
+def fit_timed(
+    shards: Path,
+    folder: Path,
+    ranker: RankerConfig,
+    spec: Spec,
+    recipe: TrainConfig,
+    freshness: Freshness,
+    start: Path | None = None,
+    teachers: Sequence[Path] | None = None,
+) -> None:
+    """`components.train.fit`, for `trained_seconds` to be asked of the folder."""
+    started = time.monotonic()
+    fit(shards, folder, ranker, spec, recipe, freshness, start, teachers=teachers)
+    if not _seconds(folder).is_file():
+        write_json(_seconds(folder), {"seconds": round(time.monotonic() - started, 1)})
+
+
+def trained_seconds(folder: Path) -> float:
+    """How long a model's training took, when it was trained: another trial may have done it."""
+    return float(json.loads(_seconds(folder).read_bytes())["seconds"])
+
+
+def _seconds(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.seconds.json")
 
 
 def shards(trial: Trial, work: Path) -> tuple[Path, Path]:

@@ -20,7 +20,7 @@ from components.study.config import changed, study_config
 from components.study.contenders import CONTENDERS, Between, Contender
 from components.study.results import ResultsFile
 from components.study.tables import comparison_table
-from components.study.trial import Log, Trial, claimed
+from components.study.trial import Log, Trial, claimed, trained_seconds
 from feature_repo.specs import SIMULATOR
 from model.build import RANKERS
 from tests.loop_builders import small_config
@@ -143,6 +143,10 @@ def test_a_taught_contender_is_what_its_base_chose_and_shares_its_teachers(
     plain, taught = (rows[name]["seeds"]["0"] for name in ("feed_sr", "feed_sr_taught"))
     assert plain["tasks"] != taught["tasks"]
     assert not (comparison.work / "trials" / taught["fingerprint"] / "teachers").exists()
+    assert compare(replace(alone, seeds=3), [SMALL[0]]) == 0  # the third seed has been a teacher
+    third = json.loads(file.path.read_text())["rows"]["feed_sr"]["seeds"]["2"]
+    model = comparison.work / "trials" / third["fingerprint"] / "model"
+    assert third["seconds"]["train"] == trained_seconds(model) > 0.1
 
 
 def test_differences_are_against_the_same_seed_of_feed_sr(done) -> None:
