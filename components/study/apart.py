@@ -85,13 +85,13 @@ def _without(result: Entry) -> Entry:
 
 
 def _pairs(work: Path, mine: Seeds, others: Seeds) -> dict[str, Pair]:
-    """Both scores of every seed whose are there."""
+    """My scores and the other's, of every seed that has both."""
     found = {}
     for seed in mine.keys() & others.keys():
         both = [_outcome(work, of[seed]) for of in (mine, others)]
         if both[0] is not None and both[1] is not None:
             found[seed] = (both[0].scores, both[1].scores)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items(), key=lambda pair: int(pair[0])))
 
 
 def _outcome(work: Path, result: Entry) -> Outcome | None:

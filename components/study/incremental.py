@@ -18,8 +18,8 @@ from components.console import progress
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import Differences, Scores, differences, score
-from components.study.trial import Log, fit_timed, locked, log_home, trained_seconds
-from components.train import fingerprint
+from components.study.trial import Log, locked, log_home, timed, trained_seconds
+from components.train import fingerprint, fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 
@@ -167,15 +167,9 @@ class _Chain:
         recipe = recipe.model_copy(update={"seed": recipe.seed + self.seed})
         folder = self.folder / f"{method}-{day}"
         shards = self._prepared(day, None if start is None else self._before(day, 2)).train
-        fit_timed(
-            shards,
-            folder,
-            study.config.feed_sr,
-            study.spec,
-            recipe,
-            study.config.freshness,
-            start,
-        )
+        model, freshness = study.config.feed_sr, study.config.freshness
+        with timed(folder):
+            fit(shards, folder, model, study.spec, recipe, freshness, start)
         return folder
 
     def _before(self, day: str, days: int) -> str:

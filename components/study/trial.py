@@ -11,14 +11,13 @@ import fcntl
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from components.backtest_data import SIMULATED, Split, config_for, prepare
-from components.config import TrainConfig
 from components.layout import Layout, write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.position_bias import position_bias
@@ -27,7 +26,7 @@ from components.study.config import StudyConfig, changed, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score
 from components.train import fingerprint, fit, teacher_recipes
-from feature_repo.spec import Freshness, Spec
+from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
 from model.ranker import Ranker
@@ -184,22 +183,17 @@ def _fit(
     config = trial.config
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
     freshness = config.train_freshness or config.freshness
-    fit_timed(shards, folder, ranker, config.spec, recipe, freshness, teachers=teachers)
+    with timed(folder):
+        fit(shards, folder, ranker, config.spec, recipe, freshness, teachers=teachers)
 
 
-def fit_timed(
-    shards: Path,
-    folder: Path,
-    ranker: RankerConfig,
-    spec: Spec,
-    recipe: TrainConfig,
-    freshness: Freshness,
-    start: Path | None = None,
-    teachers: Sequence[Path] | None = None,
-) -> None:
-    """`components.train.fit`, for `trained_seconds` to be asked of the folder."""
+@contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Keeps how long the training of a model took, for `trained_seconds`, beside its folder; of one
+    that was there already nothing new.
+    """
     started = time.monotonic()
-    fit(shards, folder, ranker, spec, recipe, freshness, start, teachers=teachers)
+    yield
     if not _seconds(folder).is_file():
         write_json(_seconds(folder), {"seconds": round(time.monotonic() - started, 1)})
 

@@ -76,7 +76,7 @@ def test_stale_starts_from_older_weights_than_warm(study, rows) -> None:
 
 
 def test_what_is_done_is_not_done_again(study, rows, monkeypatch) -> None:
-    monkeypatch.setattr("components.study.incremental.fit_timed", None)
+    monkeypatch.setattr("components.study.incremental.fit", None)
     before = study.results.path.read_bytes()
     compare_daily(study, 1)
     assert study.results.path.read_bytes() == before
