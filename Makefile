@@ -16,6 +16,7 @@ DAYS ?=
 CONFIG ?=
 ROOT ?= runs/demo
 MEMBER ?=
+WORKERS ?= 2
 ARGS ?=
 
 # Real impressions and the strict manifest check, where they lie beside the project.
@@ -59,8 +60,8 @@ demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand o
 	@$(BIN)/feedsr demo $(if $(DAYS),--days $(DAYS)) $(if $(DATA),--data '$(DATA)') \
 	  $(if $(CONFIG),--config '$(CONFIG)')
 
-test: $(PEERS) lint ## lint, type check and run every test
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(PEERS) lint ## lint, type check and run every test; WORKERS=0 for one process (--pdb, -s)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 asan: setup ## the kernels' tests on a build with AddressSanitizer and UBSan (wants g++)
 	@$(BIN)/python -m pip install -q -c constraints.txt cmake ninja nanobind 2> >(grep -v '^WARNING' >&2)
