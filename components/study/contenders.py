@@ -130,6 +130,12 @@ CONTENDERS = (
         space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
     ),
     Contender(
+        name="appended_taught",
+        title="Appended candidates, three teachers",
+        base="appended",
+        changes={"cold.teachers": 3},
+    ),
+    Contender(
         name="ligr",
         title="LiGR (gated normalisation, set-wise attention)",
         space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
