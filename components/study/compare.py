@@ -197,22 +197,23 @@ def choose(
     comparison: Comparison, contender: Contender, tried: Sequence[Tuned], advance: Any
 ) -> Tuned | None:
     """The finalist with the highest mean AUC over the choosing seeds, the first of equals; None
-    where another process is at it.
+    where other processes hold trainings, once the others are done.
     """
     if len(tried) == 1:
         return tried[0]
     finalists = sorted(tried, key=lambda one: one.auc, reverse=True)[:FINALISTS]
-    means = []
+    means, held = [], False
     for one in finalists:
         row, total = f"finalist: {contender.name} {one.number}", one.auc
         for seed in range(1, comparison.choosing_seeds):
             auc = _chosen_by(comparison, contender, row, seed, one.values, seed)
             if auc is None:
-                return None
+                held = True
+                continue
             total += auc
             advance()
         means.append(total / comparison.choosing_seeds)
-    return finalists[means.index(max(means))]
+    return None if held else finalists[means.index(max(means))]
 
 
 def suggest(asked: Any, contender: Contender) -> Values:
@@ -277,15 +278,19 @@ def _chosen_by(
 
 
 def _test(comparison: Comparison, contender: Contender, best: Values, advance: Any) -> bool:
-    """Measures the chosen configuration with every seed; False where another process is at it."""
+    """Measures the chosen configuration with every seed that no other process holds; whether that
+    was all.
+    """
+    held = False
     for seed in range(comparison.seeds):
         trial = make_trial(comparison, contender, best, comparison.testing, seed)
         if comparison.results.seed(contender.name, seed, trial.fingerprint) is None:
             with claimed(comparison.work, trial) as mine:
                 if not mine:
-                    return False
+                    held = True
+                    continue
                 outcome = run_trial(trial, comparison.work)
             result = {"fingerprint": trial.fingerprint, **outcome.values}
             comparison.results.put(contender.name, {"chosen": best}, seed, result)
         advance()
-    return True
+    return not held

@@ -191,6 +191,31 @@ def test_a_contender_that_another_process_is_at_is_left_to_it(comparison, done) 
     assert json.loads(comparison.results.path.read_text())["rows"] == done["rows"]
 
 
+def test_a_training_that_another_process_holds_keeps_none_of_the_others_back(
+    comparison, done
+) -> None:
+    file = replace(comparison.results, path=comparison.work / "study_shared.json")
+    file.path.write_text(json.dumps(done))
+    shared = replace(comparison, results=file, choosing_seeds=3, seeds=4)
+    ours = SMALL[0]
+    trials = done["rows"]["tuning: feed_sr"]["seeds"]
+    finalists = sorted(trials, key=lambda n: -trials[n]["auc"])[:3]
+    first = make_trial(comparison, ours, trials[finalists[0]]["values"], CHOOSING, 2)
+    with claimed(comparison.work, first):
+        assert compare(shared, [ours]) == 1
+    rows = json.loads(file.path.read_text())["rows"]
+    seeds = [list(rows[f"finalist: feed_sr {number}"]["seeds"]) for number in finalists]
+    assert seeds == [["1"], ["1", "2"], ["1", "2"]]
+    assert rows["feed_sr"] == done["rows"]["feed_sr"]  # not chosen yet, so not tested
+    assert compare(shared, [ours]) == 0
+    chosen = json.loads(file.path.read_text())["rows"]["feed_sr"]["chosen"]
+    fifth = make_trial(comparison, ours, chosen, TESTING, 4)
+    with claimed(comparison.work, fifth):
+        assert compare(replace(shared, seeds=6), [ours]) == 1
+    tested = json.loads(file.path.read_text())["rows"]["feed_sr"]["seeds"]
+    assert list(tested) == ["0", "1", "2", "3", "5"]
+
+
 def test_the_table_has_a_line_a_contender(done) -> None:
     table = comparison_table(done, "long_dwell")
     assert table.count("\n") == 2 + len(SMALL)
