@@ -91,7 +91,10 @@ def compare(
     config: ConfigName = "",
     work: Work = STUDIES,
 ) -> None:
-    """Tune every ranker alike on some days and test it once on the next; resumable."""
+    """Tune every ranker alike on some days and test it once on the next; resumable.
+
+    The same command in another shell shares the work.
+    """
     from components.study.compare import CompareOptions, run
     from components.study.trial import Log
 
