@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Session ids are written into every impression and history: the same rows give the same ids in
+every release, so their values are pinned here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from components.sessions import (
+    NO_SESSION,
+    Ints,
+    gap_sessions,
+    mix,
+    request_sessions,
+    untimed_sessions,
+)
+
+SPLITMIX64_OF_0 = 0xE220A8397B1DCDAF
+"""The first output of the published generator, seeded with 0."""
+GAP = 10
+
+
+def ints(*values: int) -> Ints:
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("parts", "value"),
+    [
+        ((0,), SPLITMIX64_OF_0 >> 1),
+        ((1,), 5225608189600411232),
+        ((-1,), 8245168133484221968),
+        ((2**63 - 1,), 1527823816519176019),
+        ((-(2**63),), 2598401411181246957),
+        ((1_770_109_200_123,), 3508078173047130491),
+        ((0, 0), 6017775124710473527),
+        ((1, 2), 6804074658870690613),
+        ((2, 1), 8085905411993364802),
+        ((5, 0, 7), 8187814808720459377),
+        ((7, 0, 5), 646608773935144014),
+    ],
+)
+def test_mix_is_what_it_was(parts: tuple[int, ...], value: int) -> None:
+    got = mix(*(ints(part) for part in parts))
+    assert got.dtype == np.int64
+    assert got.tolist() == [value]
+
+
+def test_mix_takes_each_row_alone_and_a_number_for_all() -> None:
+    assert mix(1, ints(2, 0), 7).tolist() == [int(mix(1, 2, 7)[0]), int(mix(1, 0, 7)[0])]
+    assert mix(3, ints(), ints()).tolist() == []
+
+
+def test_a_requests_session_is_what_it_was() -> None:
+    got = request_sessions(ints(17, 4, 0, 2**40, 17), ints(4, 17, 0, 9, 4))
+    assert got.tolist() == [
+        99614731916553438,
+        2109131809976106340,
+        6396520470166291297,
+        7625785179909125841,
+        99614731916553438,
+    ]
+
+
+def test_an_untimed_rows_session_is_what_it_was() -> None:
+    time_ms = 1_770_109_200_123
+    got = untimed_sessions(ints(17, 17, 17), ints(time_ms, time_ms, time_ms + 1), ints(4, 5, 4))
+    assert got.tolist() == [6089426981463855426, 4582088256870504821, 7402495450332435688]
+
+
+def test_a_pauses_session_is_what_it_was_and_named_by_its_first_time() -> None:
+    first = 1_770_109_200_123
+    times = ints(first + 5, first, first + 14, first)
+    got = gap_sessions(ints(17, 17, 17, 4), times, np.full(4, NO_SESSION), GAP)
+    assert got.tolist() == [7802172374739018017] * 3 + [6985360933864921392]
+
+
+NEW = NO_SESSION
+KNOWN = [
+    ("exactly the gap continues", [(1, 100, NEW), (1, 110, NEW)], [(1, 100), (1, 100)]),
+    ("one more than the gap does not", [(1, 100, NEW), (1, 111, NEW)], [(1, 100), (1, 111)]),
+    ("known before", [(1, 100, 77), (1, 110, NEW)], [77, 77]),
+    ("known before, too long ago", [(1, 100, 77), (1, 111, NEW)], [77, (1, 111)]),
+    ("known after", [(1, 100, NEW), (1, 110, 55)], [55, 55]),
+    ("known after, too far away", [(1, 100, NEW), (1, 111, 55)], [(1, 100), 55]),
+    ("between two", [(1, 100, 77), (1, 105, NEW), (1, 110, 55)], [77, 77, 55]),
+    ("the nearest before", [(1, 100, 77), (1, 103, 55), (1, 105, NEW)], [77, 55, 55]),
+    ("the nearest after", [(1, 95, NEW), (1, 100, 77), (1, 103, 55)], [77, 77, 55]),
+    ("a chain of new ones", [(1, 90, 7), (1, 99, NEW), (1, 108, NEW)], [7, 7, 7]),
+    ("a chain up to a known one", [(1, 90, NEW), (1, 99, NEW), (1, 108, 7)], [7, 7, 7]),
+    ("another member before", [(1, 100, 77), (2, 101, NEW)], [77, (2, 101)]),
+    ("another member after", [(1, 100, NEW), (2, 101, 77)], [(1, 100), 77]),
+    ("the very same time", [(1, 100, 77), (1, 100, NEW)], [77, 77]),
+    ("session 0 is a session", [(1, 100, 0), (1, 105, NEW)], [0, 0]),
+    ("alone", [(1, 100, NEW)], [(1, 100)]),
+    ("alone and known", [(1, 100, 5)], [5]),
+    ("none", [], []),
+]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("events", "sessions"), [k[1:] for k in KNOWN], ids=[k[0] for k in KNOWN])
+def test_a_pause_ends_a_session_and_a_known_one_goes_on(
+    events: list[tuple[int, int, int]], sessions: list[int | tuple[int, int]], reverse: bool
+) -> None:
+    """Member, time and the session that an earlier day gave; what is named anew is so by its
+    member and first time. The order of the rows does not matter.
+    """
+    step = -1 if reverse else 1
+    rows = np.array(events, np.int64).reshape(len(events), 3)[::step]
+    want = [s if isinstance(s, int) else int(mix(3, *s)[0]) for s in sessions][::step]
+    assert gap_sessions(rows[:, 0], rows[:, 1], rows[:, 2], GAP).tolist() == want
+
+
+def test_between_two_members_with_known_sessions() -> None:
+    """The first and the last place of a member touch others' in the order that is searched."""
+    member, time = ints(1, 2, 2, 3), ints(500, 100, 105, 105)
+    got = gap_sessions(member, time, ints(7, NEW, NEW, 8), GAP)
+    assert got.tolist() == [7, *[int(mix(3, 2, 100)[0])] * 2, 8]
