@@ -15,17 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.spec import (
-    DAY_MS,
-    UNKNOWN,
-    Binary,
-    Categorical,
-    Embedding,
-    Feature,
-    HashedId,
-    Numeric,
-    Spec,
-)
+from feature_repo.spec import DAY_MS, UNKNOWN, Feature, Spec
+from feature_repo.values import fault, illegal
 
 Mask = npt.NDArray[np.bool_]
 Fault = tuple[str, Mask]
@@ -63,7 +54,7 @@ def impression_reasons(table: pa.Table, spec: Spec, day: int) -> npt.NDArray[np.
             *_times(table, spec, day),
             ("position is below -1", values(table["position"]) < UNKNOWN),
             ("dwell_ms is negative", values(table["dwell_ms"]) < 0),
-            *(fault for f in features for fault in _feature(f, values(table[f.name]))),
+            *(_feature(f, values(table[f.name])) for f in features),
         ),
     )
 
@@ -78,7 +69,7 @@ def post_reasons(table: pa.Table, spec: Spec) -> npt.NDArray[np.str_]:
             *_nulls(table, spec.post_schema),
             *_negative(table, ("post_id",)),
             ("created_ms is out of range", _insane(created) & (created != UNKNOWN)),
-            *(fault for f in features for fault in _feature(f, values(table[f.name]))),
+            *(_feature(f, values(table[f.name])) for f in features),
         ),
     )
 
@@ -91,7 +82,7 @@ def member_reasons(table: pa.Table, spec: Spec) -> npt.NDArray[np.str_]:
         (
             *_nulls(table, spec.member_schema),
             *_negative(table, ("member_id",)),
-            *(fault for f in features for fault in _feature(f, values(table[f.name]))),
+            *(_feature(f, values(table[f.name])) for f in features),
         ),
     )
 
@@ -142,16 +133,5 @@ def _times(table: pa.Table, spec: Spec, day: int) -> Iterator[Fault]:
     yield f"arrived more than {MAX_LATE_DAYS} days late", late
 
 
-def _feature(feature: Feature, value: npt.NDArray[Any]) -> Iterator[Fault]:
-    kind, name = feature.kind, feature.name
-    if isinstance(kind, HashedId):
-        yield f"{name} is below -1", value < UNKNOWN
-    elif isinstance(kind, Categorical):
-        outside = (value < UNKNOWN) | (value >= kind.cardinality)
-        yield f"{name} is not in [-1, {kind.cardinality})", outside
-    elif isinstance(kind, Numeric) and value.dtype.kind == "f":
-        yield f"{name} is infinite", np.isinf(value)
-    elif isinstance(kind, Embedding):
-        yield f"{name} is not finite", ~np.isfinite(value).all(1)
-    elif isinstance(kind, Binary):
-        yield f"{name} is not -1, 0 or 1", (value < UNKNOWN) | (value > 1)
+def _feature(feature: Feature, value: npt.NDArray[Any]) -> Fault:
+    return f"{feature.name} {fault(feature.kind)}", illegal(feature.kind, value)
