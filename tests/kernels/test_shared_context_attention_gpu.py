@@ -142,6 +142,21 @@ def assert_errs_like(case: tuple[Tokens, Tokens, SeqlenInfo], factor: float = 2.
     assert all(a <= factor * b + floor for a, b in zip(ours, theirs, strict=True)), (ours, theirs)
 
 
+def assert_same(got: Tensor, want: Tensor, case: tuple[Tokens, Tokens, SeqlenInfo]) -> None:
+    """Rows of the outputs of `case`, computed among other rows: the same bits on a GPU.
+
+    The interpreter's products are NumPy's, where the last bit of a row follows its place among the
+    others, by processor: there each is off by the law's error, so they are apart by two of it.
+    """
+    if got.is_cuda:
+        assert torch.equal(got, want)
+        return
+    with torch.no_grad():
+        theirs = max(biggest_error(dense(*case), dense(*wide(case))))
+    limit = 2 * (2 * theirs + 8 * torch.finfo(got.dtype).eps)
+    torch.testing.assert_close(got, want, rtol=0, atol=limit)
+
+
 @pytest.mark.parametrize(
     ("head_dim", "prefix"), [(32, False), (32, True), (64, True), (128, False), (128, True)]
 )
@@ -203,14 +218,14 @@ def test_queries_of_the_last_tokens_alone(device: str, prefix: bool) -> None:
     case = (Tokens(q, context.k, context.v), candidates, appended)
     assert_errs_like(case)
     whole = attention(context, candidates, info)
-    assert torch.equal(attention(*case)[0], whole[0][rows])
+    assert_same(attention(*case)[0], whole[0][rows], case)
 
 
-def test_the_same_bits_in_any_batch_and_with_a_cached_context(device: str) -> None:
-    context, candidates, info = make([37, 80], [5, 66], device=device)
+def test_the_same_in_any_batch_and_with_a_cached_context(device: str) -> None:
+    case = context, candidates, info = make([37, 80], [5, 66], device=device)
     out, _, out_N, _ = attention(context, candidates, info)
     cached = attention(Tokens(None, context.k, context.v), candidates, info)
-    assert torch.equal(cached[0], out_N)
+    assert_same(cached[0], out_N, case)
     assert info.prefix is not None
     alone = SeqlenInfo(
         cu_seqlens=offsets([80]).to(device),
@@ -220,8 +235,8 @@ def test_the_same_bits_in_any_batch_and_with_a_cached_context(device: str) -> No
     last = Tokens(*(x[37:] for x in context.present))
     two = Tokens(*(x[-2:].flip(0) for x in candidates.present))
     again, _, again_N, _ = attention(last, two, alone)
-    assert torch.equal(again, out[37:])
-    assert torch.equal(again_N.flip(0), out_N[-2:])
+    assert_same(again, out[37:], case)
+    assert_same(again_N.flip(0), out_N[-2:], case)
 
 
 def test_hidden_blocks_are_not_visited_and_great_scores_do_not_overflow(device: str) -> None:
@@ -237,22 +252,21 @@ def test_hidden_blocks_are_not_visited_and_great_scores_do_not_overflow(device: 
     loud = (Tokens(q * 40, k, v), candidates, info)
     for got, want in zip(attention(*loud), dense(*wide(loud)), strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
-    before = attention(Tokens(q, k, v), None, info)[0]
+    quiet = (Tokens(q, k, v), candidates, info)
+    before = attention(*quiet)[0]
     holes = [x.clone() for x in (k, v)]
     for x in holes:
         x[192:384] = torch.nan
-    assert torch.equal(attention(Tokens(q, *holes), None, info)[0][400:], before[400:])
+    assert_same(attention(Tokens(q, *holes), None, info)[0][400:], before[400:], quiet)
 
 
 def test_views_of_a_fused_projection_and_of_their_gradient(device: str) -> None:
-    context, candidates, info = make([40, 7], [3, 4], device=device)
+    case = context, candidates, info = make([40, 7], [3, 4], device=device)
     fused = torch.cat([x.detach() for x in context.present], -1).requires_grad_()
     views = Tokens(*fused.split(32, -1))
     assert not views.k.is_contiguous()
-    plain = attention(context, candidates, info)
-    assert all(
-        torch.equal(a, b) for a, b in zip(attention(views, candidates, info), plain, strict=True)
-    )
+    for got, want in zip(attention(views, candidates, info), attention(*case), strict=True):
+        assert_same(got, want, case)
     grad = torch.autograd.grad(attention(views, None, info)[0].sum(), fused)[0]
     whole = wide((context, candidates, info))
     exact = torch.autograd.grad(dense(*whole)[0].sum(), whole[0].present)
