@@ -27,7 +27,7 @@ OVERHEAD_BYTES = 65_536
 WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 READ = pa.ipc.IpcReadOptions(use_threads=False)
 
-_READ_ERRORS = (pa.ArrowException, OSError, MemoryError, StopIteration, UnicodeError)
+_READ_ERRORS = (pa.ArrowException, OSError, MemoryError, UnicodeError)
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,9 @@ def _plain(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     if position < 0:
         raise ValueError(f"history has no column {field.name!r}; the spec wants it as {field.type}")
     column = batch.column(position)
-    if column.type != field.type or column.null_count:
+    if column.type != field.type or nulls_in(column):
         raise ValueError(
-            f"history column {field.name!r} is {column.type} with {column.null_count} nulls, "
+            f"history column {field.name!r} is {column.type} with {nulls_in(column)} nulls, "
             f"want {field.type} without nulls"
         )
     if pa.types.is_fixed_size_list(field.type):
@@ -185,6 +185,16 @@ def _plain(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
             pa.array(values.copy()), field.type.list_size
         ).cast(field.type)
     return pa.array(column.to_numpy(zero_copy_only=False).copy(), field.type)
+
+
+def nulls_in(column: pa.Array) -> int:
+    """How many nulls the column has, in its rows and in their lists.
+
+    A schema that says "not null" does not keep them out: readers take its word, so we count.
+    """
+    if not pa.types.is_fixed_size_list(column.type):
+        return int(column.null_count)
+    return int(column.null_count + column.flatten().null_count)
 
 
 def _read(stream: bytes, spec: Spec) -> History:
@@ -199,14 +209,25 @@ def _read(stream: bytes, spec: Spec) -> History:
     if not reader.schema.equals(spec.history_schema):
         raise ValueError("history value has other columns than its spec says; rebuild it")
     member_id, count = (_integer(metadata, name) for name in ("member_id", "count"))
-    batch = reader.read_next_batch()
+    batches = list(reader)
+    if len(batches) != 1:
+        raise ValueError(
+            f"history value of member {member_id} is {len(batches)} record batches, want one; "
+            "rebuild it"
+        )
+    [batch] = batches
     batch.validate(full=True)
     start = int(window_start(count, spec.max_impressions, spec.block))
-    if batch.num_rows != count - start or any(c.null_count for c in batch.columns):
+    if batch.num_rows != count - start:
         raise ValueError(
             f"history value of member {member_id} has {batch.num_rows} rows, "
             f"want {count - start} after {count} impressions; rebuild it"
         )
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if nulls_in(column):
+            raise ValueError(
+                f"history value of member {member_id} has a null in {name}; rebuild it"
+            )
     return History(batch, count, start, member_id)
 
 

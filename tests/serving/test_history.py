@@ -18,13 +18,16 @@ from components.histories import history_batch
 from feature_repo.spec import DAY_MS, FRESHNESS, window_start
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import (
+    OVERHEAD_BYTES,
     History,
     decode_history,
+    empty_history,
     encode_history,
     history_as_of,
     known_counts,
     max_value_bytes,
 )
+from tests.arrow_builders import Hole, holes, stream, with_hole
 from tests.log_builders import random_log, small_spec
 
 SPECS = [small_spec("kuairand"), small_spec("simulator")]
@@ -203,3 +206,163 @@ def test_a_thousand_impressions_decode_in_a_millisecond():
         decode_history(value, SIMULATOR)
         seconds.append(time.perf_counter() - start)
     assert np.median(seconds) < 1e-3
+
+
+def sealed(stream: bytes) -> bytes:
+    """A stream with its checksum."""
+    return stream + zlib.crc32(stream).to_bytes(4, "little")
+
+
+def written(spec, batch: pa.RecordBatch, **metadata: str) -> bytes:
+    """A value of any batch under the spec's schema, as an attacker or another writer makes it."""
+    whole = {"member_id": "3", "count": str(batch.num_rows), "spec_hash": spec.hash, **metadata}
+    return sealed(stream(batch, metadata=whole))
+
+
+HOLES = [(spec, hole) for spec in SPECS for hole in holes(spec.history_schema, 9)]
+
+
+@pytest.mark.parametrize(("spec", "hole"), HOLES, ids=lambda p: getattr(p, "name", str(p)))
+def test_a_null_that_the_schema_denies_is_found_in_a_value(spec, hole: Hole):
+    batch = decode_history(make_value(spec), spec).batch
+    assert_same(decode_history(written(spec, batch), spec).batch, batch)
+    with pytest.raises(ValueError, match=rf"member 3 has a null in {hole[0]}; rebuild it"):
+        decode_history(written(spec, with_hole(batch, hole)), spec)
+
+
+@pytest.mark.parametrize(("spec", "hole"), HOLES, ids=lambda p: getattr(p, "name", str(p)))
+def test_a_null_that_the_schema_denies_is_refused_when_written(spec, hole: Hole):
+    batch = decode_history(make_value(spec), spec).batch
+    with pytest.raises(ValueError, match=f"history column '{hole[0]}' is .* with 1 nulls"):
+        encode_history(with_hole(batch, hole), member_id=3, count=9, spec=spec)
+
+
+def test_a_null_beyond_the_window_is_nobodys():
+    spec = SPECS[1]
+    batch = make_batch(spec, 16)
+    for hole in (("content", 3, 1), ("click", 3, None)):
+        value = encode_history(with_hole(batch, hole), member_id=3, count=16, spec=spec)
+        assert value == encode_history(batch, member_id=3, count=16, spec=spec)
+    with pytest.raises(ValueError, match=r"'content' is .* with 1 nulls"):
+        encode_history(with_hole(batch, ("content", 4, 1)), member_id=3, count=16, spec=spec)
+
+
+@pytest.mark.parametrize("batches", [0, 2, 3])
+def test_a_second_batch_is_not_lost_in_silence(batches):
+    spec = SPECS[0]
+    batch, sink = make_batch(spec, 9), pa.BufferOutputStream()
+    metadata = {"member_id": "3", "count": "9", "spec_hash": spec.hash}
+    with pa.ipc.new_stream(sink, spec.history_schema.with_metadata(metadata)) as writer:
+        for _ in range(batches):
+            writer.write_batch(batch.replace_schema_metadata(metadata))
+    with pytest.raises(ValueError, match=f"member 3 is {batches} record batches, want one"):
+        decode_history(sealed(sink.getvalue().to_pybytes()), spec)
+
+
+def test_a_value_of_exactly_the_limit_is_read_and_one_byte_more_is_not():
+    spec = SPECS[0]
+    rows = 12 + 4 - 1
+    # 8 bytes: three times, post and actor; 4: six codes, dwell and duration; 2: position; 1: timed
+    # and six actions.
+    assert max_value_bytes(spec) == OVERHEAD_BYTES + 2 * rows * (5 * 8 + 8 * 4 + 2 + 1 + 6)
+    plain = make_value(spec)[:-4]
+    padded = plain + bytes(max_value_bytes(spec) - 4 - len(plain))
+    for shorter in (1, 0):
+        value = sealed(padded[: len(padded) - shorter])
+        assert len(value) == max_value_bytes(spec) - shorter
+        assert decode_history(value, spec).count == 9
+    with pytest.raises(ValueError, match=rf"has {len(padded) + 5} bytes, want at most"):
+        decode_history(sealed(padded + b"\0"), spec)
+
+
+@pytest.mark.parametrize("spec", [KUAIRAND, SIMULATOR], ids=lambda s: s.name)
+def test_the_largest_window_fits_the_limit(spec):
+    """Bits that do not compress, in every column of T + B - 1 rows."""
+    rows, rng = spec.max_impressions + spec.block - 1, np.random.default_rng(0)
+    arrays = []
+    for field in spec.history_schema:
+        size = getattr(field.type, "list_size", 1) if pa.types.is_list(field.type) else 1
+        if pa.types.is_fixed_size_list(field.type):
+            flat = rng.integers(0, 2**15, rows * field.type.list_size).astype(np.uint16)
+            values = pa.array(flat.view(np.float16))
+            arrays.append(pa.FixedSizeListArray.from_arrays(values, type=field.type))
+        elif pa.types.is_boolean(field.type):
+            arrays.append(pa.array(rng.random(rows) < 0.5))
+        else:
+            width = field.type.bit_width // 8 * size
+            drawn = rng.integers(0, 256, rows * width).astype(np.uint8)
+            arrays.append(pa.Array.from_buffers(field.type, rows, [None, pa.py_buffer(drawn)]))
+    batch = pa.RecordBatch.from_arrays(arrays, schema=spec.history_schema)
+    value = encode_history(batch, member_id=1, count=rows, spec=spec)
+    assert decode_history(value, spec).batch.num_rows == rows
+    assert len(value) < max_value_bytes(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fits"),
+    [
+        ("member_id", "9223372036854775807", True),
+        ("member_id", "-9223372036854775808", True),
+        ("member_id", "0", True),
+        ("member_id", "18446744073709551616", False),
+        ("member_id", "", False),
+        ("member_id", "-", False),
+        ("member_id", "--3", False),
+        ("member_id", "٣", False),
+        ("count", "9", True),
+        ("count", "8", False),
+        ("count", "10", False),
+        ("count", "-9", False),
+        ("count", "9999999999999999999", False),
+        ("count", "10000000000000000000", False),
+    ],
+)
+def test_numbers_of_a_value_are_whole_and_agree_with_its_rows(name, text, fits):
+    spec = SPECS[0]
+    value = written(spec, make_batch(spec, 9), **{name: text})
+    if fits:
+        history = decode_history(value, spec)
+        assert getattr(history, name) == int(text)
+    else:
+        with pytest.raises(ValueError, match=r"^history value .*; rebuild it$"):
+            decode_history(value, spec)
+
+
+@pytest.mark.parametrize("count", [11, 12, 13, 15, 16, 17, 19, 20, 23, 24])
+def test_a_window_starts_on_a_block(count):
+    """T = 12 and B = 4: it slides when four more than twelve are there."""
+    spec = SPECS[0]
+    first = {11: 0, 12: 0, 13: 0, 15: 0, 16: 4, 17: 4, 19: 4, 20: 8, 23: 8, 24: 12}[count]
+    whole = make_batch(spec, 24)
+    arrivals = whole.column("post_id").to_pylist()[:count]
+    value = encode_history(whole.slice(0, count), member_id=2, count=count, spec=spec)
+    history = decode_history(value, spec)
+    assert history.start == first
+    assert history.batch.column("post_id").to_pylist() == arrivals[first:]
+    kept = whole.slice(first, count - first)
+    assert encode_history(kept, member_id=2, count=count, spec=spec) == value
+    with pytest.raises(ValueError, match=f"has {count - first - 1} rows"):
+        encode_history(kept.slice(1), member_id=2, count=count, spec=spec)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_a_history_of_nothing(spec):
+    empty = empty_history(spec)
+    assert (empty.count, empty.start, empty.member_id, empty.batch.num_rows) == (0, 0, None, 0)
+    value = encode_history(empty.batch, member_id=7, count=0, spec=spec)
+    again = decode_history(value, spec)
+    assert (again.count, again.start, again.member_id) == (0, 0, 7)
+    assert again.batch.equals(empty.batch)
+    assert again.tail(5).batch.num_rows == again.tail(0).batch.num_rows == 0
+    assert history_as_of(again.batch, 0, 2**60).num_rows == 0
+    for freshness in FRESHNESS:
+        assert again.known(spec, freshness).dtype == np.int32
+        assert again.known(spec, freshness).shape == (0,)
+
+
+def test_the_tail_is_the_newest_rows_and_where_they_begin():
+    whole = History(make_batch(SPECS[0], 9), 21, 12, 5)
+    for rows in (0, 1, 8, 9, 10):
+        tail, kept = whole.tail(rows), min(rows, 9)
+        assert (tail.count, tail.start, tail.member_id) == (21, 21 - kept, 5)
+        assert_same(tail.batch, whole.batch.slice(9 - kept))
