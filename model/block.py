@@ -107,9 +107,11 @@ class Block(Layer):
         return self.attention.key_value
 
     def widest(self) -> int:
-        """Stream and norm, and the larger of query, key, value, attention's output and gate, or the
-        MLP's hidden layer with its activation.
+        """The larger of two points: stream, norm, query, key and value before and after the key's
+        rotation (and the gate, before and after its sigmoid); or stream, norm, what was attended
+        to and its branch (and the gate), the MLP's hidden layer and its output. A gated MLP holds
+        the product of its halves beside them.
         """
-        width, up = self.attention.out.in_features, self.mlp.up.out_features
-        attention = (4 if self.attention.gate is None else 5) * width
-        return 2 * width + max(attention, up + self.mlp.hidden)
+        width, gated = self.attention.out.in_features, self.attention.gate is not None
+        hidden = self.mlp.up.out_features + (self.mlp.hidden if self.mlp.gated else 0)
+        return max((8 if gated else 6) * width, (6 if gated else 5) * width + hidden)

@@ -68,8 +68,8 @@ class HSTU(Layer):
         return self.key_value
 
     def widest(self) -> int:
-        """Stream and norm, U, Q, K, V and what was attended to."""
-        return 7 * self.out.in_features
+        """Stream, U beside Q, K beside V, Q and K rotated, and the norm or what was attended to."""
+        return 8 * self.out.in_features
 
     def _activated(self, linear: nn.Linear, x_TD: Tensor) -> tuple[Tensor, Tensor]:
         one, other = F.silu(linear(x_TD), inplace=not torch.is_grad_enabled()).chunk(2, -1)

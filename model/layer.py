@@ -4,7 +4,8 @@
 A layer projects its input to queries, keys and values, attends, and finishes what it attended to.
 The forms differ in which tokens go through which half, so a new layer writes the halves alone.
 Knows tokens and where they sit; not what they mean. Where no gradient is wanted, the stream that a
-layer gets is updated in place: fresh memory in every layer costs more than the sums do.
+layer gets is updated in place: fresh memory in every layer costs more than the sums do. What was
+projected is let go before the second half, which is the wider one.
 
 Shape suffixes: T context tokens, packed; N candidate tokens, packed; Q chosen tokens; D width of a
 token; H heads; C head_dim.
@@ -65,7 +66,9 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def widest(self) -> int:
-        """Numbers a token that are alive at the widest point of a forward without autograd."""
+        """Numbers a token that are alive at the widest point of a forward without autograd, beside
+        what the attention needs inside.
+        """
 
     def forward(
         self,
@@ -80,10 +83,12 @@ class Layer(nn.Module, ABC):
             context = extend(context)
         if candidates_ND is None:
             seen, _ = self.attend(context, None, placement.info)
+            del context
             assert seen is not None
             return self.finish(context_TD, seen, gate), None
         candidates, gate_N = self._project_candidates(candidates_ND, placement)
         seen, seen_N = self.attend(context, candidates, placement.info)
+        del context, candidates
         assert seen is not None
         assert seen_N is not None
         after = self.finish(context_TD, seen, gate)
@@ -93,6 +98,7 @@ class Layer(nn.Module, ABC):
         """The next state of chosen context tokens `[Q, D]`: the last layer of `forward`."""
         context, gate = self.project(context_TD, placement.context)
         seen, _ = self.attend(context, None, placement.info)
+        del context
         assert seen is not None
         gate_Q = None if gate is None else gate[rows_Q]
         return self.finish(context_TD[rows_Q], seen[rows_Q], gate_Q)
@@ -110,6 +116,7 @@ class Layer(nn.Module, ABC):
             context = extend(context)
         candidates, gate_N = self._project_candidates(candidates_ND, placement)
         _, seen_N = self.attend(context, candidates, placement.info)
+        del context, candidates
         assert seen_N is not None
         return self.finish(candidates_ND, seen_N, gate_N)
 

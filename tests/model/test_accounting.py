@@ -18,8 +18,12 @@ from model.accounting import (
 )
 from model.config import HEADS, HeadName
 from model.feed_sr import FeedSR
+from model.layer import Placement
 from model.ranker import Ranker
+from model.rope import Rotation
+from model.stack import make_layer
 from tests.builders import offsets_of
+from tests.model.live_memory import LiveMemory
 from tests.model.variants import VARIANTS, timed_rank_batch, variant
 
 M, N = 30, 7
@@ -116,13 +120,70 @@ def test_bytes() -> None:
     assert ranker.double().parameter_bytes() == 2 * sum(4 * t.numel() for t in tensors)
 
 
-def test_activations_are_what_a_block_keeps() -> None:
-    """At d = 16, GELU: stream + norm (32), and the MLP's hidden layer twice (128), in float32."""
-    assert make_feed_sr().activation_bytes(M, N) == (2 * M + N) * (32 + 128) * 4
+def test_activations_are_what_a_layer_keeps() -> None:
+    """At d = 16 in float32. GELU: stream, norm, attended, branch and output (5 * 16), and 64 hidden
+    numbers; HSTU: 8 * 16.
+    """
+    assert make_feed_sr().activation_bytes(M, N) == (2 * M + N) * (80 + 64) * 4
     hstu = build_ranker(FeedSRConfig(width=16, block="hstu"), SIMULATOR)
     assert isinstance(hstu, FeedSR)
-    assert hstu.activation_bytes(M, N) == (2 * M + N) * 7 * 16 * 4
-    assert cache_bytes(hstu, M) == 2 * 2 * (2 * M) * 16 * 4
+    assert hstu.activation_bytes(M, N) == (2 * M + N) * 8 * 16 * 4
+    assert hstu.double().activation_bytes(M, N) == (2 * M + N) * 8 * 16 * 8
+    assert cache_bytes(hstu, M) == 2 * 2 * (2 * M) * 16 * 8
+
+
+# What is changed of a layer of width 12, and the numbers a token at its widest point, by hand.
+WIDEST: list[tuple[dict[str, object], int]] = [
+    ({}, 5 * 12 + 48),
+    ({"mlp": "swiglu"}, 5 * 12 + 64 + 32),
+    ({"mlp_ratio": 1.0}, 6 * 12),
+    ({"mlp_ratio": 1.25}, 5 * 12 + 15),
+    ({"mlp_ratio": 0.5, "attention_gate": True}, 8 * 12),
+    ({"attention_gate": True}, 6 * 12 + 48),
+    ({"norm": "post"}, 5 * 12 + 48),
+    ({"residual": "gated"}, 5 * 12 + 48),
+    ({"block": "hstu"}, 8 * 12),
+    ({"block": "hstu", "norm": "post"}, 8 * 12),
+]
+
+
+@pytest.mark.parametrize(("changes", "numbers"), WIDEST, ids=[str(w[0]) for w in WIDEST])
+def test_a_layer_holds_what_it_says_at_its_widest_point(
+    changes: dict[str, object], numbers: int
+) -> None:
+    """An attention that needs nothing inside stands in: the rest is the layer's own."""
+    layer = make_layer(FeedSRConfig.model_validate({"width": 12, "heads": 2, **changes}))
+    layer.attend = lambda context, candidates, info: (torch.zeros_like(context.v), None)
+    rotation = Rotation.at(torch.arange(50), 6, 10_000.0, torch.float32)
+    info = SeqlenInfo(cu_seqlens=offsets_of([50]))
+    with torch.inference_mode(), LiveMemory() as memory:
+        layer(torch.zeros(50, 12), None, Placement(info=info, context=rotation))
+    assert layer.widest() == numbers
+    assert memory.peak == 4 * 50 * numbers
+
+
+@pytest.mark.parametrize("block", ["transformer", "hstu"])
+def test_of_candidates_and_of_a_last_layer_no_more_is_alive(block: str) -> None:
+    layer = make_layer(FeedSRConfig.model_validate({"width": 12, "heads": 2, "block": block}))
+    layer.attend = lambda context, candidates, info: (
+        None if context.q is None else torch.zeros_like(context.v),
+        None if candidates is None else torch.zeros_like(candidates.v),
+    )
+    context, candidates = (
+        Rotation.at(torch.arange(rows), 6, 10_000.0, torch.float32) for rows in (50, 20)
+    )
+    info = SeqlenInfo(cu_seqlens=offsets_of([50]), cu_candidates=offsets_of([20]))
+    placement = Placement(info=info, context=context, candidates=candidates)
+    most = 4 * (50 + 20) * layer.widest()
+    with torch.inference_mode():
+        for form, rest in (
+            (layer, (torch.zeros(20, 12), placement)),
+            (layer.forward_candidates, (torch.zeros(20, 12), placement)),
+            (layer.forward_rows, (torch.arange(20), placement)),
+        ):
+            with LiveMemory() as memory:
+                form(torch.zeros(50, 12), *rest)
+            assert 0 < memory.peak <= most
 
 
 @pytest.mark.parametrize("name", VARIANTS)

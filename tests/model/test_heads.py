@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
 from model.batch import TrainBatch
 from model.config import HEADS, HeadName
-from model.heads import TaskHead
+from model.heads import GatedExperts, PositionOffsets, TaskHead, groups_of, output_layer
 from model.ranker import Ranker
 from tests.builders import TINY, make_train_batch
+from tests.model.patterned import numbers, patterned
 
 HEAD = HeadConfig(width=16, hidden=1, cross=2, rank=4)
 
@@ -87,6 +92,266 @@ def test_logits_come_in_the_order_of_the_tasks() -> None:
     logits = head(torch.zeros(1, 10))[0]
     prior = torch.tensor([t.prior for t in tasks])
     assert torch.allclose(logits.sigmoid(), prior, atol=0.02)
+
+
+SMALL = HeadConfig(width=4, hidden=2, cross=2, rank=3, experts=3)
+X = numbers(2, 5, start=1000)
+"""Two rows of five fused features."""
+Weights = dict[str, Tensor]
+
+
+def hidden(weights: Weights, name: str, x: Tensor) -> Tensor:
+    """Two linear layers with ReLU, numbered with the dropouts between them."""
+    for layer in (0, 3):
+        weight, bias = weights[f"{name}.{layer}.weight"], weights[f"{name}.{layer}.bias"]
+        x = (x @ weight.T + bias).clamp_min(0)
+    return x
+
+
+def crossed(weights: Weights, name: str, x0: Tensor) -> Tensor:
+    """Two cross layers: `x0 * (U V x + b) + x`."""
+    x = x0
+    for layer in (0, 1):
+        down, up, bias = (
+            weights[f"{name}.{part}"]
+            for part in (f"down.{layer}.weight", f"up.{layer}.weight", f"up.{layer}.bias")
+        )
+        x = x0 * (x @ down.T @ up.T + bias) + x
+    return x
+
+
+def body(head: HeadName, weights: Weights, group: int) -> Tensor:
+    """What a group's tower is given, by the page."""
+    if head == "linear":
+        return X
+    if head == "mlp":
+        return hidden(weights, f"bodies.{group}", X)
+    if head == "mmoe":
+        experts = [hidden(weights, f"bodies.experts.{e}", X) for e in range(3)]
+        gate = weights[f"bodies.gates.{group}.weight"], weights[f"bodies.gates.{group}.bias"]
+        share = (X @ gate[0].T + gate[1]).exp()
+        share = share / share.sum(1, keepdim=True)
+        return sum(share[:, e : e + 1] * experts[e] for e in range(3))  # type: ignore[return-value]
+    cross = crossed(weights, f"bodies.{group}.cross", X)
+    if head == "stacked_dcn":
+        return hidden(weights, f"bodies.{group}.hidden", cross)
+    return torch.cat([cross, hidden(weights, f"bodies.{group}.hidden", X)], 1)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_is_its_formula(head: HeadName) -> None:
+    built = patterned(TaskHead(SMALL.model_copy(update={"name": head}), 5, TINY.tasks))
+    weights = dict(built.state_dict())
+    towers = [
+        body(head, weights, g) @ weights[f"towers.{g}.weight"].T + weights[f"towers.{g}.bias"]
+        for g in (0, 1)
+    ]
+    # click and skip are passive, like stands between them and is active
+    want = torch.stack([towers[0][:, 0], towers[1][:, 0], towers[0][:, 1]], 1)
+    torch.testing.assert_close(built(X), want, rtol=1e-12, atol=1e-12)
+
+
+HIDDEN = {"0.weight": (4, 5), "0.bias": (4,), "3.weight": (4, 4), "3.bias": (4,)}
+CROSS = {
+    "down.0.weight": (3, 5),
+    "down.1.weight": (3, 5),
+    "up.0.weight": (5, 3),
+    "up.0.bias": (5,),
+    "up.1.weight": (5, 3),
+    "up.1.bias": (5,),
+}
+DCN = {f"cross.{n}": s for n, s in CROSS.items()} | {f"hidden.{n}": s for n, s in HIDDEN.items()}
+BODIES: dict[HeadName, tuple[list[str], dict[str, tuple[int, ...]], int]] = {
+    "linear": (["Through", "Through"], {}, 5),
+    "mlp": (["HiddenLayers"] * 2, {f"{g}.{n}": s for g in (0, 1) for n, s in HIDDEN.items()}, 4),
+    "stacked_dcn": (
+        ["StackedDCN"] * 2,
+        {f"{g}.{n}": s for g in (0, 1) for n, s in DCN.items()},
+        4,
+    ),
+    "parallel_dcn": (
+        ["ParallelDCN"] * 2,
+        {f"{g}.{n}": s for g in (0, 1) for n, s in DCN.items()},
+        9,
+    ),
+    "mmoe": (
+        ["HiddenLayers"] * 3,
+        {f"experts.{e}.{n}": s for e in (0, 1, 2) for n, s in HIDDEN.items()}
+        | {f"gates.{g}.{n}": s for g in (0, 1) for n, s in (("weight", (3, 5)), ("bias", (3,)))},
+        4,
+    ),
+}
+"""Of each head: the kinds of its bodies or experts, their weights, and the towers' width."""
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_builds_its_own_body(head: HeadName) -> None:
+    built = TaskHead(SMALL.model_copy(update={"name": head}), 5, TINY.tasks)
+    kinds, weights, width = BODIES[head]
+    bodies = built.bodies.experts if isinstance(built.bodies, GatedExperts) else built.bodies
+    assert [type(b).__name__ for b in bodies] == kinds
+    want = {f"bodies.{name}": shape for name, shape in weights.items()}
+    want |= {"towers.0.weight": (2, width), "towers.0.bias": (2,)}
+    want |= {"towers.1.weight": (1, width), "towers.1.bias": (1,)}
+    got = {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}
+    assert list(got.items()) == list(want.items())
+
+
+LOGITS: dict[HeadName, list[list[float]]] = {
+    "linear": [
+        [0.5083895175288322, -0.16446316941617062, -1.0675942535015988],
+        [0.8173671894189849, 0.6993835659938331, 0.0978939652636448],
+    ],
+    "mlp": [
+        [0.36234892391704393, 0.43316902358428966, -0.10381060109135966],
+        [0.4381156400597473, 0.46477928086646547, -0.020017830256752328],
+    ],
+    "stacked_dcn": [
+        [-0.6963544899439282, -0.2640492975916999, -0.29014279359645273],
+        [-0.659417033755394, -0.27566379414290476, -0.33534073432310574],
+    ],
+    "parallel_dcn": [
+        [0.7793447919628058, -1.2940986697261725, -0.6180209043125324],
+        [0.32165016664916146, -1.3349678958314952, -0.1478559350344914],
+    ],
+    "mmoe": [
+        [0.44707731179600724, 0.11939033195612107, 0.38304559706916996],
+        [0.6134031062954161, -0.06969488638842977, 0.2027900765059681],
+    ],
+}
+"""What the same weights have always answered."""
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_checkpoint_of_each_head_answers_what_it_did(head: HeadName) -> None:
+    built = patterned(TaskHead(SMALL.model_copy(update={"name": head}), 5, TINY.tasks))
+    want = torch.tensor(LOGITS[head], dtype=torch.float64)
+    torch.testing.assert_close(built(X), want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rank", "width"])
+def test_a_cross_layers_rank_is_at_most_its_width(name: str) -> None:
+    head = TaskHead(SMALL.model_copy(update={"rank": 3 if name == "rank" else 90}), 5, TINY.tasks)
+    down = head.state_dict()["bodies.0.cross.down.0.weight"]
+    assert tuple(down.shape) == ((3, 5) if name == "rank" else (5, 5))
+
+
+def test_hidden_layers_are_as_many_as_configured_and_drop_out() -> None:
+    config = SMALL.model_copy(update={"name": "mlp", "hidden": 3, "dropout": 0.25})
+    layers = TaskHead(config, 5, TINY.tasks).bodies[0]
+    kinds = [nn.Linear, nn.ReLU, nn.Dropout] * 3
+    assert [type(layer) for layer in layers] == kinds
+    assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [0.25] * 3
+
+
+def three_experts(gate_dropout: float) -> GatedExperts:
+    """Experts that say 1, 10 and 100, mixed one half, one third and one sixth."""
+    config = HeadConfig(name="mmoe", width=1, hidden=1, experts=3, gate_dropout=gate_dropout)
+    mixed = GatedExperts(1, 1, config)
+    with torch.no_grad():
+        for parameter in mixed.parameters():
+            parameter.zero_()
+        for expert, said in zip(mixed.experts, (1.0, 10.0, 100.0), strict=True):
+            expert[0].bias.fill_(said)
+        mixed.gates[0].bias.copy_(torch.tensor([3.0, 2.0, 1.0]).log())
+    return mixed
+
+
+# Which of the three gates are left, and what is said then: their shares sum to one again.
+SAID = {
+    (0, 0, 0): 0.0,
+    (1, 0, 0): 1.0,
+    (0, 1, 0): 10.0,
+    (0, 0, 1): 100.0,
+    (1, 1, 0): (3 * 1 + 2 * 10) / 5,
+    (1, 0, 1): (3 * 1 + 1 * 100) / 4,
+    (0, 1, 1): (2 * 10 + 1 * 100) / 3,
+    (1, 1, 1): (3 * 1 + 2 * 10 + 1 * 100) / 6,
+}
+
+
+def test_gates_that_are_left_sum_to_one_and_no_gate_is_nothing() -> None:
+    assert set(SAID) == set(product((0, 1), repeat=3))
+    mixed = three_experts(0.5).train()
+    torch.manual_seed(0)
+    said = mixed(torch.zeros(800, 1))[0][:, 0]
+    assert said.isfinite().all()
+    apart = (said[:, None] - torch.tensor(list(SAID.values()))).abs()
+    assert (apart.min(1).values < 1e-4).all()
+    shares = torch.bincount(apart.argmin(1), minlength=8) / 800
+    assert ((shares - 1 / 8).abs() < 0.05).all()
+
+
+def test_rows_whose_gates_all_dropped_give_zeros_and_gradients_that_are_numbers() -> None:
+    mixed = three_experts(0.9).train()
+    torch.manual_seed(0)
+    x = torch.zeros(400, 1, requires_grad=True)
+    said = mixed(x)[0][:, 0]
+    assert abs(float((said == 0).float().mean()) - 0.9**3) < 0.1
+    said.sum().backward()
+    for tensor in (x, *mixed.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
+
+
+def test_a_step_at_the_default_in_which_all_gates_drop_trains_on() -> None:
+    """Two groups of four gates at .1 drop together in one row of 5,000."""
+    config = HeadConfig(name="mmoe", width=4, hidden=1)
+    head = TaskHead(config, 5, TINY.tasks).train()
+    torch.manual_seed(0)
+    x = torch.randn(30_000, 5)
+    dropped = torch.cat([body == 0 for body in head.bodies(x)]).all(1)
+    assert dropped.any()
+    head(x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+@pytest.mark.parametrize("gate_dropout", [0.0, 0.1, 0.9])
+def test_no_gate_drops_when_serving(gate_dropout: float) -> None:
+    said = three_experts(gate_dropout).eval()(torch.zeros(500, 1))[0][:, 0]
+    torch.testing.assert_close(said, torch.full((500,), (3 * 1 + 2 * 10 + 1 * 100) / 6))
+
+
+def test_each_group_has_a_gate_and_its_tasks_share_it() -> None:
+    config = SMALL.model_copy(update={"name": "mmoe"})
+    head = patterned(TaskHead(config, 5, TINY.tasks))
+    assert isinstance(head.bodies, GatedExperts)
+    assert len(head.bodies.gates) == 2
+    before = head(X)
+    with torch.no_grad():
+        head.bodies.gates[1].weight.neg_()
+    moved = (head(X) != before).all(0)
+    assert moved.tolist() == [False, True, False]
+
+
+def test_groups_that_no_task_is_of_have_no_tower() -> None:
+    click, like, skip = TINY.tasks
+    assert groups_of((click, like, skip)) == [[0, 2], [1]]
+    assert groups_of((like, click)) == [[1], [0]]
+    assert groups_of((like,)) == [[0]]
+    head = TaskHead(SMALL, 5, (click, skip))
+    assert len(head.towers) == len(head.bodies) == 1
+    assert head(torch.zeros(3, 5)).shape == (3, 2)
+
+
+def test_offsets_are_those_of_known_positions() -> None:
+    offsets = PositionOffsets(3, 2)
+    assert torch.equal(offsets.offset_PK, torch.zeros(3, 2))
+    with torch.no_grad():
+        offsets.offset_PK.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    got = offsets(torch.tensor([-1, 0, 1, 2, 3, 70]))
+    assert got.tolist() == [[0, 0], [1, 2], [3, 4], [5, 6], [0, 0], [0, 0]]
+    none = PositionOffsets(0, 2)
+    assert none(torch.tensor([-1, 0, 5])).tolist() == [[0, 0]] * 3
+
+
+def test_an_output_layer_starts_small_and_at_the_priors() -> None:
+    torch.manual_seed(0)
+    layer = output_layer(4000, TINY.tasks)
+    want = [math.log(0.3 / 0.7), math.log(0.05 / 0.95), 0.0]
+    assert layer.bias.tolist() == pytest.approx(want, abs=1e-6)
+    assert float(layer.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
+    assert abs(float(layer.weight.detach().mean())) < 0.001
 
 
 def test_gates_drop_out_in_training_only_and_still_sum_to_one() -> None:
