@@ -16,7 +16,15 @@ from typing import Annotated
 import typer
 
 from components.cli_feed import feed
-from components.cli_options import DEFAULT_ROOT, ConfigName, Day, Root, chosen_day, opened
+from components.cli_options import (
+    DEFAULT_ROOT,
+    ConfigName,
+    Day,
+    Root,
+    chosen_day,
+    opened,
+    opened_to_write,
+)
 from components.cli_study import study
 
 app = typer.Typer(
@@ -121,9 +129,9 @@ def promote(
 ) -> None:
     """Point production at a version."""
     from components import registry
-    from components.layout import Layout
 
-    registry.promote(Layout.at(root), version, force=force)
+    with opened_to_write(root, "feedsr promote") as layout:
+        registry.promote(layout, version, force=force)
     typer.echo(f"{version} is in production")
 
 
@@ -131,9 +139,10 @@ def promote(
 def rollback(root: Root = DEFAULT_ROOT) -> None:
     """Point production at the version before."""
     from components import registry
-    from components.layout import Layout
 
-    typer.echo(f"{registry.rollback(Layout.at(root))} is in production")
+    with opened_to_write(root, "feedsr rollback") as layout:
+        version = registry.rollback(layout)
+    typer.echo(f"{version} is in production")
 
 
 @app.command()
@@ -149,8 +158,11 @@ def versions(
     from components.layout import Layout
 
     layout = Layout.at(root)
-    for version in registry.prune(layout, prune) if prune and layout.registry.is_dir() else []:
-        typer.echo(f"{version} is deleted")
+    if prune and layout.registry.is_dir():
+        with opened_to_write(root, "feedsr versions --prune"):
+            gone = registry.prune(layout, prune)
+        for version in gone:
+            typer.echo(f"{version} is deleted")
     production = registry.current(layout)
     found = registry.versions(layout)
     if not found:

@@ -28,13 +28,16 @@ def simulate(
     """Write a seeded simulated log with known truth."""
     from components.sources import SimulatorConfig
     from components.sources import simulate as run
+    from components.writer import writing
 
     layout, name, loaded = opened(root, config)
     if loaded.spec_name != "simulator":
         raise ValueError(f"configuration {name} is for {loaded.spec_name}, not for the simulator")
     chosen = SimulatorConfig(days=days, members=members, impressions=impressions, seed=seed)
-    _tell(run(layout, chosen), root)
-    remember(layout, name)
+    with writing(layout.root, "feedsr simulate"):
+        counts = run(layout, chosen)
+        remember(layout, name)
+    _tell(counts, root)
 
 
 @feed.command("import")
@@ -45,6 +48,7 @@ def import_log(
 ) -> None:
     """Bring a log: KuaiRand as published, or your own Parquet."""
     from components.sources import detect_source
+    from components.writer import writing
 
     source = detect_source(data)
     layout, name, loaded = opened(root, config or source.spec_name or "")
@@ -53,8 +57,10 @@ def import_log(
             f"{data} holds {source.name}'s log and configuration {name} is for {loaded.spec_name}; "
             f"use --config {source.spec_name}"
         )
-    _tell(source.load(data, layout, loaded.spec), root)
-    remember(layout, name)
+    with writing(layout.root, "feedsr import"):
+        counts = source.load(data, layout, loaded.spec)
+        remember(layout, name)
+    _tell(counts, root)
 
 
 @feed.command()

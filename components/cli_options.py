@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +44,17 @@ def opened(root: Path, config: str) -> tuple[Layout, str, DailyConfig]:
     layout = Layout.at(root)
     name = config or _kept(layout.root / "config.json") or "demo"
     return layout, name, load_config(name)
+
+
+@contextmanager
+def opened_to_write(root: Path, command: str) -> Iterator[Layout]:
+    """The layout of a root that is there, with its lock held; ValueError if another writes."""
+    from components.layout import Layout
+    from components.writer import writing
+
+    layout = Layout.at(root)
+    with writing(layout.root, command) if layout.root.is_dir() else nullcontext():
+        yield layout
 
 
 def _kept(note: Path) -> str:

@@ -8,7 +8,6 @@ per step. What a step does, and on which days, is not known here.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -26,6 +25,7 @@ from components.config import load_config
 from components.console import bar_columns, console, parse_event
 from components.layout import Layout
 from components.steps import StepError, refuse_day_without_log, refuse_first_day
+from components.writer import writing
 
 if TYPE_CHECKING:
     from kfp.local import SubprocessRunner
@@ -64,17 +64,22 @@ def daily(
 
     Raises:
         ValueError: a configuration that does not exist, a day that has no log or none before it,
-            or another run holds this root; nothing is written then.
+            or another run writes into this root; nothing is written then.
         StepError: a step failed.
     """
     load_config(config).spec.day_number(day)
     refuse_day_without_log(layout, day)
     refuse_first_day(layout.raw_days(), day)
     config = str(Path(config).resolve()) if Path(config).is_file() else config
-    log = layout.run(day) / "pipeline.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with _only_run(layout), log.open("w", buffering=1) as file, Watch(day, file) as watch:
-        _run_pipeline(layout, day, config, runner, watch)
+    with writing(layout.root, f"feedsr daily of {day}") as run:
+        log = layout.run(day) / "pipeline.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            log.open("w", buffering=1) as file,
+            Watch(day, file) as watch,
+            _environment(FEEDSR_PROGRESS="events", **run),
+        ):
+            _run_pipeline(layout, day, config, runner, watch)
     verdict = str(watch.values.get("gate", {}).get("verdict", ""))
     version = watch.values.get("promote", {}).get("version") if verdict == "passed" else None
     return DayResult(
@@ -102,7 +107,7 @@ def _run_pipeline(
         pipeline_root=str(artifacts),
         raise_on_error=True,
     )
-    with _environment(FEEDSR_PROGRESS="events"), contextlib.redirect_stdout(watch):
+    with contextlib.redirect_stdout(watch):
         try:
             daily_pipeline(root=str(layout.root), day=day, config=config)
         except RuntimeError as error:
@@ -206,17 +211,6 @@ def _short(path: Path) -> str:
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
-
-
-@contextlib.contextmanager
-def _only_run(layout: Layout) -> Iterator[None]:
-    """Holds the root's lock, so that two runs never write the same files; freed when we die."""
-    with (layout.root / ".daily.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another daily run works on {layout.root}; wait for it") from error
-        yield
 
 
 @contextlib.contextmanager

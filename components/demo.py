@@ -18,6 +18,7 @@ from components.config import DailyConfig, load_config
 from components.console import console
 from components.daily import DayResult, daily
 from components.layout import Layout, write_json
+from components.writer import writing
 
 RUNS = Path("runs")
 
@@ -32,15 +33,16 @@ def demo(data: Path | None, days: int, root: Path | None, config: str = "") -> N
         config: a shipped configuration's name or a JSON file; by default the data's own.
 
     Raises:
-        ValueError: the data is no known log, or `root` holds another demo.
+        ValueError: the data is no known log, or `root` holds another demo or has another writer.
         StepError: a step of the loop failed.
     """
     started, out = time.monotonic(), console()
     config, layout = _open(data, days, root, config)
     loaded = load_config(config)
-    last_two = _log(layout, data, days, config, out)[-2:]
-    out.print("[bold]Two days of the daily loop[/bold], through Kubeflow's local runner")
-    results = [daily(layout, day, config) for day in last_two]
+    with writing(layout.root, "feedsr demo"):
+        last_two = _log(layout, data, days, config, out)[-2:]
+        out.print("[bold]Two days of the daily loop[/bold], through Kubeflow's local runner")
+        results = [daily(layout, day, config) for day in last_two]
     if registry.current(layout) is None:
         raise ValueError(
             f"the gate let no model through, so there is nothing to serve; {results[-1].report} "

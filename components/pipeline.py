@@ -13,6 +13,8 @@ from pathlib import Path
 
 from kfp import compiler, dsl, kubernetes
 
+from components.writer import RUN
+
 IMAGE = os.environ.get("FEEDSR_PIPELINE_IMAGE", "feedsr-pipeline:0.1.0")
 VOLUME_CLAIM = os.environ.get("FEEDSR_VOLUME_CLAIM", "feedsr-root")
 MOUNT = "/feedsr"
@@ -148,6 +150,8 @@ def _place(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
     kubernetes.mount_pvc(task, pvc_name=VOLUME_CLAIM, mount_path=MOUNT)
     kubernetes.use_config_map_as_volume(task, LOOP, mount_path="/etc/feedsr")
     kubernetes.use_config_map_as_env(task, SETTINGS, {"FEEDSR_REDIS": "FEEDSR_REDIS"})
+    # Pods of one run write into the root together; the run's id is a label of each.
+    kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
     return task
 

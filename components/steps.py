@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from components.console import emit, progress, progress_mode
 from components.layout import Layout
 from components.ledger import Ledger
 from components.plan import plan
+from components.writer import follow_run, writing
 
 Values = dict[str, Any]
 
@@ -39,6 +41,10 @@ ORDER = (
     "report",
 )
 """The steps of a day's run as people see them, in the order in which the loop runs them."""
+
+READERS = ("report",)
+"""Steps that only read what others wrote, and write one page by a rename: no writer holds them up.
+"""
 
 USER_ERRORS = (ValueError, OSError)
 """What a user can mend: told in one sentence (ConnectionError and a full disk are OSErrors)."""
@@ -62,17 +68,19 @@ def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> V
         Plain values about what was done, for artifacts and people.
 
     Raises:
-        ValueError, OSError: the step's own, after it was told.
+        ValueError, OSError: the step's own, or another run writes into the root; after it was told.
     """
     label = f"{name}-{arguments['ranker']}" if "ranker" in arguments else name
     watched = progress_mode() == "events"
     started = time.monotonic()
+    follow_run()
     if watched:
         emit("start", step=label)
     try:
         layout, loaded = Layout.at(root), load_config(config)
         loaded.spec.day_number(day)
-        values = STEPS[name](layout, day, loaded, **arguments)
+        with _lock(layout, label, day):
+            values = STEPS[name](layout, day, loaded, **arguments)
     except BaseException as error:
         if watched:
             emit("failed", step=label, message=sentence(error))
@@ -80,6 +88,13 @@ def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> V
     if watched:
         emit("end", step=label, seconds=time.monotonic() - started, values=values)
     return values
+
+
+def _lock(layout: Layout, label: str, day: str) -> AbstractContextManager[object]:
+    """The root's lock, but for a step that only reads, or a root that is not there."""
+    if label in READERS or not layout.root.is_dir():
+        return nullcontext()
+    return writing(layout.root, f"feedsr {label} of {day}")
 
 
 def sentence(error: BaseException) -> str:

@@ -18,7 +18,7 @@ OPEN_GATE = GateConfig(
 )
 """A gate that a model of a few steps passes, where the test is not about the gate."""
 
-UNREPRODUCIBLE = ("kfp", "pipeline.log", "config.yaml", ".daily.lock", ".lock", "ledger")
+UNREPRODUCIBLE = ("kfp", "pipeline.log", "config.yaml", ".lock", "ledger")
 """Names of files that tell when something ran, not what came of it."""
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.layout import Layout
+from components.writer import writing
 from feature_repo.spec import Spec
 
 
@@ -56,12 +57,13 @@ def fresh_raw(layout: Layout) -> Iterator[Layout]:
     never mix and one that cannot be read whole replaces nothing.
     """
     scratch, raw = layout.root / ".raw", layout.root / "raw"
-    shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "raw").mkdir(parents=True)
-    try:
-        yield Layout(scratch)
-        if raw.exists():
-            raw.replace(scratch / "old")
-        (scratch / "raw").replace(raw)
-    finally:
+    with writing(layout.root, "the import of a log"):
         shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "raw").mkdir(parents=True)
+        try:
+            yield Layout(scratch)
+            if raw.exists():
+                raw.replace(scratch / "old")
+            (scratch / "raw").replace(raw)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

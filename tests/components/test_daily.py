@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 from pathlib import Path
@@ -58,17 +57,6 @@ def test_a_failing_step_is_one_sentence_with_the_log(tmp_path: Path) -> None:
     assert "pipeline.log" in text
     assert "\n" not in text
     assert "Traceback" in (layout.run(day) / "pipeline.log").read_text()
-
-
-def test_a_root_is_worked_on_by_one_run(tmp_path: Path) -> None:
-    layout = Layout.at(tmp_path)
-    for day in ("2026-01-04", "2026-01-05"):
-        layout.raw_day(day).parent.mkdir(parents=True)
-        layout.raw_day(day).touch()
-    with (tmp_path / ".daily.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="another daily run works on"):
-            daily(layout, "2026-01-05", "demo")
 
 
 @pytest.mark.parametrize(

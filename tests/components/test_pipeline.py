@@ -89,6 +89,9 @@ def test_every_pod_mounts_the_root_and_is_not_root(compiled: list[dict[str, Any]
     for place in platform.values():
         assert [m["mountPath"] for m in place["pvcMount"]] == [pipeline.MOUNT]
         assert place["securityContext"]["runAsNonRoot"] is True
+        assert place["fieldPathAsEnv"] == [
+            {"name": "FEEDSR_RUN", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ], "pods of one run write together"
     selector = platform["exec-train"]["nodeSelector"]["labels"]
     assert selector == {"nvidia.com/gpu.present": "true"}
 
