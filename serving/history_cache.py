@@ -63,15 +63,16 @@ class HistoryCache:
         return memory
 
     def put(self, history: History, memory: Tensor) -> None:
-        """Keeps the memory of a whole history, in the place of the member's former one.
+        """Keeps the memory of a whole history, in the place of the member's former one. One that
+        is larger than the cache, or of no rows, is not kept and takes nobody's place.
 
         Args:
             history: the impressions of the memory, oldest first.
             memory: `[layers, 2, tokens, heads, head_dim]`; not to be written to any more.
         """
-        assert memory.shape[2] == TOKENS * history.batch.num_rows
-        entry = _Entry(history, memory)
-        if history.member_id is None or entry.nbytes > self.max_bytes:
+        rows, entry = history.batch.num_rows, _Entry(history, memory)
+        assert memory.shape[2] == TOKENS * rows
+        if history.member_id is None or not rows or entry.nbytes > self.max_bytes:
             return
         with self._lock:
             self._drop(history.member_id)

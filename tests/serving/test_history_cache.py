@@ -133,13 +133,177 @@ def test_the_least_recently_used_goes_first_and_bytes_are_bounded() -> None:
     assert kept.nbytes == metrics.HISTORY_CACHE_BYTES._value.get() == 2 * one
 
 
-def test_what_no_member_owns_or_is_too_large_is_not_kept() -> None:
-    kept = HistoryCache(10_000)
-    kept.put(dataclasses.replace(history(1, 4), member_id=None), memory(4))
-    kept.put(history(2, 40), memory(40))
-    assert kept.nbytes == 0
-    assert kept.get(history(2, 40)) is None
-    assert kept.get(dataclasses.replace(history(1, 0), member_id=None)) is None
+def test_what_no_member_owns_or_has_no_rows_is_neither_kept_nor_looked_up() -> None:
+    kept, nobody = HistoryCache(10**7), dataclasses.replace(history(1, 4), member_id=None)
+    kept.put(nobody, memory(4))
+    kept.put(history(2, 0), memory(0))
+    kept.put(history(3, 8, 8), memory(0))
+    assert (kept.nbytes, kept._entries) == (0, {})
+    names = ("miss", "hit", "extended", "slid", "stale")
+    before = [reads(name) for name in names]
+    for asked in (nobody, history(1, 0), dataclasses.replace(history(1, 0), member_id=None)):
+        assert kept.get(asked) is None
+    assert [reads(name) for name in names] == before
+
+
+def size(rows: int) -> int:
+    """Bytes of an entry of `own(rows)`: its memory (2 layers, keys and values, 2 tokens a row,
+    2 x 8 float32) and its rows.
+    """
+    return 2 * 2 * 2 * rows * 2 * 8 * 4 + own(0, rows).batch.get_total_buffer_size()
+
+
+@cache
+def own(member: int, rows: int) -> History:
+    """A history in buffers of its own, none larger than it needs."""
+    value = history_value(SPEC, rows, seed=1)
+    return dataclasses.replace(decode_history(value, SPEC), member_id=member)
+
+
+def test_exactly_the_limit_is_kept_and_one_byte_more_leaves_the_others_alone() -> None:
+    """Whatever does not fit is refused before anything makes room for it."""
+    evictions = metrics.HISTORY_CACHE_EVICTIONS._value.get()
+    exact = HistoryCache(size(9))
+    exact.put(own(5, 9), memory(9))
+    assert exact.get(own(5, 9)) is not None
+    assert exact.nbytes == metrics.HISTORY_CACHE_BYTES._value.get() == size(9)
+    tight = HistoryCache(size(9) - 1)
+    for member in (7, 8):
+        tight.put(own(member, 3), memory(3))
+    assert 2 * size(3) < size(9) - 1 < 3 * size(3)
+    for refused in (own(5, 9), own(7, 9)):
+        tight.put(refused, memory(9))
+        assert list(tight._entries) == [7, 8]
+        assert tight.nbytes == metrics.HISTORY_CACHE_BYTES._value.get() == 2 * size(3)
+    for member in (7, 8):
+        found = tight.get(own(member, 3))
+        assert found is not None
+        assert found.shape[2] == 6
+    assert metrics.HISTORY_CACHE_EVICTIONS._value.get() == evictions
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_cache_without_room_keeps_nothing(room: int) -> None:
+    kept = HistoryCache(room)
+    kept.put(own(1, 1), memory(1))
+    assert kept.get(own(1, 1)) is None
+    assert (kept.nbytes, len(kept._entries)) == (0, 0)
+
+
+def test_room_is_made_by_the_longest_unused_and_by_no_more_than_needed() -> None:
+    """A look-up and a put make an entry the newest; three go when one is as large as three."""
+    kept = HistoryCache(size(2) * 3 + size(6))
+    for member in (1, 2, 3):
+        kept.put(own(member, 2), memory(2))
+    kept.put(own(4, 6), memory(6))
+    assert list(kept._entries) == [1, 2, 3, 4]
+    assert kept.get(own(1, 2)) is not None
+    assert kept.get(own(9, 2)) is None
+    kept.put(own(2, 2), memory(2))
+    assert list(kept._entries) == [3, 4, 1, 2]
+    assert kept.nbytes == 3 * size(2) + size(6)
+    before = metrics.HISTORY_CACHE_EVICTIONS._value.get()
+    kept.put(own(5, 1), memory(1))
+    assert list(kept._entries) == [4, 1, 2, 5]
+    assert metrics.HISTORY_CACHE_EVICTIONS._value.get() == before + 1
+    kept.put(own(6, 6), memory(6))
+    assert list(kept._entries) == [1, 2, 5, 6]
+    assert metrics.HISTORY_CACHE_EVICTIONS._value.get() == before + 2
+    assert kept.nbytes == 2 * size(2) + size(1) + size(6)
+    assert metrics.HISTORY_CACHE_BYTES._value.get() == kept.nbytes
+
+
+def test_a_replaced_entry_gives_its_bytes_back() -> None:
+    kept = HistoryCache(size(6) + size(2))
+    evictions = metrics.HISTORY_CACHE_EVICTIONS._value.get()
+    for rows in (2, 6, 1, 6, 6):
+        kept.put(own(1, rows), memory(rows))
+        assert kept.nbytes == metrics.HISTORY_CACHE_BYTES._value.get() == size(rows)
+    kept.put(own(2, 2), memory(2))
+    assert list(kept._entries) == [1, 2]
+    assert metrics.HISTORY_CACHE_EVICTIONS._value.get() == evictions
+
+
+def numbered(rows: int) -> torch.Tensor:
+    """A memory whose every token holds its own number."""
+    tokens = torch.arange(2.0 * rows)
+    return tokens[None, None, :, None, None].expand(2, 2, 2 * rows, 2, 8).clone()
+
+
+@pytest.mark.parametrize(
+    ("asked", "result", "rows"),
+    [
+        (history(1, 10, 4), "hit", 6),
+        (history(1, 9, 4), "hit", 5),
+        (history(1, 5, 4), "hit", 1),
+        (history(1, 11, 4), "extended", 6),
+        (history(1, LOG, 4), "extended", 6),
+        (history(1, 10, 3), "slid", None),
+        (history(1, 10, 5), "slid", None),
+        (history(1, 4, 0), "slid", None),
+        (dataclasses.replace(history(2, 10, 4), member_id=1), "stale", None),
+        (history(2, 10, 4), "miss", None),
+    ],
+)
+def test_what_an_entry_gives_to_each_window(asked: History, result: str, rows: int | None) -> None:
+    """The entry is rows 4 to 9 of a member: tokens 0 to 11."""
+    kept, names = HistoryCache(10**7), ("miss", "hit", "extended", "slid", "stale")
+    kept.put(history(1, 10, 4), numbered(6))
+    before = {name: reads(name) for name in names}
+    found = kept.get(asked)
+    assert {n: reads(n) - before[n] for n in names} == {n: float(n == result) for n in names}
+    if rows is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found[1, 0, :, 1, 7].tolist() == list(range(2 * rows))
+    assert kept.get(history(1, 10, 4)) is not None
+
+
+@pytest.mark.parametrize("row", [0, 5])
+@pytest.mark.parametrize("name", SPEC.history_schema.names)
+def test_a_row_is_the_same_in_every_column_or_the_entry_is_stale(name: str, row: int) -> None:
+    kept, whole = HistoryCache(10**7), history(1, 6)
+    kept.put(whole, numbered(6))
+    other = dataclasses.replace(whole, batch=_with_another_bit(whole.batch, name, row))
+    assert kept.get(other) is None
+    # A row behind the entry's is nobody's business yet.
+    longer = dataclasses.replace(
+        history(1, 7), batch=_with_another_bit(log(1).slice(0, 7), name, 6)
+    )
+    assert kept.get(longer) is not None
+
+
+def _with_another_bit(batch: pa.RecordBatch, name: str, row: int) -> pa.RecordBatch:
+    """The last value of one row differs in its lowest bit."""
+    place, column = batch.schema.get_field_index(name), batch.column(name)
+    if pa.types.is_boolean(column.type):
+        flags = column.to_pylist()
+        flags[row] = not flags[row]
+        return batch.set_column(place, batch.schema.field(place), pa.array(flags))
+    lists = pa.types.is_fixed_size_list(column.type)
+    flat = (column.flatten() if lists else column).to_numpy().copy()
+    size = len(flat) // len(column)
+    bits = flat.view(f"u{flat.dtype.itemsize}")
+    bits[row * size + size - 1] ^= 1
+    values = pa.array(flat)
+    changed = pa.FixedSizeListArray.from_arrays(values, type=column.type) if lists else values
+    return batch.set_column(place, batch.schema.field(place), changed)
+
+
+def test_a_nan_is_the_same_row_and_a_zero_of_another_sign_is_not() -> None:
+    whole = history(1, 3)
+    kept, place = HistoryCache(10**7), whole.batch.schema.get_field_index("length_s")
+
+    def with_lengths(*values: float) -> History:
+        column = pa.array(np.array(values, np.float32))
+        field = whole.batch.schema.field(place)
+        return dataclasses.replace(whole, batch=whole.batch.set_column(place, field, column))
+
+    kept.put(with_lengths(np.nan, 0.0, 1.0), numbered(3))
+    assert kept.get(with_lengths(np.nan, 0.0, 1.0)) is not None
+    assert kept.get(with_lengths(np.nan, -0.0, 1.0)) is None
+    assert kept.get(with_lengths(0.0, 0.0, 1.0)) is None
 
 
 def test_threads_share_a_cache_that_is_too_small() -> None:
