@@ -387,3 +387,13 @@ def test_the_real_log(tmp_path: Path) -> None:
         FROM read_parquet('{layout.root}/impressions/*/part.parquet') GROUP BY member_id)
         WHERE last >= first""").fetchall()
     assert order == [(0,)]
+
+
+def test_the_codes_are_what_they_were() -> None:
+    """A model and every history remember codes: the lists may grow at their ends alone."""
+    degrees = "full_active high_active middle_active low_active single_low_active 2_14_day_new"
+    assert " ".join(ACTIVE_DEGREES) == f"{degrees} day_new 30day_retention"
+    assert " ".join(UPLOAD_TYPES) == (
+        "LongImport Web ShortImport Kmovie LongPicture PictureSet LongCamera ShortCamera "
+        "ShareFromOtherApp FollowShoot AiCutVideo LipsSync PhotoCopy"
+    )
