@@ -14,6 +14,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from components.config import TrainConfig
 
+RISE = 0.3
+"""The share of a run in which the rate rises."""
+FIRST_DIVISOR = 25.0
+"""The peak over the first rate."""
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups of parameters: matrices of layers decay; embeddings, norms, biases, scales and
@@ -35,13 +40,20 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> OneCycleLR:
-    """One cycle of the learning rate over `steps`; momentum stays.
+    """One cycle of the learning rate over `steps`: up to the peak, then down; momentum stays.
 
-    It is laid out for one step more than there are, so that the last step still learns and a run
-    of a single step does not start at the cycle's end.
+    It is laid out for one step more than there are, so that the last step still learns. The rise is
+    the first three tenths, and a step at least: two to five steps begin at a 25th of the peak and
+    take the second step with it. A single step is taken with the peak.
     """
+    laid_out = steps + 1
     return OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=steps + 1, cycle_momentum=False
+        optimizer,
+        max_lr=config.learning_rate,
+        total_steps=laid_out,
+        pct_start=max(RISE, 2 / laid_out),
+        div_factor=1.0 if steps == 1 else FIRST_DIVISOR,
+        cycle_momentum=False,
     )
 
 

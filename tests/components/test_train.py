@@ -20,12 +20,9 @@ from torch import Tensor
 
 from components import checkpoints
 from components.config import DailyConfig, TrainConfig
-from components.curve import Curve
 from components.data import shard_format
 from components.distributed import Group
 from components.layout import Layout
-from components.loss import mean_over_tasks, observed, task_sums
-from components.optimizer import parameter_groups
 from components.train import _open as open_training
 from components.train import fit, main, train
 from feature_repo.specs import KUAIRAND
@@ -184,57 +181,6 @@ def test_slots_are_traded_only_where_feedback_is_immediate(tmp_path: Path, fresh
     loader = open_training(tmp_path, KUAIRAND, SMALL, freshness, group)
     assert loader.config.session_shuffle
     assert loader.config.trade_slots == (freshness == "immediate")
-
-
-def test_a_long_curve_is_means_of_stretches_and_ends_with_the_run() -> None:
-    curve = Curve(1_502, ("click",))
-    for step in range(1, 1_503):
-        curve.add(step, [float(step), 2.0 * step], lr=0.1)
-    assert [p["step"] for p in curve.points][:2] == [3, 6]
-    assert curve.points[0] == {"step": 3, "loss": 2.0, "lr": 0.1, "tasks": {"click": 4.0}}
-    assert curve.points[-1]["step"] == 1_502
-    assert curve.points[-1]["loss"] == 1_501.5
-    assert curve.pending == []
-
-
-# --- the loss
-
-
-def test_the_loss_is_the_mean_over_tasks_of_the_weighted_mean_of_what_was_observed() -> None:
-    logits = torch.tensor([[0.3, -1.0], [2.0, 0.5], [-0.7, 9.0]], dtype=torch.float64)
-    labels = torch.tensor([[1.0, 0.0], [0.0, float("nan")], [1.0, float("nan")]])
-    weight = torch.tensor([1.0, 2.0, 0.5])
-    p = torch.sigmoid(logits)
-    first = -(p[0, 0].log() + 2 * (1 - p[1, 0]).log() + 0.5 * p[2, 0].log()) / 3.5
-    second = -(1 - p[0, 1]).log()
-    sums = task_sums(logits.float(), labels, weight)
-    loss = mean_over_tasks(sums, observed(labels, weight))
-    assert float(loss) == pytest.approx(float((first + second) / 2), rel=1e-5)
-
-
-def test_unobserved_labels_have_no_gradient() -> None:
-    logits = torch.randn(4, 2, requires_grad=True)
-    labels = torch.tensor([[1.0, float("nan")]] * 4)
-    weight = torch.ones(4)
-    mean_over_tasks(task_sums(logits, labels, weight), observed(labels, weight)).backward()
-    assert logits.grad is not None
-    assert (logits.grad[:, 1] == 0).all()
-    assert (logits.grad[:, 0] != 0).all()
-
-
-def test_only_the_matrices_of_layers_decay() -> None:
-    model = build_ranker(FeedSRConfig(), KUAIRAND)
-    names = {id(p): n for n, p in model.named_parameters()}
-    decays, still = ({names[id(p)] for p in g["params"]} for g in parameter_groups(model, 0.1))
-    assert decays | still == set(names.values())
-    assert not decays & still
-    modules = dict(model.named_modules())
-    for name in decays:
-        owner = modules[name.rpartition(".")[0]]
-        assert not isinstance(owner, torch.nn.Embedding | torch.nn.LayerNorm)
-        assert not name.endswith("bias")
-    assert any("offsets" in name for name in still)
-    assert sum(model.get_parameter(n).numel() for n in decays) > 10_000
 
 
 # --- a run that is interrupted
