@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the context features of the day that is judged differ from those that were trained on.
 
-Each feature is cut at the deciles of training (codes are their own bins, missing is a bin), and
-the two distributions are compared by the population stability index: below 0.1 is stable, above
-0.25 has moved. Works on samples of rows; knows no model and no labels.
+Each numeric is cut at the deciles of training, a value that many rows share is a bin of its own,
+codes are their own bins, and missing is a bin. The two distributions are compared by the population
+stability index: below 0.1 is stable, above 0.25 has moved. Works on samples of rows; knows no model
+and no labels.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ import numpy.typing as npt
 from feature_repo.spec import Embedding, Numeric, Spec
 
 Matrix = npt.NDArray[np.float32]
+Shares = npt.NDArray[np.float64]
 FLOOR = 1e-4
 """The least share of a bin, so that an empty one does not make the index infinite."""
+MASS = 0.05
+"""A value with this share of training, half a decile, is a bin of its own."""
+PRESENT = 100
+"""With so many rows where a feature is there, it is compared over these alone as well."""
 
 
 def drift(train_RC: Matrix, eval_RC: Matrix, spec: Spec) -> dict[str, Any]:
     """Compares each context feature between two samples of rows; embeddings are left out.
 
     Returns:
-        By feature name: psi, edges (of numerics; of codes the codes), train and eval (shares of the
-        bins, the last one is missing).
+        By feature name: psi (NaN where a sample has no rows), numeric, edges (where each bin but
+        the first begins), train and eval (shares of the bins, the last one is missing).
     """
     found = {}
     for feature in spec.with_role("context"):
@@ -36,8 +42,9 @@ def drift(train_RC: Matrix, eval_RC: Matrix, spec: Spec) -> dict[str, Any]:
         numeric = isinstance(feature.kind, Numeric)
         edges = deciles(values[0]) if numeric else codes(values)
         train, later = (shares(v, edges) for v in values)
+        rows = len(train_RC), len(eval_RC)
         found[feature.name] = {
-            "psi": stability(train, later),
+            "psi": max(stability(train, later), present_stability(train, later, rows)),
             "numeric": numeric,
             "edges": edges,
             "train": train,
@@ -47,21 +54,29 @@ def drift(train_RC: Matrix, eval_RC: Matrix, spec: Spec) -> dict[str, Any]:
 
 
 def deciles(values: Matrix) -> Matrix:
-    """The distinct inner edges of ten bins with equal shares of the values that are there."""
+    """The distinct inner edges of ten bins with equal shares of the values that are there.
+
+    Where one value has a bin's worth, deciles repeat it, and what is beside it would share its bin.
+    So each such value is a bin of its own, which ends at the next float32, and the deciles are
+    those of the other values.
+    """
     there = values[np.isfinite(values)]
-    if not len(there):
-        return np.zeros(0, np.float32)
-    return np.unique(np.quantile(there, np.arange(1, 10) / 10)).astype(np.float32)
+    value, count = np.unique(there, return_counts=True)
+    mass = value[(count > 1) & (count >= MASS * len(there))]
+    with np.errstate(over="ignore"):
+        above = np.nextafter(mass, np.float32(np.inf))
+    others = there[~np.isin(there, mass)].astype(np.float64)
+    inner = np.quantile(others, np.arange(1, 10) / 10) if len(others) else others
+    return np.unique(np.concatenate([mass, above[np.isfinite(above)], inner.astype(np.float32)]))
 
 
 def codes(values: tuple[Matrix, Matrix]) -> Matrix:
-    """The edges between the codes that occur in either sample."""
+    """Where the bin of each code but the lowest begins, of those that occur in either sample."""
     both = np.concatenate(values)
-    there = np.unique(both[np.isfinite(both)])
-    return (there[1:] - 0.5).astype(np.float32)
+    return np.unique(both[np.isfinite(both)])[1:]
 
 
-def shares(values: Matrix, edges: Matrix) -> npt.NDArray[np.float64]:
+def shares(values: Matrix, edges: Matrix) -> Shares:
     """The share of each bin, and last of what is missing."""
     missing = ~np.isfinite(values)
     bins = np.where(missing, len(edges) + 1, np.searchsorted(edges, values, side="right"))
@@ -69,7 +84,24 @@ def shares(values: Matrix, edges: Matrix) -> npt.NDArray[np.float64]:
     return count / max(len(values), 1)
 
 
-def stability(train: npt.NDArray[np.float64], later: npt.NDArray[np.float64]) -> float:
-    """The population stability index of two distributions over the same bins."""
+def stability(train: Shares, later: Shares) -> float:
+    """The population stability index of two distributions over the same bins; NaN of none."""
+    if not train.any() or not later.any():
+        return float("nan")
     p, q = np.maximum(train, FLOOR), np.maximum(later, FLOOR)
     return float(((p - q) * np.log(p / q)).sum())
+
+
+def present_stability(train: Shares, later: Shares, rows: tuple[int, int]) -> float:
+    """The index over the values that are there, less what chance gives; 0 where they are too few.
+
+    A feature that nearly every row lacks has a share too small for the index of all rows, however
+    far its values move. By chance two samples of n and m rows in b bins differ by
+    (b - 1) (1 / n + 1 / m).
+    """
+    there = [round(n * (1 - share[-1])) for n, share in zip(rows, (train, later), strict=True)]
+    if min(there) < PRESENT:
+        return 0.0
+    p, q = (share[:-1] / (1 - share[-1]) for share in (train, later))
+    occupied = np.count_nonzero(p + q)
+    return stability(p, q) - (occupied - 1) * sum(1 / n for n in there)

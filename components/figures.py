@@ -99,9 +99,9 @@ def auc_per_day(run: Run) -> Plot:
         plots.draw_lines(
             axes, {n: (places, [auc(m, n) for m in run.days]) for n in reversed(names)}, marker="o"
         )
-        step = -(-len(labels) // 10)
+        step = max(-(-len(labels) // 10), 1)
         axes.set_xticks(list(places)[::step], labels[::step])
-        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_xlim(-0.5, max(len(labels), 1) - 0.5)
         axes.locator_params(axis="y", nbins=5)
 
     return Plot(
@@ -164,6 +164,7 @@ def feature_shares(run: Run) -> Plot | None:
     return Plot(
         title="Features",
         note="Distributions of the context features that moved most: training in grey, the day in "
-        "colour, by deciles of training from the lowest; the last pair is missing values.",
+        "colour, from the lowest. Bins are deciles of training, and each value that many rows "
+        "share is one of its own, as codes are; the last pair is missing values.",
         svg=plots.panels([name for name, _ in moved], draw, "features"),
     )

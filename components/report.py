@@ -177,10 +177,10 @@ def _counts(of: dict[str, Any]) -> dict[str, int]:
 
 def _moved(metrics: Metrics) -> list[dict[str, Any]]:
     rows = [
-        {"name": name, "psi": of["psi"] or 0.0, "train": of["train"][-1], "later": of["eval"][-1]}
+        {"name": name, "psi": of["psi"], "train": of["train"][-1], "later": of["eval"][-1]}
         for name, of in metrics["drift"].items()
     ]
-    return sorted(rows, key=lambda row: (-row["psi"], row["name"]))[:DRIFT_ROWS]
+    return sorted(rows, key=lambda row: (-(row["psi"] or 0.0), row["name"]))[:DRIFT_ROWS]
 
 
 INGEST_COUNTS = ("read", "kept", "duplicates", "quarantined", "late")

@@ -1,15 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Drift is seen wherever the values lie: in a smooth column, and where most are one value."""
+
+import json
+import os
+import warnings
+
 import numpy as np
 import pytest
 
-from components.drift import drift, stability
+from components.backtest_data import Split, prepare
+from components.config import load_config
+from components.data import evaluation_batches
+from components.drift import codes, deciles, drift, shares, stability
+from components.scorecard import plain
 from feature_repo.spec import Embedding, Numeric
 from feature_repo.specs import SIMULATOR
 
-CODES = [f for f in SIMULATOR.with_role("context") if not isinstance(f.kind, Numeric | Embedding)]
+CONTEXT = SIMULATOR.with_role("context")
+CODES = [f for f in CONTEXT if not isinstance(f.kind, Numeric | Embedding)]
+ROWS = 4_000
+MOST = float(np.finfo(np.float32).max)
 
 
-def context(seed: int, rows: int = 4_000) -> np.ndarray:
+def context(seed: int, rows: int = ROWS) -> np.ndarray:
     rng = np.random.default_rng(seed)
     matrix = rng.normal(size=(rows, SIMULATOR.context_width)).astype(np.float32)
     for feature in CODES:
@@ -17,11 +30,34 @@ def context(seed: int, rows: int = 4_000) -> np.ndarray:
     return matrix
 
 
+def found(train, later, name: str = "post_impressions") -> dict:
+    """The drift of one feature whose columns are given."""
+    matrices = []
+    for seed, values in enumerate((train, later)):
+        values = np.asarray(values, np.float32)
+        matrix = context(seed, len(values))
+        matrix[:, SIMULATOR.context_slices[name]] = values[:, None]
+        matrices.append(matrix)
+    return drift(*matrices, SIMULATOR)[name]
+
+
+def inflated(mass: float, at: float, rest: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Values of which a share is one value, in random order."""
+    values = np.array(rest, np.float32)
+    values[: round(mass * len(values))] = at
+    return np.random.default_rng(seed).permutation(values)
+
+
+def spread(seed: int, rows: int = ROWS) -> np.ndarray:
+    return np.random.default_rng(seed).exponential(3.0, rows) + 0.5
+
+
 def test_two_samples_of_one_distribution_are_stable() -> None:
     found = drift(context(0), context(1), SIMULATOR)
     assert max(of["psi"] for of in found.values()) < 0.02
     embeddings = {f.name for f in SIMULATOR.with_role("context") if isinstance(f.kind, Embedding)}
     assert set(found) == {f.name for f in SIMULATOR.with_role("context")} - embeddings
+    assert {name for name, of in found.items() if not of["numeric"]} == {f.name for f in CODES}
 
 
 def test_it_finds_the_feature_that_moved_and_the_one_that_went_missing() -> None:
@@ -41,8 +77,128 @@ def test_codes_are_their_own_bins_and_shares_sum_to_one() -> None:
     of = drift(context(0), later, SIMULATOR)[name]
     assert len(of["train"]) == 6 + 1
     assert of["eval"][5] == 1.0
-    for shares in (of["train"], of["eval"]):
-        assert sum(shares) == pytest.approx(1)
+    for share in (of["train"], of["eval"]):
+        assert sum(share) == pytest.approx(1)
+
+
+def test_a_smooth_column_keeps_its_ten_deciles() -> None:
+    values = np.arange(1_000, dtype=np.float32)
+    edges = deciles(np.random.default_rng(0).permutation(values))
+    np.testing.assert_allclose(edges, [99.9 * i for i in range(1, 10)], rtol=1e-6)
+    assert edges.dtype == np.float32
+    np.testing.assert_array_equal(shares(values, edges), [0.1] * 10 + [0])
+
+
+@pytest.mark.parametrize("at", [0.0, 3.0, 1e3], ids=["minimum", "middle", "maximum"])
+@pytest.mark.parametrize("mass", [0.05, 0.12, 0.5, 0.9, 0.95, 0.999])
+def test_a_mass_at_one_value_is_a_bin_of_its_own(at: float, mass: float) -> None:
+    train = inflated(mass, at, spread(0))
+    edges = deciles(train)
+    place = int(np.searchsorted(edges, np.float32(at), side="right"))
+    np.testing.assert_array_equal(
+        np.unique(train[np.searchsorted(edges, train, "right") == place]), at
+    )
+    assert shares(train, edges)[place] == round(mass * ROWS) / ROWS
+    fewer = found(train, inflated(mass / 2, at, spread(1), seed=1))
+    assert fewer["eval"][place] == round(mass / 2 * ROWS) / ROWS
+    assert fewer["psi"] > mass / 2 * np.log(2)
+    assert found(train, inflated(mass, at, spread(2), seed=2))["psi"] < 0.03
+
+
+def test_zeros_that_become_half_as_many_have_moved() -> None:
+    """Nine tenths of a sparse counter sit at its minimum: the deciles alone are one edge there."""
+    fewer = found(inflated(0.95, 0, spread(0)), inflated(0.5, 0, spread(1)))
+    assert fewer["psi"] > 0.25
+    assert found(inflated(0.95, 0, spread(0)), inflated(0.95, 0, spread(1)))["psi"] < 0.02
+
+
+def test_what_is_beside_the_mass_has_deciles_too() -> None:
+    train = inflated(0.95, 0, spread(0))
+    later = np.where(train > 0, train * 1_000, 0)
+    assert found(train, later)["psi"] > 0.2
+    edges = deciles(train)
+    beside = shares(train, edges)[2:-1]
+    np.testing.assert_allclose(beside, 0.005, atol=0.001)
+    assert len(edges) == 2 + 9
+
+
+def test_two_masses_are_told_apart() -> None:
+    train = np.repeat([0, 1, 7], [500, 300, 200])
+    swapped = found(train, np.repeat([0, 1, 7], [300, 500, 200]))
+    assert swapped["psi"] == pytest.approx(2 * 0.2 * np.log(5 / 3))
+    between = found(train, np.repeat([0, 0.5, 1, 7], [500, 100, 200, 200]))
+    assert between["eval"].tolist() == [0, 0.5, 0.1, 0.2, 0, 0.2, 0, 0]
+
+
+@pytest.mark.parametrize("constant", [0.0, -2.5, 7.0, 1e-30, MOST, -MOST])
+def test_a_constant_is_a_bin_and_any_other_value_is_seen(constant: float) -> None:
+    train = np.full(ROWS, constant)
+    assert found(train, train)["psi"] == 0
+    one = np.float32(constant)
+    for end in (-MOST, MOST):
+        if one != end:
+            assert found(train, np.full(ROWS, np.nextafter(one, np.float32(end))))["psi"] > 5
+    assert found(train, np.random.default_rng(0).normal(size=ROWS))["psi"] > 5
+    json.dumps(plain(found(train, train)), allow_nan=False)
+
+
+def test_a_column_that_is_missing_in_one_sample_alone_has_moved() -> None:
+    missing = np.full(ROWS, np.nan)
+    assert found(missing, missing)["psi"] == 0
+    assert found(missing, spread(0))["psi"] > 5
+    assert found(spread(0), missing)["psi"] > 1
+    assert found(missing, missing)["train"].tolist() == [0, 1]
+    half = np.where(np.arange(ROWS) % 2, spread(0), np.nan)
+    assert found(half, half)["train"][-1] == 0.5
+    infinite = np.where(np.arange(ROWS) % 4, spread(0), np.inf)
+    assert found(infinite, infinite)["train"][-1] == 0.25
+
+
+def test_a_heavy_tail_keeps_its_bins() -> None:
+    train, later = (np.exp(np.random.default_rng(s).normal(0, 12, ROWS)) for s in (0, 1))
+    assert found(train, later)["psi"] < 0.02
+    assert found(train, later * 1e4)["psi"] > 0.1
+    assert len(deciles(train.astype(np.float32))) == 9
+
+
+def test_few_distinct_values_are_bins_of_their_own() -> None:
+    train = np.repeat([1, 2, 3, 4], [10, 200, 300, 490])
+    edges = deciles(train.astype(np.float32))
+    assert [x for x in shares(train.astype(np.float32), edges) if x] == [0.01, 0.2, 0.3, 0.49]
+    assert found(train, np.repeat([1, 2, 3, 4], [10, 300, 200, 490]))["psi"] > 0.07
+
+
+def test_a_few_rows_of_a_smooth_column_are_no_masses() -> None:
+    values = np.arange(12, dtype=np.float32)
+    assert len(deciles(values)) == 9
+    assert len(deciles(values[:1])) == 1
+
+
+def test_the_ends_of_float32_have_bins_without_a_warning() -> None:
+    values = np.array([-MOST, -1, 0, 1, MOST] * 20 + list(np.linspace(-MOST, MOST, 50)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edges = deciles(values.astype(np.float32))
+        of = found(values, values)
+    assert np.isfinite(edges).all()
+    assert (np.diff(edges.astype(np.float64)) > 0).all()
+    assert of["psi"] == 0
+    assert of["train"].sum() == pytest.approx(1)
+
+
+def test_values_beyond_those_of_training_are_seen() -> None:
+    for train in (spread(0), inflated(0.95, 0, spread(0)), inflated(0.7, 1e3, spread(0))):
+        for beyond in (-1e6, 1e6):
+            assert found(train, np.full(ROWS, beyond))["psi"] > 1
+
+
+def test_large_codes_are_told_apart() -> None:
+    """Beside 2^23 there is no float32 half way between two codes."""
+    train = np.repeat(np.float32([2**23, 2**23 + 1]), [30, 10])
+    edges = codes((train, train))
+    np.testing.assert_array_equal(shares(train, edges), [0.75, 0.25, 0])
+    assert codes((train[:0], train[:0])).shape == (0,)
+    assert shares(np.float32([np.nan, 3]), codes((train[:0], train[:0]))).tolist() == [0.5, 0.5]
 
 
 def test_a_feature_that_is_always_missing_or_constant_is_no_error() -> None:
@@ -54,7 +210,61 @@ def test_a_feature_that_is_always_missing_or_constant_is_no_error() -> None:
     assert found["post_age_hours"]["psi"] == found["post_impressions"]["psi"] == 0
 
 
+@pytest.mark.parametrize(("rows", "later"), [(0, 0), (0, 50), (50, 0)])
+def test_no_rows_have_no_index(rows: int, later: int) -> None:
+    of = plain(drift(context(0, rows), context(1, later), SIMULATOR))
+    assert {feature["psi"] for feature in of.values()} == {None}
+
+
 def test_the_index_is_the_published_formula() -> None:
     train, later = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.4, 0.2])
     want = (0.4 - 0.5) * np.log(0.4 / 0.5) + (0.4 - 0.3) * np.log(0.4 / 0.3)
     assert stability(train, later) == pytest.approx(want)
+    empty = (0.0001 - 0.4) * np.log(0.0001 / 0.4) + (0.6 - 1.0) * np.log(0.6)
+    assert stability(np.array([0.4, 0.6]), np.array([0.0, 1.0])) == pytest.approx(empty)
+    assert stability(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == pytest.approx(
+        2 * (1 - 0.0001) * np.log(1e4)
+    )
+
+
+def test_a_feature_that_few_rows_have_is_compared_over_those() -> None:
+    rare = np.full(50_000, np.nan)
+    rare[::200] = 1 + np.arange(250) // 225
+    moved = found(rare, rare * 1e6)
+    assert moved["psi"] == pytest.approx(2 * 0.9 * np.log(9e3) + 2 * 0.1 * np.log(1e3), rel=0.02)
+    assert found(rare, rare)["psi"] == 0
+    few = np.where(np.arange(50_000) < 20_000, rare, np.nan)  # 100 rows
+    assert found(few, few * 1e6)["psi"] > 5
+    assert found(few[1:], few * 1e6)["psi"] < 0.1  # 99 rows
+    assert found(few, few[1:] * 1e6)["psi"] < 0.1
+
+
+def test_chance_is_taken_from_what_few_rows_say() -> None:
+    said = []
+    for seed in range(20):
+        pair = []
+        for sample in (0, 1):
+            column = np.full(10_000, np.nan)
+            column[::100] = spread(2 * seed + sample, 100)
+            pair.append(column)
+        said.append(found(*pair)["psi"])
+    assert np.mean(said) < 0.1
+
+
+@pytest.mark.kuairand
+@pytest.mark.skipif(not os.environ.get("FEEDSR_KUAIRAND"), reason="FEEDSR_KUAIRAND is not set")
+def test_every_numeric_of_kuairand_notices_a_million(tmp_path) -> None:
+    config = load_config("kuairand")
+    spec = config.spec
+    split = Split(train_before="2022-05-04", test_through="2022-05-05", freshness="day", spec=spec)
+    folder = prepare(os.environ["FEEDSR_KUAIRAND"], tmp_path, split, config).train
+    train_RC = np.concatenate([b.context_RC.numpy() for b, _ in evaluation_batches(folder, spec)])
+    train_RC = train_RC[:: max(len(train_RC) // 50_000, 1)]
+    later_RC = train_RC.copy()
+    numerics = [f for f in spec.with_role("context") if isinstance(f.kind, Numeric)]
+    for feature in numerics:
+        later_RC[:, spec.context_slices[feature.name]] = 1e6
+    found = drift(train_RC, later_RC, spec)
+    assert numerics
+    assert {f.name: found[f.name]["psi"] for f in numerics if found[f.name]["psi"] < 0.25} == {}
+    assert max(of["psi"] for of in drift(train_RC, train_RC[::-1], spec).values()) == 0

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from components.config import load_config
+from components.drift import drift
+from components.figures import Run, auc_per_day, feature_shares
 from components.gate import gate
 from components.layout import Layout, write_json
 from components.report import report
@@ -187,3 +189,34 @@ def test_undefined_metrics_are_a_dash(tmp_path) -> None:
     page = report(layout, DAYS[0], CONFIG).read_text()
     assert "could not be measured" in page
     assert "<td>-</td>" in page
+
+
+def test_an_index_that_could_not_be_made_is_a_dash(tmp_path) -> None:
+    layout = Layout.at(tmp_path)
+    shares = {"numeric": True, "edges": [1], "train": [0, 0, 0], "eval": [0.25, 0.5, 0.25]}
+    moved = {"hour": {"psi": None, **shares}, "post_impressions": {"psi": 0.251, **shares}}
+    write_day(layout, DAYS[0], drift=moved)
+    page = report(layout, DAYS[0], CONFIG).read_text()
+    assert '<code>hour</code></td><td class="">-</td>' in page
+    assert page.index("<code>post_impressions") < page.index("<code>hour")
+    assert '<td class="down">0.251</td>' in page
+
+
+def test_a_mass_at_one_value_is_drawn_as_a_bin_of_its_own(tmp_path) -> None:
+    """Below the mass, the mass, ten bins of the others, missing: a pair of bars each."""
+    train = np.random.default_rng(0).exponential(size=(4_000, SPEC.context_width))
+    train[train < 2] = 0
+    moved = plain(drift(train.astype(np.float32), train[:50].astype(np.float32), SPEC))
+    one = {"post_impressions": moved["post_impressions"]}
+    assert len(one["post_impressions"]["train"]) == 13
+    plot = feature_shares(Run({"drift": one, "rankers": {}}, {}, [], ["click"], "click"))
+    assert plot is not None
+    assert "each value that many rows share" in plot.note
+    assert plot.svg.count("var(--production)") == plot.svg.count("fill: var(--feed-sr)") == 13
+    assert feature_shares(Run({"drift": {}, "rankers": {}}, {}, [], ["click"], "click")) is None
+
+
+def test_no_day_that_was_judged_is_an_empty_plot() -> None:
+    plot = auc_per_day(Run({"drift": {}, "rankers": {}}, {}, [], ["click"], "click"))
+    ElementTree.fromstring(plot.svg)
+    assert plot.names == ()
