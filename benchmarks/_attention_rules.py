@@ -6,6 +6,7 @@ Knows no variant but the split that all are compared with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -79,12 +80,15 @@ class Variant:
         parts: brings its answer to packed order; None where it is so already.
         cached: whether the contexts' own outputs are left out.
         counted: whether it does the whole setting, so that its FLOPs are known.
+        peer: whether it is other people's, so that its being wrong is a fact of the record and no
+            end of the benchmark.
     """
 
     run: Callable[[], Any]
     parts: Callable[[Any], Parts] | None = None
     cached: bool = False
     counted: bool = True
+    peer: bool = False
 
 
 Variants = dict[str, Variant]
@@ -114,18 +118,48 @@ def absent(dtype: torch.dtype, settings: Settings) -> dict[str, Any]:
     return {} if usable or settings.device != "cpu" else {"native": f"not run: {reason}"}
 
 
-def differences(variants: Variants, dtype: torch.dtype) -> dict[str, float]:
-    """How far each variant lies from the split, of its norm; all must agree to be timed."""
-    apart, want, limit = {}, variants["split"].run(), TOLERANCE[dtype]
+def agreeing(variants: Variants, dtype: torch.dtype) -> tuple[Variants, dict[str, Any]]:
+    """The variants to be timed, and the facts: how far each of them lies from the split, as a share
+    of its norm (`relative_difference`), and what is wrong with a peer that is left out.
+
+    Raises:
+        AssertionError: one of ours is wrong.
+    """
+    want, limit = variants["split"].run(), TOLERANCE[dtype]
     if dtype == torch.float32 and any(x is not None and x.is_cuda for x in want):
         limit = TF32_TOLERANCE
+    right, apart, facts = {}, {}, {}
     for name, variant in variants.items():
+        said, away = checked(variant, want, limit)
+        if said:
+            assert variant.peer, f"{name} is {said}"
+            facts[name] = said
+        else:
+            right[name], apart[name] = variant, float(f"{away:.2g}")
+    return right, facts | {"relative_difference": apart}
+
+
+def checked(variant: Variant, want: Parts, limit: float) -> tuple[str, float]:
+    """What is wrong with a variant's answer, or nothing; and how far it lies from `want`."""
+    try:
         got = variant.run()
-        parts = variant.parts(got) if variant.parts else got
-        both = [(a, b[: len(a)]) for a, b in zip(parts, want, strict=True) if a is not None]
-        apart[name] = max(float((a.double() - b).norm() / b.norm()) for a, b in both)
-        assert apart[name] < limit, f"{name} is {apart[name]} away from split"
-    return {name: float(f"{value:.2g}") for name, value in apart.items()}
+    except Exception as error:
+        if not variant.peer:
+            raise
+        return not_run(error), math.nan
+    parts = variant.parts(got) if variant.parts else got
+    both = [(a, b[: len(a)]) for a, b in zip(parts, want, strict=True) if a is not None]
+    if any(bool(a.isnan().any()) for a, _ in both):
+        return "wrong here: NaN", math.nan
+    away = max(float((a.double() - b).norm() / b.norm()) for a, b in both)
+    said = "" if away < limit else f"wrong here: {away:.2g} away from split, want less than {limit}"
+    return said, away
+
+
+def not_run(error: Exception) -> str:
+    """Why a peer gave no answer, in one line."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"not run: {type(error).__name__}: {first[:160]}"
 
 
 def timed(

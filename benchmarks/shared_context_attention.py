@@ -39,8 +39,9 @@ from benchmarks._attention_rules import (
     Variant,
     Variants,
     absent,
-    differences,
+    agreeing,
     implementations,
+    not_run,
     offsets,
     result,
     timed,
@@ -76,7 +77,7 @@ def ours(
 def dense_mask(q: Tensor, k: Tensor, v: Tensor, padding: Padding) -> Variant:
     """Padded, behind a mask that is made before."""
     mask = padding.mask(q.dtype)
-    return Variant(run=lambda: sdpa(q, k, v, mask), parts=padding.unpack)
+    return Variant(run=lambda: sdpa(q, k, v, mask), parts=padding.unpack, peer=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,7 @@ def serving(
     variants = ours(context, requests.candidates, requests.info, implementations(dtype, settings))
     variants["dense_mask"] = dense_mask(*requests.padded(), requests.padding)
     variants |= peers
-    facts = absent(dtype, settings) | {"relative_difference": differences(variants, dtype)}
+    variants, facts = agreeing(variants, dtype)
     flops = {
         name: attention_flops(
             requests.info,
@@ -143,7 +144,7 @@ def serving(
     }
     repeats = settings.repeats if len(requests.counts) == 1 else settings.batch_repeats
     ms, rated = timed(variants, flops, settings, dtype, repeats)
-    return ms, rated | facts | {"repeats": repeats}
+    return ms, rated | absent(dtype, settings) | facts | {"repeats": repeats}
 
 
 def rivals(requests: Requests, settings: Settings) -> tuple[Variants, dict[str, str]]:
@@ -151,23 +152,23 @@ def rivals(requests: Requests, settings: Settings) -> tuple[Variants, dict[str, 
     length, few = 2 * requests.impressions[0], min(settings.few, requests.counts[0])
     first = Tokens(*(x[:length] for x in requests.context.present))
     one = alone(first, requests.candidates, few)
-    variants = {"one_at_a_time": Variant(run=one, parts=lambda out: (None, out), counted=False)}
+    behind = Variant(run=one, parts=lambda out: (None, out), counted=False, peer=True)
+    variants = {"one_at_a_time": behind}
     total = sum(requests.counts)
     facts = {"one_at_a_time": f"{few} of {total} candidates run, scaled to all"}
     if settings.device == "cuda":
         if find_spec("flash_attn") and requests.context.k.dtype == torch.bfloat16:
             run = flash_split(requests.context, requests.candidates, requests.info)
-            variants["flash_attn"] = Variant(run=run)
+            variants["flash_attn"] = Variant(run=run, peer=True)
         else:
             facts["flash_attn"] = "not run: not installed, or not its dtype"
     if not settings.flex:
         return variants, facts | {"flex": "not run: --no-flex or --toy"}
     try:
-        variants["flex"] = Variant(
-            run=flex(*requests.padded(), length), parts=requests.padding.unpack
-        )
+        compiled = flex(*requests.padded(), length)
+        variants["flex"] = Variant(run=compiled, parts=requests.padding.unpack, peer=True)
     except Exception as error:  # whatever a compiler raises; it is a peer, and said
-        facts["flex"] = f"not run: {type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        facts["flex"] = not_run(error)
     return variants, facts
 
 
@@ -179,9 +180,10 @@ def grid_result(sizes: tuple[int, int, int], settings: Settings, dtype: torch.dt
         peers, said = rivals(requests, settings)
         ms, facts = serving(requests, peers, settings)
     few = min(settings.few, count)
-    ms["one_at_a_time"] = round(ms["one_at_a_time"] * count * batch / few, 4)
+    if "one_at_a_time" in ms:
+        ms["one_at_a_time"] = round(ms["one_at_a_time"] * count * batch / few, 4)
     where = {"T": impressions, "N": count, "batch": batch}
-    return result("serving", where, settings, dtype, (ms, facts | said))
+    return result("serving", where, settings, dtype, (ms, said | facts))
 
 
 def ragged_result(settings: Settings, dtype: torch.dtype) -> Result:
@@ -225,9 +227,7 @@ def training_result(sizes: tuple[int, int], settings: Settings, dtype: torch.dty
         name: packed_step(context, info, grad, one)
         for name, one in implementations(dtype, settings).items()
     } | {"dense_mask": padded_step(context, info, grad)}
-    facts: dict[str, Any] = absent(dtype, settings) | {
-        "relative_difference": differences(variants, dtype)
-    }
+    variants, facts = agreeing(variants, dtype)
     work = attention_flops(info, heads=settings.heads, head_dim=settings.head_dim, backward=True)
     ms, rated = timed(
         variants, dict.fromkeys(variants, work), settings, dtype, settings.batch_repeats
@@ -236,7 +236,8 @@ def training_result(sizes: tuple[int, int], settings: Settings, dtype: torch.dty
     where = {"sequences": len(lengths), "T_mean": round(sum(impressions) / len(lengths), 1)}
     where |= {"T_max": max(impressions)}
     facts["repeats"] = settings.batch_repeats
-    return result("training", where, settings, dtype, (ms, rated | facts))
+    facts = rated | absent(dtype, settings) | facts
+    return result("training", where, settings, dtype, (ms, facts))
 
 
 def packed_step(
@@ -262,7 +263,10 @@ def padded_step(context: Tokens, info: SeqlenInfo, grad: Tensor) -> Variant:
         out = sdpa(q, k, v, mask)
         return (out.detach(), *torch.autograd.grad(out, (q, k, v), padded_grad))
 
-    return Variant(run=run, parts=lambda parts: tuple(padding.unpack(x)[0] for x in parts))
+    def packed(parts: Parts) -> Parts:
+        return tuple(padding.unpack(x)[0] for x in parts if x is not None)
+
+    return Variant(run=run, parts=packed, peer=True)
 
 
 def chosen_settings(arguments: argparse.Namespace) -> Settings:
