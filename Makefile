@@ -28,7 +28,7 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test asan lint format pipeline manifests serve rank bench results constraints clean
+.PHONY: help setup demo test mutants asan lint format pipeline manifests serve rank bench results constraints clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand o
 
 test: $(PEERS) lint ## lint, type check and run every test; WORKERS=0 for one process (--pdb, -s)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+mutants: $(PEERS) ## small changes of the core that no test notices; ARGS='<module> --all', WORKERS=2
+	@$(BIN)/python -m tests.mutants --workers $(WORKERS) $(ARGS)
 
 asan: setup ## the kernels' tests on a build with AddressSanitizer and UBSan (wants g++)
 	@$(BIN)/python -m pip install -q -c constraints.txt cmake ninja nanobind 2> >(grep -v '^WARNING' >&2)
