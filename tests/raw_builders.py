@@ -106,11 +106,11 @@ def stack(tables: list[pa.Table]) -> pa.Table:
 
 
 def digest(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file under a folder, by relative path."""
+    """The SHA-256 of every file under a folder but its lock, by relative path."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 

@@ -87,7 +87,7 @@ def test_a_file_that_breaks_on_the_way_replaces_nothing(tmp_path: Path, name: st
     with pytest.raises(ValueError, match=rf"{name}\.parquet cannot be read"):
         import_parquet(folder, layout, SIMULATOR)
     assert digest(layout.root) == before
-    assert sorted(p.name for p in layout.root.iterdir()) == ["raw"]
+    assert sorted(p.name for p in layout.root.iterdir()) == [".lock", "raw"]
 
 
 def test_a_simulated_log_comes_back_the_same(tmp_path: Path) -> None:
