@@ -12,18 +12,22 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def numbers(*shape: int, start: int = 0, scale: float = 1.0) -> Tensor:
-    """Float64 of a shape, in [-scale, scale]: sines of 0.7, 1.7, 2.7 ... from `start` on."""
-    count = torch.Size(shape).numel()
-    index = torch.arange(start, start + count, dtype=torch.float64)
-    return scale * (index + 0.7).sin().reshape(shape)
+    """Float64 of a shape, spread evenly over [-scale, scale): residues of squares of whole numbers
+    from `start` on.
+    """
+    index = torch.arange(start, start + torch.Size(shape).numel())
+    return scale * (2 * (index * (index + 13) * 7919 % 10_007).double() / 10_007 - 1).reshape(shape)
 
 
 def patterned(module: M, scale: float = 0.5) -> M:
-    """The module in float64 and eval mode, its parameters in order filled with `numbers`."""
+    """The module in float64 and eval mode, its parameters in order filled with `numbers`; gains
+    that start at one have one added.
+    """
     module.double().eval()
     start = 0
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(numbers(*parameter.shape, start=start, scale=scale))
+            gain = bool((parameter == 1).all())
+            parameter.copy_(gain + numbers(*parameter.shape, start=start, scale=scale))
             start += parameter.numel()
     return module
