@@ -19,7 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from feature_repo.spec import Spec, arrow_field
-from serving.history import History
+from serving.excerpt import excerpt
+from serving.history import History, nulls_in
+from serving.payload import as_kind, check_known, check_metadata, vectors
 
 CONTEXT = "context"
 
@@ -76,18 +78,22 @@ def encode_candidates(
 def decode_candidates(
     spec: Spec, data: bytes, max_candidates: int
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
-    """Features by name and the context matrix `[N, C]`, as views of `data`.
+    """Features by name and the context matrix `[N, C]`, as views of `data` where its columns are of
+    the spec's types.
 
     Raises:
-        ValueError: bytes that are no such stream, columns or widths that are not the spec's, nulls,
-            no candidate or more than `max_candidates`.
+        ValueError: bytes that are no such stream, columns, widths or metadata that are not the
+            spec's, values that mean something else (`serving.payload.as_kind`), nulls, no candidate
+            or more than `max_candidates`.
     """
     try:
-        batches = list(pa.ipc.open_stream(pa.py_buffer(data)))
+        reader = pa.ipc.open_stream(pa.py_buffer(data))
+        batches = list(reader)
         for batch in batches:
             batch.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"candidates are not an Arrow IPC stream of one batch: {error}") from error
+    check_metadata("candidates", reader.schema)
     if len(batches) != 1:
         raise ValueError(f"candidates are {len(batches)} record batches; send them in one")
     return columns_of(spec, batches[0], max_candidates)
@@ -96,12 +102,13 @@ def decode_candidates(
 def columns_of(
     spec: Spec, batch: pa.RecordBatch, max_candidates: int
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
-    """A candidates' record batch as arrays; ValueError as in `decode_candidates`."""
+    """A candidates' record batch as arrays, views where the columns are of the spec's types;
+    ValueError as in `decode_candidates`.
+    """
     check_count(batch.num_rows, max_candidates)
     schema = candidate_schema(spec)
     check_names(schema, batch.schema.names)
-    check_schema(schema, batch)
-    arrays = {name: to_numpy(batch.column(name)) for name in batch.schema.names}
+    arrays = {field.name: to_numpy(_column(field, batch)) for field in schema}
     context_NC = arrays.pop(CONTEXT)
     return arrays, context_NC
 
@@ -119,38 +126,26 @@ def check_count(count: int, max_candidates: int) -> None:
 
 def check_names(schema: pa.Schema, names: Iterable[str]) -> None:
     """ValueError if a column is none of the spec's."""
-    extra = sorted(set(names) - set(schema.names))
-    if extra:
-        raise ValueError(f"candidates: column {extra[0]!r} is not in the spec")
+    check_known("candidates: column", names, schema.names)
 
 
-def check_schema(schema: pa.Schema, batch: pa.RecordBatch) -> None:
-    """ValueError unless the batch has the columns and types of `schema`, in any order, without
-    nulls.
-    """
-    names = batch.schema.names
-    for field in schema:
-        if names.count(field.name) != 1:
-            raise ValueError(f"candidates: column {field.name!r} is missing or there twice")
-        column = batch.column(field.name)
-        if column.type != field.type:
-            raise ValueError(
-                f"candidates: column {field.name!r} is {column.type}, the spec wants {field.type}"
-            )
-        if column.null_count or (
-            pa.types.is_fixed_size_list(field.type) and column.flatten().null_count
-        ):
-            raise ValueError(
-                f"candidates: column {field.name!r} has nulls; send the declared default"
-            )
+def _column(field: pa.Field, batch: pa.RecordBatch) -> pa.Array:
+    """The batch's one column for a field, in its type; ValueError for another meaning or a null."""
+    what = f"candidates: column {field.name!r}"
+    if batch.schema.names.count(field.name) != 1:
+        raise ValueError(f"{what} is missing or there twice")
+    column = as_kind(what, batch.column(field.name), field.type)
+    if nulls_in(column):
+        raise ValueError(f"{what} has nulls; send the declared default")
+    return column
 
 
 def check_spec_hash(spec: Spec, got: str | None) -> None:
     """ValueError unless the sender's spec is the model's."""
     if got is not None and got != spec.hash:
         raise ValueError(
-            f"the request was made with spec {got}, the model with {spec.name} ({spec.hash}); "
-            "deploy the transformer and the model from the same spec"
+            f"the request was made with spec {excerpt(got)}, the model with {spec.name} "
+            f"({spec.hash}); deploy the transformer and the model from the same spec"
         )
 
 
@@ -159,11 +154,12 @@ def _to_arrow(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(np.ascontiguousarray(values), type=kind)
     flat = np.ascontiguousarray(values, kind.value_type.to_pandas_dtype()).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+    return vectors(pa.array(flat), len(values), kind)
 
 
 def to_numpy(column: pa.Array) -> npt.NDArray[Any]:
     """The column's memory as `[N]` or `[N, E]`, without a copy."""
     if pa.types.is_fixed_size_list(column.type):
-        return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+        flat = column.flatten().to_numpy(zero_copy_only=True)
+        return flat.reshape(len(column), column.type.list_size)
     return column.to_numpy(zero_copy_only=True)

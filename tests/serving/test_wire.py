@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,17 +13,19 @@ from hypothesis import strategies as st
 
 from feature_repo.spec import Spec
 from feature_repo.specs import KUAIRAND, SIMULATOR
-from serving.wire import CONTEXT, candidate_schema, decode_candidates, encode_candidates
+from serving.wire import (
+    CONTEXT,
+    candidate_schema,
+    check_count,
+    check_spec_hash,
+    columns_of,
+    decode_candidates,
+    encode_candidates,
+)
+from tests.arrow_builders import Hole, holes, stream, with_hole
 from tests.serving_builders import arrow, candidates
 
 SPECS = [KUAIRAND, SIMULATOR]
-
-
-def stream(batch: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue().to_pybytes()
 
 
 def batch_of(spec: Spec, count: int) -> pa.RecordBatch:
@@ -99,15 +103,20 @@ def test_a_missing_column_is_named() -> None:
 
 def test_a_column_too_many_is_named() -> None:
     batch = batch_of(SIMULATOR, 2).append_column("colour", pa.array([1, 2]))
-    with pytest.raises(ValueError, match="'colour' is not in the spec"):
+    with pytest.raises(ValueError, match=r"column 'colour' is unknown; have post_id, actor_id, "):
         decode_candidates(SIMULATOR, stream(batch), 64)
+    twice = batch_of(SIMULATOR, 2).append_column("media", pa.array([1, 2], pa.int32()))
+    with pytest.raises(ValueError, match="'media' is missing or there twice"):
+        decode_candidates(SIMULATOR, stream(twice), 64)
 
 
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("post_id", pa.array([1, 2], pa.int32())),
-        ("length_s", pa.array([1.0, 2.0], pa.float64())),
+        ("post_id", pa.array(["1", "2"])),
+        ("post_id", pa.array([1.5, 2.0])),
+        ("length_s", pa.array([True, False])),
+        ("media", pa.array([1, 2**31], pa.int64())),
         ("content", arrow(np.zeros((2, 49), np.float16), pa.list_(pa.float16(), 49))),
         (CONTEXT, arrow(np.zeros((2, 3), np.float32), pa.list_(pa.float32(), 3))),
         ("media", pa.array([1, None], pa.int32())),
@@ -132,3 +141,120 @@ def test_columns_may_come_in_any_order() -> None:
     got, _ = decode_candidates(KUAIRAND, stream(shuffled), 64)
     assert got["post_id"].tolist() == batch.column("post_id").to_pylist()
     assert set(got) | {CONTEXT} == set(candidate_schema(KUAIRAND).names)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 64])
+def test_exactly_the_limit_is_taken(limit: int) -> None:
+    for count in {1, limit - 1, limit} - {0}:
+        data = encode_candidates(SIMULATOR, *candidates(SIMULATOR, count, 0))
+        assert len(decode_candidates(SIMULATOR, data, limit)[1]) == count
+        check_count(count, limit)
+    data = encode_candidates(SIMULATOR, *candidates(SIMULATOR, limit + 1, 0))
+    for refused in (
+        lambda: decode_candidates(SIMULATOR, data, limit),
+        lambda: check_count(limit + 1, limit),
+    ):
+        with pytest.raises(
+            ValueError, match=f"has {limit + 1} candidates, this server takes {limit};"
+        ):
+            refused()
+    with pytest.raises(ValueError, match="no candidates; send at least one"):
+        check_count(0, limit)
+
+
+HOLES = [(spec, hole) for spec in SPECS for hole in holes(candidate_schema(spec), 5)]
+
+
+@pytest.mark.parametrize(("spec", "hole"), HOLES, ids=lambda p: getattr(p, "name", str(p)))
+def test_a_null_that_the_schema_denies_is_found(spec: Spec, hole: Hole) -> None:
+    whole = batch_of(spec, 5)
+    decode_candidates(spec, stream(whole), 64)
+    with pytest.raises(
+        ValueError, match=f"column '{hole[0]}' has nulls; send the declared default"
+    ):
+        decode_candidates(spec, stream(with_hole(whole, hole)), 64)
+
+
+def loosened(column: pa.Array) -> pa.Array:
+    """The same numbers in wider types, vectors as lists of doubles."""
+    if pa.types.is_fixed_size_list(column.type):
+        lists = [[float(x) for x in row] for row in column.to_pylist()]
+        return pa.array(lists, pa.large_list(pa.float64()))
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.int64()).dictionary_encode()
+    return column.cast(pa.float64())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_columns_that_mean_the_same_are_the_same_bytes(spec: Spec) -> None:
+    batch = batch_of(spec, 6)
+    want, want_context = columns_of(spec, batch, 64)
+    for names in (batch.schema.names, batch.schema.names[::-1]):
+        loose = pa.record_batch([loosened(batch.column(n)) for n in names], names)
+        assert not any(f.type == candidate_schema(spec).field(f.name).type for f in loose.schema)
+        got, got_context = decode_candidates(spec, stream(loose), 64)
+        assert got_context.dtype == want_context.dtype
+        np.testing.assert_array_equal(got_context, want_context)
+        for name, column in want.items():
+            assert got[name].dtype == column.dtype
+            np.testing.assert_array_equal(got[name], column)
+
+
+def test_metadata_that_nobody_reads_is_refused() -> None:
+    batch = batch_of(SIMULATOR, 2)
+    with pytest.raises(ValueError, match="candidates: metadata 'weights' is unknown; have none"):
+        decode_candidates(SIMULATOR, stream(batch, metadata={"weights": "{}"}), 64)
+    decode_candidates(SIMULATOR, stream(batch, metadata={"pandas": "{}"}), 64)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_no_candidate_at_all(spec: Spec) -> None:
+    batch = batch_of(spec, 0)
+    assert batch.num_rows == 0
+    with pytest.raises(ValueError, match="no candidates"):
+        columns_of(spec, batch, 64)
+    for batches in ([], [batch_of(spec, 1)] * 3):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, candidate_schema(spec)) as writer:
+            for one in batches:
+                writer.write_batch(one)
+        with pytest.raises(ValueError, match=f"are {len(batches)} record batches"):
+            decode_candidates(spec, sink.getvalue().to_pybytes(), 64)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_a_spec_without_context_features_has_a_context_of_no_columns(spec: Spec) -> None:
+    bare = dataclasses.replace(
+        spec, features=tuple(f for f in spec.features if f.role != "context")
+    )
+    features, _ = candidates(bare, 3, 0)
+    data = encode_candidates(bare, features, np.zeros((3, 0), np.float32))
+    got, context = decode_candidates(bare, data, 64)
+    assert context.shape == (3, 0)
+    assert got["post_id"].tolist() == features["post_id"].tolist()
+
+
+def test_only_a_request_of_the_models_spec_is_taken() -> None:
+    check_spec_hash(SIMULATOR, None)
+    check_spec_hash(SIMULATOR, SIMULATOR.hash)
+    for other in (KUAIRAND.hash, "", SIMULATOR.hash[:-1]):
+        with pytest.raises(
+            ValueError, match=rf"the model with simulator \({SIMULATOR.hash}\); dep"
+        ):
+            check_spec_hash(SIMULATOR, other)
+    with pytest.raises(ValueError, match="deploy the transformer") as caught:
+        check_spec_hash(SIMULATOR, "x" * 4_000)
+    assert len(str(caught.value)) < 220
+
+
+def test_a_column_is_sent_in_the_specs_type_whatever_it_was() -> None:
+    features, context = candidates(SIMULATOR, 3, 4)
+    wide = {
+        n: c.astype(np.float64 if c.dtype.kind == "f" else np.int64) for n, c in features.items()
+    }
+    wide["content"] = np.asfortranarray(wide["content"])
+    assert encode_candidates(SIMULATOR, wide, context.astype(np.float64)) == encode_candidates(
+        SIMULATOR, features, context
+    )
+    with pytest.raises(ValueError, match="length"):
+        encode_candidates(SIMULATOR, {**features, "media": np.zeros(2, np.int32)}, context)
