@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured of one ranker's scores: per task, per segment, within members, and their shape.
 
-A scorecard is fed batch by batch and keeps counts only, so its memory does not grow with the log.
-It knows labels and logits; it knows no model, no shards and no thresholds.
+Decisions are made by these numbers, so they are exact: a scorecard holds the scores of the day that
+is judged, 4 bytes an impression and task, beside labels that rankers share. It knows labels and
+logits; it knows no model, no shards and no thresholds.
 
 Shape suffixes: R rows (impressions with a score); K tasks.
 """
@@ -10,13 +11,14 @@ Shape suffixes: R rows (impressions with a score); K tasks.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kernels.streaming_metrics import StreamingMetrics
+from kernels.streaming_metrics import exact_auc, exact_calibration, exact_ece, exact_log_loss
 
 Floats = npt.NDArray[np.floating[Any]]
 LOGIT_EDGES = np.linspace(-12.0, 6.0, 73)
@@ -48,13 +50,14 @@ class Rows:
 
 
 class Scorecard:
-    """Metrics of one ranker, accumulated over batches."""
+    """Metrics of one ranker over all batches."""
 
     def __init__(self, tasks: tuple[str, ...]) -> None:
         self.tasks = tasks
         self.finite = True
-        self.all = StreamingMetrics(len(tasks))
-        self.segments: dict[str, StreamingMetrics] = {}
+        self._logits = [np.zeros((0, len(tasks)), np.float32)]
+        self._labels = [np.zeros((0, len(tasks)), np.float32)]
+        self._segments: list[dict[str, npt.NDArray[np.bool_]]] = [{}]
         self.within = WithinMember(len(tasks))
         self.scores = np.zeros((2, len(tasks), len(LOGIT_EDGES) - 1), np.int64)
 
@@ -67,11 +70,9 @@ class Scorecard:
         if not finite_RK.all():
             self.finite = False
             logits_RK = np.where(finite_RK, logits_RK, np.float32(0))
-        self.all.update(logits_RK, rows.labels_RK)
-        for name, mask_R in rows.segments.items():
-            metrics = self.segments.setdefault(name, StreamingMetrics(len(self.tasks)))
-            if mask_R.any():
-                metrics.update(logits_RK[mask_R], rows.labels_RK[mask_R])
+        self._logits.append(logits_RK)
+        self._labels.append(rows.labels_RK)
+        self._segments.append(rows.segments)
         self.within.update(logits_RK, rows.labels_RK, rows.sequence_R)
         for k in range(len(self.tasks)):
             for label in (0, 1):
@@ -85,14 +86,17 @@ class Scorecard:
         return found if self.finite else undefined(found)
 
     def _measured(self) -> dict[str, Any]:
-        predicted, observed, count = self.all.calibration(CALIBRATION_BINS)
+        logits_RK, labels_RK = np.concatenate(self._logits), np.concatenate(self._labels)
         return plain(
             {
-                "tasks": by_task(self.tasks, self.all),
-                "segments": {n: by_task(self.tasks, m) for n, m in self.segments.items()},
+                "tasks": by_task(self.tasks, logits_RK, labels_RK),
+                "segments": {
+                    name: by_task(self.tasks, logits_RK[mask_R], labels_RK[mask_R])
+                    for name, mask_R in self._masks()
+                },
                 "within_member": dict(zip(self.tasks, self.within.result(), strict=True)),
                 "calibration": {
-                    t: {"predicted": predicted[k], "observed": observed[k], "count": count[k]}
+                    t: calibration(logits_RK[:, k], labels_RK[:, k])
                     for k, t in enumerate(self.tasks)
                 },
                 "scores": {
@@ -106,17 +110,37 @@ class Scorecard:
             }
         )
 
+    def _masks(self) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+        """Which rows belong to each segment; none of a batch that does not name it."""
+        sizes = [len(logits_RK) for logits_RK in self._logits]
+        for name in dict.fromkeys(name for masks in self._segments for name in masks):
+            parts = [
+                masks.get(name, np.zeros(size, np.bool_))
+                for masks, size in zip(self._segments, sizes, strict=True)
+            ]
+            yield name, np.concatenate(parts)
 
-def by_task(tasks: tuple[str, ...], metrics: StreamingMetrics) -> dict[str, dict[str, Any]]:
+
+def by_task(
+    tasks: tuple[str, ...], logits_RK: Floats, labels_RK: Floats
+) -> dict[str, dict[str, Any]]:
     """AUC, log loss, expected calibration error and counts of each task."""
-    columns = {
-        "auc": metrics.auc(),
-        "log_loss": metrics.log_loss(),
-        "ece": metrics.ece(CALIBRATION_BINS),
-        "n": metrics.n,
-        "positives": metrics.positives,
+    return {
+        task: {
+            "auc": exact_auc(logits_RK[:, k], labels_RK[:, k]),
+            "log_loss": exact_log_loss(logits_RK[:, k], labels_RK[:, k]),
+            "ece": exact_ece(logits_RK[:, k], labels_RK[:, k], CALIBRATION_BINS),
+            "n": np.isfinite(labels_RK[:, k]).sum(),
+            "positives": (labels_RK[:, k] == 1).sum(),
+        }
+        for k, task in enumerate(tasks)
     }
-    return {t: {name: c[k] for name, c in columns.items()} for k, t in enumerate(tasks)}
+
+
+def calibration(logits_R: Floats, labels_R: Floats) -> dict[str, Any]:
+    """The calibration curve of one task."""
+    predicted, observed, count = exact_calibration(logits_R, labels_R, CALIBRATION_BINS)
+    return {"predicted": predicted, "observed": observed, "count": count}
 
 
 class WithinMember:

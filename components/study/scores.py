@@ -77,8 +77,8 @@ Pair = tuple[Scores, Scores]
 def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], Scores]:
     """The scorecard of a ranker over a folder of shards (`Scorecard.result`), and its scores.
 
-    AUCs over all impressions are exact here: a scorecard's buckets are too coarse for a ranker that
-    has hardly learned and scores everything alike.
+    Raises:
+        ValueError: there are no shards, they do not fit the spec, or they hold no target.
     """
     card = Scorecard(spec.task_names)
     parts, before = [], 0
@@ -87,11 +87,11 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
         sequence_R = before + batch.rows.sequence_R
         parts.append((batch.logits_RK, batch.rows.labels_RK, batch.member_R, sequence_R))
         before += batch.packed.num_sequences
-    scores = Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-    found = card.result()
-    for k, task in enumerate(spec.task_names):
-        found["tasks"][task]["auc"] = _finite(scores.auc(k))
-    return found, scores
+    if not any(len(member_R) for *_, member_R, _ in parts):
+        raise ValueError(
+            f"the shards in {folder} hold nothing to score: the test has no impression"
+        )
+    return card.result(), Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differences]:

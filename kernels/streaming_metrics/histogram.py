@@ -41,7 +41,8 @@ class StreamingMetrics:
     """Metrics of K tasks, fed batch by batch.
 
     Buckets are equal steps of `x / (SPREAD + |x|)`, so every finite logit has one and none is
-    clipped.
+    clipped. Scores within a bucket's width of each other are not told apart: where the scores are
+    held, and where something is decided, take the exact metrics of `reference.py`.
 
     Attributes:
         num_tasks: K.
