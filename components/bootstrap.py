@@ -4,8 +4,7 @@
 Each member has a Poisson(1) weight in each resample (Chamandy et al., "Estimating uncertainty for
 massive data streams", 2012), a hash of the member and the resample. So weights need no memory, do
 not depend on the order of the data, and two scores of the same members are paired. The AUCs of all
-resamples come from histograms, whose size does not grow with the log. This module knows no model,
-no shards and no files.
+resamples are exact. This module knows no model, no shards and no files.
 
 Shape suffixes: R rows (impressions with a score); S members; K tasks; B resamples, the first of
 which is the data itself.
@@ -23,10 +22,9 @@ from components.sessions import mix
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
-BUCKETS = 2048
-"""As many rows in a bucket as in any other, so that a flat ranker's logits are told apart too."""
+Bools = npt.NDArray[np.bool_]
 BLOCK_ROWS = 16_384
-"""Rows that are counted at once; the first block says where the buckets lie."""
+"""Rows, or members, whose weights are handled at once."""
 INTERVAL = (2.5, 97.5)
 """The percentiles of the resamples that bound an interval."""
 MOST_DRAWN = 16
@@ -44,10 +42,10 @@ def member_weights(member_S: Ints, resamples: int, seed: int = 0) -> npt.NDArray
 
 
 class BootstrapAuc:
-    """The AUC of each task in the data and in each resample, fed batch by batch.
+    """The AUC of each task in the data and in each resample, exact, fed batch by batch.
 
-    Exact up to BUCKETS rows. Memory is `K * 2 * BUCKETS * (1 + resamples)` int32, 20 MB for six
-    tasks and 200 resamples, and one block of rows.
+    Memory is the rows, `8 (K + 1)` bytes each, a byte for each member and resample, and one block
+    of rows with all their weights.
 
     Args:
         num_tasks: K.
@@ -56,9 +54,8 @@ class BootstrapAuc:
 
     def __init__(self, num_tasks: int, resamples: int) -> None:
         self.resamples = resamples
-        self.counts = np.zeros((num_tasks, 2 * BUCKETS, 1 + resamples), np.int32)
-        self._edges: list[Floats] = []
-        self._waiting: list[tuple[Floats, Floats, Ints]] = []
+        nothing = np.zeros((0, num_tasks), np.float32)
+        self._rows: list[tuple[Floats, Floats, Ints]] = [(nothing, nothing, np.zeros(0, np.int64))]
 
     def update(self, logits_RK: Floats, labels_RK: Floats, member_R: Ints) -> None:
         """Adds rows; a label that is NaN is left out.
@@ -68,49 +65,71 @@ class BootstrapAuc:
         """
         if not np.isfinite(logits_RK).all():
             raise ValueError("a score is not finite; train the ranker again")
-        self._waiting.append((logits_RK, labels_RK, member_R))
-        if sum(len(member) for *_, member in self._waiting) >= BLOCK_ROWS:
-            self._count()
-
-    def _count(self) -> None:
-        """Counts the rows that wait."""
-        if not self._waiting:
-            return
-        logits_RK, labels_RK, member_R = map(np.concatenate, zip(*self._waiting, strict=True))
-        self._waiting = []
-        self._edges = self._edges or [_edges(logits_R) for logits_R in logits_RK.T]
-        member_S, place_R = np.unique(member_R, return_inverse=True)
-        weights = member_weights(member_S, self.resamples)
-        for k, counts in enumerate(self.counts):
-            seen = np.flatnonzero(np.isfinite(labels_RK[:, k]))
-            if not len(seen):
-                continue
-            cell = np.searchsorted(self._edges[k], logits_RK[seen, k], side="right")
-            cell += BUCKETS * (labels_RK[seen, k] > 0)
-            order = np.argsort(cell, kind="stable")
-            cells, first = np.unique(cell[order], return_index=True)
-            rows = weights[place_R[seen[order]]]
-            counts[cells] += np.add.reduceat(rows, first, axis=0, dtype=np.int32)
+        self._rows.append((logits_RK, labels_RK, member_R))
 
     def auc(self) -> npt.NDArray[np.float64]:
         """float64 `[K, 1 + resamples]`, ties counting half; NaN where a class is missing."""
-        self._count()
-        return np.stack([_auc(counts) for counts in self.counts])
+        logits_RK, labels_RK, member_R = map(np.concatenate, zip(*self._rows, strict=True))
+        member_S, place_R = np.unique(member_R, return_inverse=True)
+        weights_SB = np.concatenate(
+            [member_weights(part, self.resamples).astype(np.int8) for part in _blocks(member_S)]
+        )
+        found = []
+        for k in range(logits_RK.shape[1]):
+            seen_R = np.isfinite(labels_RK[:, k])
+            logits_R, positive_R = logits_RK[seen_R, k], labels_RK[seen_R, k] > 0
+            found.append(_auc(logits_R, positive_R, weights_SB, place_R[seen_R]))
+        return np.stack(found)
 
 
-def _edges(logits_R: Floats) -> Floats:
-    """Where buckets end, at most `BUCKETS - 1`: every logit's own place, or quantiles."""
-    values = np.unique(logits_R)
-    if len(values) < BUCKETS:
-        return values
-    return np.quantile(logits_R, np.arange(1, BUCKETS) / BUCKETS)
+def _blocks(values: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The values, BLOCK_ROWS at a time; one empty block of none."""
+    starts = range(0, max(len(values), 1), BLOCK_ROWS)
+    return [values[start : start + BLOCK_ROWS] for start in starts]
 
 
-def _auc(counts: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    negative, positive = np.split(counts.astype(np.float64), 2)
-    below = np.cumsum(negative, axis=0) - negative / 2
-    pairs = negative.sum(0) * positive.sum(0)
-    return np.asarray((positive * below).sum(0) / np.where(pairs, pairs, np.nan))
+def _auc(
+    logits_R: Floats, positive_R: Bools, weights_SB: npt.NDArray[np.int8], place_R: Ints
+) -> npt.NDArray[np.float64]:
+    """The AUC of one task under each column of weights.
+
+    The rows go by in the order of their logits, a block at a time. A tie may begin in one block and
+    end in another, so the sums of a block's last logit stay open.
+    """
+    below_B, wins_B, positives_B = np.zeros((3, weights_SB.shape[1]))
+    open_value, open_2B = -math.inf, np.zeros((2, weights_SB.shape[1]))
+    for rows in _blocks(np.argsort(logits_R, kind="stable")):
+        value_D, group_R = np.unique(logits_R[rows], return_inverse=True)
+        sums_2DB = _sums(group_R, positive_R[rows], weights_SB[place_R[rows]])
+        if len(value_D) and value_D[0] == open_value:
+            sums_2DB[:, 0] += open_2B
+        else:
+            sums_2DB = np.concatenate([open_2B[:, None], sums_2DB], axis=1)
+        open_value, open_2B = value_D[-1] if len(value_D) else open_value, sums_2DB[:, -1]
+        negative_DB, positive_DB = sums_2DB[:, :-1]
+        up_to_DB = below_B + np.cumsum(negative_DB, axis=0)
+        wins_B += (positive_DB * (up_to_DB - negative_DB / 2)).sum(0)
+        positives_B += positive_DB.sum(0)
+        below_B = below_B + negative_DB.sum(0)
+    wins_B += open_2B[1] * (below_B + open_2B[0] / 2)
+    pairs_B = (positives_B + open_2B[1]) * (below_B + open_2B[0])
+    return np.asarray(wins_B / np.where(pairs_B, pairs_B, np.nan))
+
+
+def _sums(
+    group_R: Ints, positive_R: Bools, weights_RB: npt.NDArray[np.int8]
+) -> npt.NDArray[np.float64]:
+    """The weights of the negatives and of the positives in each group, `[2, D, B]`; the rows are in
+    the order of their groups.
+    """
+    groups = int(group_R[-1]) + 1 if len(group_R) else 0
+    sums = np.zeros((2, groups, weights_RB.shape[1]))
+    for label in (0, 1):
+        mine = np.flatnonzero(positive_R == label)
+        there, first = np.unique(group_R[mine], return_index=True)
+        if len(there):
+            sums[label, there] = np.add.reduceat(weights_RB[mine], first, axis=0, dtype=np.int32)
+    return sums
 
 
 def interval(values_B: Floats) -> dict[str, float | None]:
@@ -133,6 +152,6 @@ def standard_error(values_B: Floats) -> float | None:
         values_B: `[1 + resamples]`, the first that of the data.
     """
     resampled = values_B[1:][np.isfinite(values_B[1:])]
-    if 2 * len(resampled) < len(values_B):
+    if len(resampled) < 2 or 2 * len(resampled) < len(values_B):
         return None
     return float(np.std(resampled, ddof=1))

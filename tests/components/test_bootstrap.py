@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Members are drawn again as they should be, and the histograms' AUCs are those of the rows."""
+"""Members are drawn again as they should be, and the resamples' AUCs are those of rows repeated."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.bootstrap import BootstrapAuc, interval, member_weights, standard_error
@@ -25,9 +25,20 @@ def test_weights_are_poisson_and_a_members_own() -> None:
     assert (member_weights(members, 50, seed=1) != weights).any()
 
 
-@settings(deadline=None, max_examples=30)
-@given(rows=st.integers(2, 200), seed=st.integers(0, 2**16), parts=st.integers(1, 4))
-def test_each_resample_is_the_auc_of_rows_repeated(rows: int, seed: int, parts: int) -> None:
+@pytest.fixture(params=[1, 2, 7, 16_384], ids=lambda rows: f"blocks of {rows}")
+def block(request, monkeypatch) -> int:
+    """Rows whose weights are handled at once; a tie may lie across blocks."""
+    monkeypatch.setattr("components.bootstrap.BLOCK_ROWS", request.param)
+    return request.param
+
+
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rows=st.integers(0, 60), seed=st.integers(0, 2**16), parts=st.integers(1, 4))
+def test_each_resample_is_the_auc_of_rows_repeated(
+    rows: int, seed: int, parts: int, block: int
+) -> None:
     rng = np.random.default_rng(seed)
     member = rng.integers(0, 9, rows)
     logits = rng.normal(size=(rows, 2)).astype(np.float32)
@@ -45,17 +56,73 @@ def test_each_resample_is_the_auc_of_rows_repeated(rows: int, seed: int, parts: 
             np.testing.assert_allclose(auc.auc()[k, b], expected, atol=1e-12)
 
 
-def test_continuous_scores_lose_little_to_the_buckets() -> None:
+ROWS = 40_000
+
+
+def sorted_rows(by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in an order that says something of their scores."""
     rng = np.random.default_rng(0)
-    labels = (rng.random(50_000) < 0.1).astype(np.float32)
-    logits = (rng.normal(-3, 1, 50_000) + labels).astype(np.float32)
-    auc = BootstrapAuc(1, 1)
-    for part in np.array_split(np.arange(50_000), 7):
-        auc.update(logits[part, None] / 1e3, labels[part, None], part)
-    often = np.repeat(np.arange(50_000), member_weights(np.arange(50_000), 1)[:, 1])
-    found = auc.auc()[0]
-    assert abs(found[0] - exact_auc(logits, labels)) < 2e-5
-    assert abs(found[1] - exact_auc(logits[often], labels[often])) < 2e-5
+    member = rng.integers(0, 300, ROWS)
+    labels = (rng.random(ROWS) < 0.1 + 0.3 * (member % 3 == 0)).astype(np.float32)
+    logits = rng.normal(-3 + labels, 1 + member / 300).astype(np.float32)
+    order = {
+        "score": np.argsort(logits),
+        "score, falling": np.argsort(-logits),
+        "label": np.argsort(labels),
+        "label, falling": np.argsort(-labels),
+        "member": np.argsort(member),
+    }[by]
+    return logits[order, None], labels[order, None], member[order]
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+@pytest.mark.parametrize("by", ["score", "score, falling", "label", "label, falling", "member"])
+def test_the_order_of_the_rows_says_nothing(by: str, parts: int) -> None:
+    logits, labels, member = sorted_rows(by)
+    auc = BootstrapAuc(1, 30)
+    for part in np.array_split(np.arange(ROWS), parts):
+        auc.update(logits[part] / 1e3, labels[part], member[part])
+    (found,) = auc.auc()
+    exact = exact_auc(logits[:, 0] / np.float32(1e3), labels[:, 0])
+    assert found[0] == pytest.approx(exact, abs=1e-12)
+    often = member_weights(member, 30)
+    for b in (1, 30):
+        again = np.repeat(np.arange(ROWS), often[:, b])
+        assert found[b] == pytest.approx(exact_auc(logits[again, 0], labels[again, 0]), abs=1e-9)
+    said = interval(found)
+    assert said["low"] < exact < said["high"]
+
+
+@pytest.mark.parametrize("place", [0, 17_000, ROWS - 1], ids=["first", "middle", "last"])
+def test_one_positive_counts_wherever_it_is(place: int) -> None:
+    logits = np.random.default_rng(0).permutation(ROWS).astype(np.float32)[:, None]
+    labels = np.zeros((ROWS, 1), np.float32)
+    labels[place] = 1
+    auc = BootstrapAuc(1, 0)
+    auc.update(logits, labels, np.arange(ROWS))
+    assert auc.auc() == [[pytest.approx(logits[place, 0] / (ROWS - 1), abs=1e-12)]]
+
+
+def test_the_same_score_for_everything_is_a_half_to_the_bit() -> None:
+    """One tie over three blocks."""
+    labels = (np.arange(ROWS) % 3 == 0).astype(np.float32)[:, None]
+    auc = BootstrapAuc(1, 3)
+    auc.update(np.full((ROWS, 1), -5, np.float32), labels, np.arange(ROWS) // 7)
+    assert auc.auc().tolist() == [[0.5] * 4]
+
+
+def test_nothing_has_no_auc_and_no_interval() -> None:
+    never, empty = BootstrapAuc(2, 3), BootstrapAuc(2, 3)
+    empty.update(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.int64))
+    for auc in (never, empty):
+        assert auc.auc().shape == (2, 4)
+        assert np.isnan(auc.auc()).all()
+    assert member_weights(np.zeros(0, np.int64), 3).shape == (0, 4)
+    unknown = BootstrapAuc(1, 3)
+    unknown.update(np.zeros((5, 1)), np.full((5, 1), np.nan), np.arange(5))
+    assert np.isnan(unknown.auc()).all()
+    assert interval(unknown.auc()[0])["value"] is None
+    assert standard_error(unknown.auc()[0]) is None
 
 
 def test_the_interval_covers_what_it_should() -> None:
@@ -99,3 +166,16 @@ def test_the_standard_error_is_that_of_many_samples() -> None:
     fresh = [measured(0).auc()[0, 0] for _ in range(300)]
     assert standard_error(measured(200).auc()[0]) == pytest.approx(np.std(fresh), rel=0.35)
     assert standard_error(np.array([0.5, np.nan, np.nan])) is None
+    assert standard_error(np.array([0.5])) is None
+    assert standard_error(np.array([0.5, 0.6])) is None
+    assert standard_error(np.array([0.5, 0.6, 0.8])) == pytest.approx(0.1 * 2**0.5)
+    assert standard_error(np.array([0.5, 0.6, 0.8, np.nan])) == pytest.approx(0.1 * 2**0.5)
+    assert standard_error(np.array([0.5, 0.6, 0.8, np.nan, np.nan])) is None
+
+
+def test_the_interval_is_that_of_the_resamples_alone() -> None:
+    values = np.concatenate([[7.0], np.arange(41.0)])
+    assert interval(values) == {"value": 7, "low": 1, "high": 39}
+    half = np.concatenate([[7.0], np.arange(41.0), np.full(40, np.nan)])
+    assert interval(half) == {"value": 7, "low": 1, "high": 39}
+    assert interval(np.append(half, np.nan)) == {"value": None, "low": None, "high": None}
