@@ -100,7 +100,7 @@ def encode_histories(events: pa.Table, spec: Spec) -> Iterator[tuple[int, bytes]
     batch = history_batch(ordered, spec)
     members, starts = np.unique(column(ordered, "member_id"), return_index=True)
     counts = column(ordered, "count")[starts] if len(starts) else starts
-    ends = np.append(starts[1:], ordered.num_rows)
+    ends = np.append(starts, ordered.num_rows)[1:]
     for member, start, stop, count in zip(members, starts, ends, counts, strict=True):
         rows = batch.slice(start, stop - start)
         yield int(member), encode_history(rows, member_id=int(member), count=int(count), spec=spec)

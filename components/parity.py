@@ -158,8 +158,7 @@ def _compare_rows(
     """ValueError at the first candidate where two columns `[N]` or `[N, E]` differ in a bit; NaN is
     NaN.
     """
-    width = served.size // max(len(served), 1)
-    served, offline = served.reshape(-1, width), offline.reshape(-1, width)
+    served, offline = (v if v.ndim == 2 else v[:, None] for v in (served, offline))
     same = (_bits(served) == _bits(offline)) | ((served != served) & (offline != offline))
     different = np.flatnonzero(~same.all(axis=1))
     if len(different):
@@ -195,7 +194,7 @@ def _compare_history(spec: Spec, row: dict[str, Any], replayed: Replayed) -> Non
     for name in spec.history_schema.names:
         one, other = (to_numpy(_plain(h.batch.column(name))) for h in (served, offline))
         same = (one == other) | ((one != one) & (other != other))
-        different = np.flatnonzero(~same.reshape(len(one), -1).all(axis=1))
+        different = np.flatnonzero(~same.all(axis=tuple(range(1, same.ndim))))
         if len(different):
             place = int(different[0])
             post = served.batch.column("post_id")[place].as_py()

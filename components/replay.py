@@ -74,6 +74,8 @@ class Offline:
             logged: rows of the request log (`serving.request_log.SCHEMA`).
             as_of_ms: what had arrived before it, and posts made before it, were known.
         """
+        if not logged:
+            return []
         values = self._histories(sorted({row["member_id"] for row in logged}), as_of_ms)
         known = self._posts.filter(pa.array(column(self._posts, "created_ms") < as_of_ms))
         tables = [with_content(_events(row), known, self.spec) for row in logged]

@@ -100,7 +100,7 @@ def context_matrix(
             )
         else:
             value = _late_value(spec, feature, views, posts, time_ms)
-        matrix[:, spec.context_slices[feature.name]] = value.reshape(len(value), -1)
+        matrix[:, spec.context_slices[feature.name]] = value if value.ndim == 2 else value[:, None]
     return matrix
 
 

@@ -72,6 +72,8 @@ def expect(truth: Columns) -> npt.NDArray[np.float64]:
     Args:
         truth: the columns of `truth_day`.
     """
+    if not len(truth["visit_id"]):
+        return np.zeros((0, len(ACTIONS)))
     _, first, visit_N = np.unique(truth["visit_id"], return_index=True, return_inverse=True)
     spread = float(np.sqrt(np.mean(np.square(truth["mood"][first], dtype=np.float64))))
     guess_G = np.linspace(-WIDEST, WIDEST, GUESSES) * spread
