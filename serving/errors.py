@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How serving refuses: one exception a status, the same over REST and gRPC.
+"""How serving refuses: one exception a status, the same over REST and gRPC, each one sentence.
 
-KServe's own `InvalidInput` is 400 / INVALID_ARGUMENT and `ModelNotFound` is 404 / NOT_FOUND; this
-module adds the two it has no working exception for, and refuses over REST what FastAPI would answer
-with 422 and a body that nobody bounds. It knows nothing of models or features.
+KServe's own `InvalidInput` is 400 / INVALID_ARGUMENT; this module adds the ones it has no working
+exception for. Every sentence is bounded here, whoever made it (`serving.excerpt`). It knows nothing
+of models or features.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import pyarrow as pa
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from grpc import StatusCode
 from grpc_interceptor.exceptions import GrpcException
 from kserve.errors import InferenceError, InvalidInput
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.excerpt import sentence
 
 
 class Refused(GrpcException):
-    """A request that is refused for no fault of its own; says why in one sentence."""
+    """A request that is refused; says why in one sentence."""
 
     http_status: ClassVar[int] = 503
     status_code = StatusCode.UNAVAILABLE
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(details=sentence(reason))
 
     def __str__(self) -> str:
         return self.details
@@ -44,47 +45,25 @@ class TooLate(Refused):
     status_code = StatusCode.DEADLINE_EXCEEDED
 
 
-async def _refuse(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    return JSONResponse(status_code=error.http_status, content={"error": error.details})
+class NotFound(Refused):
+    """404 / NOT_FOUND: no such model, or no such version of it."""
+
+    http_status = 404
+    status_code = StatusCode.NOT_FOUND
 
 
-async def _malformed(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return JSONResponse(status_code=400, content={"error": f"{where}: {first['msg']}"[:500]})
+class NotOffered(Refused):
+    """501 / UNIMPLEMENTED: a call that the protocol knows and this server does not take."""
+
+    http_status = 501
+    status_code = StatusCode.UNIMPLEMENTED
 
 
-class BodyLimit:
-    """ASGI middleware: a request's body beyond `limit` bytes is refused with 400 and not kept."""
+class Unsupported(Refused):
+    """415 / INVALID_ARGUMENT: a body in another form than the one that is read here."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts what is received on its way to the application."""
-        size = 0
-
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size <= self.limit:
-                return message
-            # A caller reads no answer before all is sent: the rest is taken and forgotten.
-            while message.get("more_body"):
-                message = await receive()
-            raise InvalidInput(f"the body has more than {self.limit} bytes; split the call")
-
-        await self.app(scope, counted, send)
-
-
-def register(app: FastAPI, max_body: int) -> None:
-    """Maps refusals to their HTTP status on a FastAPI application, and bounds a request's body."""
-    app.add_exception_handler(Refused, _refuse)
-    app.add_exception_handler(RequestValidationError, _malformed)
-    app.add_middleware(BodyLimit, limit=max_body)
+    http_status = 415
+    status_code = StatusCode.INVALID_ARGUMENT
 
 
 BAD_INPUT = (
@@ -109,8 +88,8 @@ def bad_input(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except InvalidInput:
-        raise
+    except InvalidInput as error:
+        raise InvalidInput(sentence(str(error))) from error
     except BAD_INPUT as error:
         reason = str(error) if type(error) is ValueError else f"{what} cannot be read: {error}"
-        raise InvalidInput(" ".join(reason.split())[:500]) from error
+        raise InvalidInput(sentence(reason)) from error

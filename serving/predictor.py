@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -22,24 +23,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from kserve import InferRequest, InferResponse, Model
-from kserve.errors import ModelNotReady
+from kserve import InferRequest, InferResponse
 
 from feature_repo.spec import (
     FRESHNESS,
     UNKNOWN,
-    Feature,
     Freshness,
     Spec,
-    arrow_type,
     default_value,
 )
 from model.checkpoint import load_model
 from serving import infer, metrics, server
 from serving.allocator import keep_freed_memory
 from serving.batcher import Batcher, BatcherConfig
-from serving.errors import bad_input
+from serving.data_plane import ServedModel
+from serving.errors import Unavailable, bad_input
+from serving.excerpt import excerpt
 from serving.history import decode_history
+from serving.payload import check_known, number, time_of, whole
 from serving.scorer import DTYPES, Scorer, ScorerConfig
 from serving.wire import (
     CONTEXT,
@@ -51,6 +52,12 @@ from serving.wire import (
     decode_candidates,
 )
 
+INPUTS = ("history", "candidates")
+OUTPUT = "probabilities"
+PARAMETERS = ("request_time_ms", "spec_hash", "deadline_ms")
+MAX_FLOAT = float(np.finfo(np.float32).max)
+INSTANCE_KEYS = ("history", "candidates", "context", "request_time_ms", "spec_hash")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -61,7 +68,7 @@ class Work:
     message: InferRequest | None
 
 
-class Predictor(Model):
+class Predictor(ServedModel):
     """KServe model over one version of the registry.
 
     Args:
@@ -115,7 +122,7 @@ class Predictor(Model):
     ) -> Work:
         """Decodes V2 (Arrow) or V1 (JSON) under one guard; InvalidInput says what is wrong."""
         if not self.ready:
-            raise ModelNotReady(self.name)
+            raise Unavailable(f"model {self.name} takes no request now; try another server")
         with metrics.stage("decode"), bad_input("the request"):
             if isinstance(payload, InferRequest):
                 return self._decode(payload)
@@ -136,22 +143,22 @@ class Predictor(Model):
             return {"predictions": [self._prediction(p) for p in scores]}
         parameters = {
             "tasks": ",".join(self.spec.task_names),
-            "model_version": self.version,
             "dtype": self.scoring.dtype,
         }
-        return infer.response(work.message, "probabilities", scores[0], parameters)
+        return infer.response(work.message, OUTPUT, scores[0], self.version, parameters)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """V2 metadata: the two Arrow values."""
-        return [{"name": n, "datatype": "BYTES", "shape": [1]} for n in ("history", "candidates")]
+        return [{"name": n, "datatype": "BYTES", "shape": [1]} for n in INPUTS]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """V2 metadata: probabilities by candidate and task."""
         shape = [-1, len(self.spec.tasks)]
-        return [{"name": "probabilities", "datatype": "FP32", "shape": shape}]
+        return [{"name": OUTPUT, "datatype": "FP32", "shape": shape}]
 
     def _decode(self, message: InferRequest) -> Work:
-        values = infer.parameters_of(message)
+        infer.check_message(message, inputs=INPUTS, outputs=(OUTPUT,), parameters=PARAMETERS)
+        values = infer.parameters_of(message, numbers=("request_time_ms", "deadline_ms"))
         deadline = infer.deadline_of(values)
         check_spec_hash(self.spec, values.get("spec_hash"))
         features, context_NC = decode_candidates(
@@ -161,7 +168,7 @@ class Predictor(Model):
             history=decode_history(infer.bytes_input(message, "history"), self.spec),
             features=features,
             context_NC=context_NC,
-            time_ms=infer.whole_number(values, "request_time_ms"),
+            time_ms=time_of("request_time_ms", values.get("request_time_ms")),
         )
         metrics.CANDIDATES.observe(request.num_candidates)
         return Work(requests=[request], deadline=deadline, message=message)
@@ -176,26 +183,18 @@ class Predictor(Model):
     def _decode_instance(self, instance: Any) -> RankRequest:
         if not isinstance(instance, dict) or not isinstance(instance.get("candidates"), dict):
             raise ValueError('an instance wants "candidates": {column: [values]}')
+        check_known("the key of an instance", instance, INSTANCE_KEYS)
         check_spec_hash(self.spec, instance.get("spec_hash"))
-        check_names(candidate_schema(self.spec), [*instance["candidates"], CONTEXT])
-        rows = [_floats(row) for row in instance.get("context", [])]
-        width = self.spec.context_width
-        if any(len(row) != width for row in rows):
-            raise ValueError(f"every row of context wants {width} values")
-        table = {
-            f.name: _json_column(f, instance["candidates"][f.name])
-            for f in self.spec.with_role("sequence")
-        }
-        kind = pa.list_(pa.float32(), width)
-        table[CONTEXT] = pa.array(rows, kind)
         features, context_NC = columns_of(
-            self.spec, pa.RecordBatch.from_pydict(table), self.max_candidates
+            self.spec,
+            _json_batch(self.spec, instance["candidates"], instance.get("context")),
+            self.max_candidates,
         )
         return RankRequest(
-            history=decode_history(infer.as_bytes(instance.get("history", "")), self.spec),
+            history=decode_history(infer.as_bytes(instance.get("history") or ""), self.spec),
             features=features,
             context_NC=context_NC,
-            time_ms=infer.whole_number(instance, "request_time_ms"),
+            time_ms=time_of("request_time_ms", instance.get("request_time_ms")),
         )
 
     def _observe(self, size: int, seconds: float) -> None:
@@ -221,17 +220,47 @@ def _freshness(record: dict[str, Any], folder: Path) -> Freshness:
     )
 
 
-def _json_column(feature: Feature, values: Any) -> pa.Array:
-    """A column out of JSON, where null stands for the declared default."""
-    default, kind = default_value(feature.kind), arrow_type(feature.kind)
-    filled = [default if value is None else value for value in values]
-    if pa.types.is_integer(kind) and any(isinstance(value, float) for value in filled):
-        raise ValueError(f"candidates: column {feature.name!r} has fractions, want whole numbers")
-    return pa.array(filled, kind)
+def _json_batch(spec: Spec, columns: dict[str, Any], context: Any) -> pa.RecordBatch:
+    """The candidates' record batch out of JSON, where null stands for the declared default."""
+    schema = candidate_schema(spec)
+    check_names(schema, [*columns, CONTEXT])
+    lists = {**columns, CONTEXT: context}
+    for name in schema.names:
+        if not isinstance(lists.get(name), list):
+            raise ValueError(
+                f"candidates: column {name!r} is {excerpt(lists.get(name))}, want a list"
+            )
+    lengths = {name: len(lists[name]) for name in schema.names}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"candidates: columns have other lengths than one another: {lengths}")
+    defaults = {f.name: default_value(f.kind) for f in spec.with_role("sequence")}
+    arrays = [_json_column(field, lists[field.name], defaults.get(field.name)) for field in schema]
+    return pa.record_batch(arrays, schema=schema)
 
 
-def _floats(row: Any) -> list[float]:
-    return [float("nan") if value is None else float(value) for value in row]
+def _json_column(field: pa.Field, values: list[Any], default: Any) -> pa.Array:
+    what, kind = f"candidates: column {field.name!r}", field.type
+    if not pa.types.is_fixed_size_list(kind):
+        filled = [default if value is None else value for value in values]
+        if pa.types.is_integer(kind):
+            end = 2 ** (kind.bit_width - 1)
+            return pa.array([whole(what, value, -end, end) for value in filled], kind)
+        return pa.array([_float(what, value, MAX_FLOAT, True) for value in filled], kind)
+    size = kind.list_size
+    rows = [[default] * size if row is None and default is not None else row for row in values]
+    for row in rows:
+        if not isinstance(row, list) or len(row) != size:
+            raise ValueError(f"{what}: every row wants {size} values, got {excerpt(row)}")
+    limit = float(np.finfo(kind.value_type.to_pandas_dtype()).max)
+    missing = field.name == CONTEXT
+    return pa.array([[_float(what, v, limit, missing) for v in row] for row in rows], kind)
+
+
+def _float(what: str, value: Any, limit: float, missing: bool) -> float:
+    """A number, or NaN for one that is missing, where one may be."""
+    if missing and (value is None or value != value):
+        return math.nan
+    return number(what, value, limit)
 
 
 def _warm_up(spec: Spec) -> RankRequest:
@@ -257,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     try:
         keep_freed_memory()
-        server.check_ports(arguments.host, arguments.http_port, arguments.grpc_port)
+        server.check_flags(arguments)
         if arguments.torch_threads:
             torch.set_num_threads(arguments.torch_threads)
         predictor = Predictor(

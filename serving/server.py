@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A KServe model server that binds where it is told, and answers bad input with 400 in its protocol
-layer too.
+"""A KServe model server that binds where it is told and offers what is safe to offer.
 
-KServe binds 0.0.0.0 without a flag for it, and lets a malformed binary header end as 500. This
+KServe binds 0.0.0.0 without a flag for it, and lets whoever reaches a port unload the model. This
 module changes those two things through KServe's own classes; it knows nothing of ranking.
 """
 
@@ -20,24 +19,15 @@ from concurrent import futures
 from typing import Any
 
 from grpc import RpcError, aio
-from kserve import Model, ModelServer, model_server
-from kserve.errors import InvalidInput, ModelNotFound
-from kserve.protocol.dataplane import DataPlane
+from kserve import ModelServer, model_server
+from kserve.errors import InvalidInput
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
-from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.server import GRPCServer
-from kserve.protocol.grpc.servicer import InferenceServicer
 
-from serving.errors import Refused, bad_input, register
-
-
-class GuardedDataPlane(DataPlane):
-    """KServe's data plane, whose REST decoding raises `InvalidInput` and nothing else."""
-
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        """As upstream, under the guard."""
-        with bad_input("the request"):
-            return super().decode(*args, **kwargs)
+from serving.data_plane import DataPlane, ServedModel
+from serving.errors import Refused
+from serving.grpc_face import RefusalToStatus, Servicer
+from serving.rest import application
 
 
 class BoundGRPCServer(GRPCServer):
@@ -52,13 +42,13 @@ class BoundGRPCServer(GRPCServer):
         limits = ("grpc_max_send_message_length", "grpc_max_receive_message_length")
         self._server = aio.server(
             futures.ThreadPoolExecutor(max_workers=max_workers),
-            interceptors=(ExceptionToStatusInterceptor(),),
+            interceptors=(RefusalToStatus(),),
             # Two servers must not share a port: calls would go to either model.
             options=[(name.replace("_", ".", 1), self._kwargs[name]) for name in limits]
             + [("grpc.so_reuseport", 0)],
         )
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            InferenceServicer(self._data_plane, self._model_repository_extension), self._server
+            Servicer(self._data_plane, self._model_repository_extension), self._server
         )
         self._server.add_insecure_port(f"{self._host}:{self._port}")
         await self._server.start()
@@ -76,7 +66,8 @@ class BoundServer(ModelServer):
             enable_latency_logging=False,
         )
         self.host = host
-        self.dataplane = GuardedDataPlane(model_registry=self.registered_models)
+        self.dataplane = DataPlane(model_registry=self.registered_models)
+        self.max_body = arguments.grpc_max_receive_message_length
         self._grpc_server = BoundGRPCServer(
             host,
             self.grpc_port,
@@ -86,11 +77,11 @@ class BoundServer(ModelServer):
             grace_period=self.grace_period,
         )
         self.servers.append(self._grpc_server.start(self.max_threads))
-        register(model_server.app, arguments.grpc_max_receive_message_length)
 
     async def _serve(self) -> None:
-        # The coroutines made by start() have not run yet, so the address can still be set.
+        # The coroutines made by start() have not run yet, so both can still be set.
         self._rest_server.config.host = self.host
+        self._rest_server.config.app = application(self.dataplane, self.max_body)
         # Everything loaded so far lives as long as the process: the collector need not walk it.
         gc.collect()
         gc.freeze()
@@ -108,6 +99,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     return arguments
 
 
+def check_flags(arguments: argparse.Namespace) -> None:
+    """ValueError for a flag of KServe's that means nothing here, and for a port that is taken."""
+    if arguments.workers != 1:
+        raise ValueError(
+            f"--workers is {arguments.workers}, want 1: a model has one process; run more pods"
+        )
+    check_ports(arguments.host, arguments.http_port, arguments.grpc_port)
+
+
 def check_ports(host: str, *ports: int) -> None:
     """ValueError if a port is taken, before anything is loaded."""
     for port in ports:
@@ -121,7 +121,7 @@ def check_ports(host: str, *ports: int) -> None:
                 ) from error
 
 
-NEWS = (InvalidInput, Refused, ModelNotFound, RpcError)
+NEWS = (InvalidInput, Refused, RpcError)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -144,7 +144,7 @@ def _follow_parent(parent: int) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def run(model: Model, arguments: argparse.Namespace) -> None:
+def run(model: ServedModel, arguments: argparse.Namespace) -> None:
     """Serves the loaded model until SIGTERM; in-flight requests are answered first."""
     server = BoundServer(arguments.host, arguments)
     if arguments.parent_pid:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kserve import InferRequest, InferResponse, Model
-from kserve.errors import ModelNotReady
+from kserve import InferRequest, InferResponse
 
 from feature_repo.specs import spec_by_name
 from serving import feed_request, infer, metrics, server
+from serving.data_plane import ServedModel
 from serving.errors import TooLate, Unavailable, bad_input
 from serving.features import Fetched, Fetcher
 from serving.feed_request import FeedRequest, Ranked
@@ -32,6 +32,8 @@ from serving.request_log import LogConfig, RequestLog
 from serving.store_client import CacheConfig, StoreClient
 from serving.utility import scores_of
 from serving.wire import encode_candidates
+
+INPUT, OUTPUT = "requests", "ranked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class Call:
     message: InferRequest | None
 
 
-class Transformer(Model):
+class Transformer(ServedModel):
     """KServe model in front of the predictor."""
 
     def __init__(self, name: str, config: TransformerConfig) -> None:
@@ -120,7 +122,7 @@ class Transformer(Model):
     ) -> Call:
         """Decodes the call and fetches each request's features."""
         if not self.ready:
-            raise ModelNotReady(self.name)
+            raise Unavailable(f"model {self.name} takes no request now; try another server")
         with metrics.stage("decode"), bad_input("the request"):
             requests, deadline = self._decode(payload)
         with metrics.stage("features"), metrics.refusals():
@@ -171,24 +173,26 @@ class Transformer(Model):
             if call.message is None:
                 return feed_request.to_json(self.spec, ranked)
             reply = np.array([feed_request.to_arrow(self.spec, ranked)], dtype=np.object_)
-            parameters = {"model_version": ranked[0].model_version}
-            return infer.response(call.message, "ranked", reply, parameters)
+            return infer.response(call.message, OUTPUT, reply, ranked[0].model_version, {})
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """V2 metadata: the Arrow requests."""
-        return [{"name": "requests", "datatype": "BYTES", "shape": [1]}]
+        return [{"name": INPUT, "datatype": "BYTES", "shape": [1]}]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """V2 metadata: the Arrow answer."""
-        return [{"name": "ranked", "datatype": "BYTES", "shape": [1]}]
+        return [{"name": OUTPUT, "datatype": "BYTES", "shape": [1]}]
 
     def _decode(self, payload: Any) -> tuple[list[FeedRequest], float | None]:
         limit = self.config.max_candidates
         if not isinstance(payload, InferRequest):
             requests = feed_request.from_json(self.spec, payload, limit)
             return requests, infer.deadline_of(payload)
-        data = infer.bytes_input(payload, "requests")
-        deadline = infer.deadline_of(infer.parameters_of(payload))
+        infer.check_message(
+            payload, inputs=(INPUT,), outputs=(OUTPUT,), parameters=("deadline_ms",)
+        )
+        data = infer.bytes_input(payload, INPUT)
+        deadline = infer.deadline_of(infer.parameters_of(payload, numbers=("deadline_ms",)))
         return feed_request.from_arrow(self.spec, data, limit), deadline
 
     def _prepare(self, asked: FeedRequest) -> Prepared:
@@ -225,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The transformer process; a mistake in its setting ends in one sentence and exit status 2."""
     arguments = _parser().parse_args(argv)
     try:
-        server.check_ports(arguments.host, arguments.http_port, arguments.grpc_port)
+        server.check_flags(arguments)
         transformer = Transformer(arguments.model_name, _config(arguments))
         transformer.load()
     except ValueError as error:
