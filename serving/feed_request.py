@@ -10,35 +10,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from feature_repo.spec import Spec
-from serving.infer import MAX_TIME_MS, check_requests, instances_of
+from feature_repo.spec import Feature, Spec, default_value
+from feature_repo.values import illegal
+from serving.excerpt import excerpt
+from serving.infer import check_requests, instances_of
+from serving.payload import as_kind, check_known, check_metadata, decoded, time_of, whole, wholes
 from serving.utility import order_of, weights_of
 from serving.wire import check_count
 
-Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Code = Annotated[int, Field(ge=-(2**31), lt=2**31)]
-Time = Annotated[int, Field(ge=0, lt=MAX_TIME_MS)]
-
-
-class Instance(BaseModel):
-    """One request in V1 JSON."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    member_id: Id
-    candidates: list[Id]
-    request: dict[str, Code] = {}
-    time_ms: Time | None = None
-    weights: dict[str, float] = {}
+KEYS = ("member_id", "candidates", "request", "time_ms", "weights")
+"""What a request may say. The first two it must; a null of the others is as if they were absent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +35,11 @@ class FeedRequest:
     """One request for a ranked feed, checked.
 
     Attributes:
-        post_ids: the candidates, int64 `[N]`.
-        request: request features by name.
+        post_ids: the candidates, int64 `[N]`, in the order they were sent; one may be named twice.
+        request: request features by name, each a value that ingest would keep.
         time_ms: when the feed is asked for.
         weights_K: the tasks' weights in the final score.
+        invalid: request features whose value ingest would refuse; they have the declared default.
     """
 
     member_id: int
@@ -57,6 +47,7 @@ class FeedRequest:
     request: dict[str, int]
     time_ms: int
     weights_K: npt.NDArray[np.float64]
+    invalid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +74,12 @@ def from_json(spec: Spec, payload: Any, max_candidates: int) -> list[FeedRequest
     return [_from_instance(spec, i, max_candidates) for i in instances_of(payload)]
 
 
-def _from_instance(spec: Spec, instance: Any, max_candidates: int) -> FeedRequest:
-    try:
-        asked = Instance.model_validate(instance)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "instance"
-        raise ValueError(f"{where}: {first['msg']}") from error
-    check_count(len(asked.candidates), max_candidates)
-    _check_request_features(spec, list(asked.request))
-    return FeedRequest(
-        member_id=asked.member_id,
-        post_ids=np.array(asked.candidates, np.int64),
-        request=dict(asked.request),
-        time_ms=_now_ms() if asked.time_ms is None else asked.time_ms,
-        weights_K=weights_of(spec, asked.weights),
-    )
-
-
 def from_arrow(spec: Spec, data: bytes, max_candidates: int) -> list[FeedRequest]:
-    """The requests of an Arrow IPC stream, one a row; ValueError says what is wrong."""
+    """The requests of an Arrow IPC stream, one a row; ValueError says what is wrong.
+
+    Its columns are an instance's keys; `request` and `weights` are structs or maps, or each request
+    feature is a column of its own.
+    """
     try:
         table = pa.ipc.open_stream(pa.py_buffer(data)).read_all()
         table.validate(full=True)
@@ -111,44 +88,96 @@ def from_arrow(spec: Spec, data: bytes, max_candidates: int) -> list[FeedRequest
     if table.num_rows == 0:
         raise ValueError("requests has no row; send at least one")
     check_requests(table.num_rows)
-    _check_columns(spec, table)
-    return [_from_row(spec, row, max_candidates) for row in table.to_pylist()]
+    check_metadata("requests", table.schema)
+    columns = _columns(spec, table)
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return [_from_instance(spec, _nested(spec, row), max_candidates) for row in rows]
 
 
-def _from_row(spec: Spec, row: dict[str, Any], max_candidates: int) -> FeedRequest:
-    codes = {k: v for k, v in row.items() if k not in REQUEST_COLUMNS and v is not None}
-    instance = {k: row[k] for k in ("member_id", "candidates", "time_ms") if k in row}
-    return _from_instance(spec, {**instance, "request": codes}, max_candidates)
+CODE = (-(2**31), 2**31)
+"""A request feature's value is an int32 everywhere behind this module."""
+KINDS = {"member_id": pa.int64(), "candidates": pa.list_(pa.int64()), "time_ms": pa.int64()}
+"""Columns whose values are numbers of one kind, whatever they were sent as."""
 
 
-REQUEST_COLUMNS = {
-    "member_id": pa.int64(),
-    "candidates": pa.list_(pa.int64()),
-    "time_ms": pa.int64(),
-}
+def _columns(spec: Spec, table: pa.Table) -> dict[str, list[Any]]:
+    """The table's columns as plain values."""
+    names = table.column_names
+    check_known("requests: column", names, (*KEYS, *_features(spec)))
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"requests: column {name!r} is there twice")
+    return {name: _values(name, table[name].combine_chunks()) for name in names}
 
 
-def _check_columns(spec: Spec, table: pa.Table) -> None:
-    wanted = dict(REQUEST_COLUMNS) | {
-        f.name: pa.int32() for f in spec.features if f.source == "request"
-    }
+def _values(name: str, column: pa.Array) -> list[Any]:
+    what = f"requests: column {name!r}"
+    column = as_kind(what, column, KINDS[name]) if name in KINDS else decoded(column)
+    try:
+        values: list[Any] = column.to_pylist(maps_as_pydicts="strict")
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{what} cannot be read: {excerpt(str(error))}") from error
+    return values
+
+
+def _nested(spec: Spec, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as an instance: the columns of request features inside of `request`."""
+    flat = {name: row[name] for name in _features(spec) if row.get(name) is not None}
+    inside = _named("request", row.get("request"))
+    twice = [name for name in flat if inside.get(name) is not None]
+    if twice:
+        raise ValueError(f"requests: {twice[0]!r} is a column and in request; send it once")
+    return {name: row[name] for name in KEYS if name in row} | {"request": inside | flat}
+
+
+def _named(what: str, value: Any) -> dict[str, Any]:
+    """Values by name, none where there is nothing."""
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{what} is {excerpt(value)}, want values by name")
+    return value or {}
+
+
+def _from_instance(spec: Spec, instance: Any, max_candidates: int) -> FeedRequest:
+    """One request out of plain values, from whichever format."""
+    if not isinstance(instance, dict):
+        raise ValueError(f"an instance is {excerpt(instance)}, want an object")
+    check_known("the key of an instance", instance, KEYS)
     for name in ("member_id", "candidates"):
-        if name not in table.column_names:
-            raise ValueError(f"requests: column {name!r} is missing")
-    for field in table.schema:
-        if table.column_names.count(field.name) != 1 or field.name not in wanted:
-            raise ValueError(f"requests: column {field.name!r} is unknown or there twice")
-        if not field.type.equals(wanted[field.name]):
-            raise ValueError(
-                f"requests: column {field.name!r} is {field.type}, want {wanted[field.name]}"
-            )
+        if instance.get(name) is None:
+            raise ValueError(f"{name} is missing; a request names its member and its candidates")
+    posts = instance["candidates"]
+    if not isinstance(posts, list):
+        raise ValueError(f"candidates is {excerpt(posts)}, want a list of post ids")
+    check_count(len(posts), max_candidates)
+    codes, invalid = _codes(spec, _named("request", instance.get("request")))
+    asked = instance.get("time_ms")
+    return FeedRequest(
+        member_id=whole("member_id", instance["member_id"]),
+        post_ids=wholes("candidates", posts),
+        request=codes,
+        time_ms=_now_ms() if asked is None else time_of("time_ms", asked),
+        weights_K=weights_of(spec, _named("weights", instance.get("weights"))),
+        invalid=invalid,
+    )
 
 
-def _check_request_features(spec: Spec, names: Sequence[str]) -> None:
-    have = [f.name for f in spec.features if f.source == "request"]
-    unknown = [name for name in names if name not in have]
-    if unknown:
-        raise ValueError(f"request: {unknown[0]!r} is no request feature; have {', '.join(have)}")
+def _codes(spec: Spec, request: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The values of request features, and which of them are the default in the place of a value
+    that ingest would refuse.
+    """
+    features, codes, invalid = _features(spec), {}, []
+    check_known("request feature", request, features)
+    for name in [name for name, value in request.items() if value is not None]:
+        kind, code = features[name].kind, whole(name, request[name])
+        if illegal(kind, np.array([code])).any():
+            invalid.append(name)
+            code = default_value(kind)
+        codes[name] = whole(name, code, *CODE)
+    return codes, tuple(invalid)
+
+
+def _features(spec: Spec) -> dict[str, Feature]:
+    return {f.name: f for f in spec.features if f.source == "request"}
 
 
 def _now_ms() -> int:
@@ -187,20 +216,24 @@ def _prediction(spec: Spec, ranked: Ranked) -> dict[str, Any]:
 
 def to_arrow(spec: Spec, ranked: Sequence[Ranked]) -> bytes:
     """The answer as an Arrow IPC stream, one row a candidate, best first within each request."""
-    orders = [order_of(r.scores) for r in ranked]
-    pairs = list(zip(ranked, orders, strict=True))
-    probabilities = np.concatenate([r.probabilities_NK[o] for r, o in pairs])
+    pairs = [(r, order_of(r.scores)) for r in ranked]
+    lengths = np.array([len(order) for _, order in pairs], np.int64)
+    members = np.array([r.asked.member_id for r in ranked], np.int64)
+    posts = [r.asked.post_ids[o] for r, o in pairs]
+    scores = [r.scores[o] for r, o in pairs]
+    tasks_NK = [np.zeros((0, len(spec.tasks)), np.float32)]
+    probabilities_NK = np.concatenate(tasks_NK + [r.probabilities_NK[o] for r, o in pairs])
     columns: dict[str, Any] = {
-        "request": np.repeat(np.arange(len(pairs), dtype=np.int32), [len(o) for o in orders]),
-        "member_id": np.repeat([r.asked.member_id for r in ranked], [len(o) for o in orders]),
-        "post_id": np.concatenate([r.asked.post_ids[o] for r, o in pairs]),
-        "score": np.concatenate([r.scores[o] for r, o in pairs]).astype(np.float32),
+        "request": np.repeat(np.arange(len(pairs), dtype=np.int32), lengths),
+        "member_id": np.repeat(members, lengths),
+        "post_id": np.concatenate([np.zeros(0, np.int64), *posts]),
+        "score": np.concatenate([np.zeros(0), *scores]).astype(np.float32),
     }
-    columns |= {n: probabilities[:, k].copy() for k, n in enumerate(spec.task_names)}
+    columns |= {n: probabilities_NK[:, k].copy() for k, n in enumerate(spec.task_names)}
     flags = [r.post_flags[i] for r, o in pairs for i in o]
     columns["flags"] = pa.array(flags, pa.list_(pa.string()))
     metadata = {
-        "model_version": ranked[0].model_version,
+        "model_version": ranked[0].model_version if ranked else "",
         "flags": json.dumps([r.flags for r in ranked]),
     }
     table = pa.table(columns).replace_schema_metadata(metadata)

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -68,6 +69,16 @@ def whole(what: str, value: Any, low: int = -(2**63), high: int = 2**63) -> int:
     return exact
 
 
+def wholes(what: str, values: list[Any]) -> npt.NDArray[np.int64]:
+    """Whole numbers of 64 bits, int64 `[len(values)]`; ValueError as `whole` for each."""
+    # Most lists are plain integers, and then one look at their types is enough.
+    exact = values if set(map(type, values)) == {int} else [whole(what, v) for v in values]
+    try:
+        return np.array(exact, np.int64)
+    except OverflowError:
+        return np.array([whole(what, v) for v in values], np.int64)
+
+
 def number(what: str, value: Any, limit: float) -> float:
     """A number within +-limit; ValueError for anything else, NaN too."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -104,7 +115,7 @@ def as_kind(what: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
     if column.type == kind:
         return column
     try:
-        plain = _decoded(column)
+        plain = decoded(column)
         return _as_lists(plain, kind) if _is_list(kind) else _as_numbers(plain, kind)
     except (pa.ArrowException, TypeError) as error:
         found, reason = (str(said).split("\n")[0][:QUOTED] for said in (column.type, error))
@@ -115,12 +126,12 @@ def _is_list(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in LISTS)
 
 
-def _decoded(column: pa.Array) -> pa.Array:
+def decoded(column: pa.Array) -> pa.Array:
     """The values of a dictionary or of runs, one a row."""
     if pa.types.is_dictionary(column.type):
-        return _decoded(column.dictionary_decode())
+        return decoded(column.dictionary_decode())
     if pa.types.is_run_end_encoded(column.type):
-        return _decoded(pc.run_end_decode(column))
+        return decoded(pc.run_end_decode(column))
     return column
 
 
@@ -152,7 +163,7 @@ def _as_lists(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if not _is_list(column.type):
         raise TypeError("it is no list")
     gone, lengths = column.is_null(), pc.list_value_length(column).fill_null(0)
-    values = _as_numbers(_decoded(pc.list_flatten(column)), kind.value_type)
+    values = _as_numbers(decoded(pc.list_flatten(column)), kind.value_type)
     if pa.types.is_fixed_size_list(kind):
         return _as_vectors(values, lengths, gone, kind)
     offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy())]).astype(np.int32)

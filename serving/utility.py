@@ -8,29 +8,34 @@ Shape suffixes: N candidates, K tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_repo.spec import Spec
+from serving.payload import check_known, number
 
 MAX_WEIGHT = 1e30
 """A sum of weights up to this is finite in the float32 that carries scores."""
 
 
-def weights_of(spec: Spec, asked: Mapping[str, float] | None) -> npt.NDArray[np.float64]:
-    """Weights `[K]`: the spec's utilities, each replaced by the one that was asked for.
+def weights_of(spec: Spec, asked: Mapping[str, Any] | None) -> npt.NDArray[np.float64]:
+    """Weights `[K]`: the spec's utilities, each replaced by the one that was asked for; None asks
+    for none.
 
     Raises:
-        ValueError: a task the spec does not have, or a weight beyond +-MAX_WEIGHT.
+        ValueError: a task the spec does not have, or a weight that is no number within
+            +-MAX_WEIGHT.
     """
     asked = asked or {}
-    for name, value in asked.items():
-        if name not in spec.task_names:
-            raise ValueError(f"weights: {name!r} is no task; have {', '.join(spec.task_names)}")
-        if not abs(value) <= MAX_WEIGHT:
-            raise ValueError(f"weights: {name} is {value}, want -{MAX_WEIGHT} to {MAX_WEIGHT}")
-    return np.array([asked.get(t.name, t.utility) for t in spec.tasks], np.float64)
+    check_known("weights: task", asked, spec.task_names)
+    weights = {
+        name: number(f"weights: {name}", value, MAX_WEIGHT)
+        for name, value in asked.items()
+        if value is not None
+    }
+    return np.array([weights.get(t.name, t.utility) for t in spec.tasks], np.float64)
 
 
 def scores_of(
