@@ -8,6 +8,7 @@ run again leaves the same bytes. This module knows nothing of features or of the
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -114,6 +115,30 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
     assert counts.read == counts.kept + counts.duplicates + sum(counts.quarantined.values())
     write_json(layout.ingest_counts(day), asdict(counts))
     return counts
+
+
+def refuse_nothing(layout: Layout, day: str) -> None:
+    """ValueError, with the tally, where an ingested day kept no row: no model can be judged by it.
+
+    A day between others may be quiet: only the one that a run is for must hold something.
+    """
+    counts = json.loads(layout.ingest_counts(day).read_text())
+    if counts["kept"]:
+        return
+    if not counts["read"]:
+        raise ValueError(
+            f"{layout.raw_day(day)} holds no rows: there is nothing of {day} to rank; "
+            "choose another day, or bring the log again"
+        )
+    parts = [f"{counts['read']:,} read", f"{counts['duplicates']:,} duplicates of earlier rows"]
+    refused = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))
+    if refused:
+        tally = "; ".join(f"{reason}: {count:,}" for reason, count in refused)
+        parts.append(f"{sum(count for _, count in refused):,} refused ({tally})")
+        where = f"; look at {layout.quarantine_day(day)}, mend the log and bring it again"
+    else:
+        where = "; choose another day, or bring a log with new rows"
+    raise ValueError(f"no row of {day} was kept: {', '.join(parts)}{where}")
 
 
 def _ignored_columns(layout: Layout, day: str, spec: Spec) -> list[str]:

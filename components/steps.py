@@ -137,8 +137,11 @@ def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
     raw = layout.raw_days()
     _refuse_other_log(layout, raw)
     days = _cover("ingest", layout, day, config, {d: layout.raw_day(d) for d in raw})
+    import_module("components.ingest").refuse_nothing(layout, day)
     counts = [json.loads(layout.ingest_counts(d).read_text()) for d in days]
     total: Values = {"days": len(days)}
+    empty = [d for d, c in zip(days, counts, strict=True) if c["read"] and not c["kept"]]
+    total["empty"] = ", ".join(empty)
     for name in ("read", "kept", "duplicates", "quarantined", "late"):
         total[name] = sum(_count(c.get(name, 0)) for c in counts)
     total["plan"] = plan(layout, day, config, renew=True).reason
