@@ -4,9 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from feature_repo.spec import Freshness, Spec
 from feature_repo.specs import spec_by_name
@@ -28,9 +35,12 @@ class TrainConfig(Config):
         position_half_life: loss weight halves every so many impressions back from the newest; None
             is the sequence's own length.
         age_half_life_days: loss weight halves with the impression's age.
-        propensity: weight by the inverse of the feed position's click rate, clipped. Only for a log
-            whose order was random: where the feed was ranked, the rate is relevance as well, and
-            training on it costs AUC and calibration (docs/study.md).
+        propensity: divide the labels of actions that only an examined post gets by the propensity
+            of their feed position, at least .1 (`components.data.labels_of_examined`), so that
+            scores say relevance: the probability at position 0, wherever a post was shown. The
+            values by position, from an experiment; or "estimated" (true means it), each position's
+            click rate over that of position 0. Estimated is for a log whose order was random
+            alone: where the feed was ranked, the rate is relevance as well (docs/study.md).
         session_shuffle: shuffle the order inside a session (see docs/architecture.md).
         auxiliary_weight: weight of the loss of untimed impressions on the sequence output alone.
         teachers: rankers of the next seeds that are trained first, for labels
@@ -48,13 +58,27 @@ class TrainConfig(Config):
     gradient_clip: float = Field(1.0, gt=0)
     position_half_life: int | None = Field(None, ge=1)
     age_half_life_days: float = Field(60.0, gt=0)
-    propensity: bool = False
+    propensity: Literal[False, "estimated"] | tuple[float, ...] = False
     session_shuffle: bool = True
     auxiliary_weight: float = Field(1.0, ge=0)
     teachers: int = Field(0, ge=0, le=16, exclude_if=lambda count: count == 0)
     teacher_weight: float = Field(0.5, gt=0, le=1, exclude_if=lambda weight: weight == 0.5)
     checkpoint_steps: int = Field(50, ge=1)
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("propensity", mode="before")
+    @classmethod
+    def _known_propensity(cls, value: Any) -> Any:
+        """Takes true for "estimated", and refuses a propensity that is no probability."""
+        if isinstance(value, bool) or value == "estimated":
+            return "estimated" if value else False
+        numbers = value if isinstance(value, list | tuple) else []
+        if numbers and all(isinstance(p, int | float) and 0 < p <= 1 for p in numbers):
+            return value
+        raise ValueError(
+            f'{value!r} is no propensity; want false, "estimated", or for each feed position a '
+            "probability above 0 and at most 1"
+        )
 
 
 class GateConfig(Config):

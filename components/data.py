@@ -26,6 +26,7 @@ from kernels.loader import (
     Decay,
     Loader,
     LoaderConfig,
+    LossRows,
     Packed,
     ShardFormat,
     loss_rows,
@@ -37,6 +38,7 @@ Floats = npt.NDArray[np.float32]
 PROPENSITY_POSITIONS = 60
 PROPENSITY_STRENGTH = 100.0
 PROPENSITY_FLOOR = 0.1
+"""No propensity is taken for less, so that no label is above ten."""
 
 
 def shard_format(spec: Spec, freshness: Freshness | None = None) -> ShardFormat:
@@ -89,8 +91,16 @@ def evaluation_batches(
         yield to_train_batch(packed, spec), packed
 
 
-def to_train_batch(packed: Packed, spec: Spec, weight_R: Floats | None = None) -> TrainBatch:
-    """The ranker's batch of a pack, sharing its memory; `weight_R` is one everywhere by default."""
+def to_train_batch(
+    packed: Packed,
+    spec: Spec,
+    weight_R: Floats | None = None,
+    propensity: tuple[float, ...] = (),
+) -> TrainBatch:
+    """The ranker's batch of a pack, sharing its memory; `weight_R` is one everywhere by default.
+
+    Labels are what was done, or that over the propensity of its place (`labels_of_examined`).
+    """
     targets = loss_rows(packed, TARGET, spec.task_names, "position")
     auxiliary = loss_rows(packed, AUXILIARY, spec.task_names, "position")
     if weight_R is None:
@@ -105,12 +115,35 @@ def to_train_batch(packed: Packed, spec: Spec, weight_R: Floats | None = None) -
         ),
         target_R=torch.from_numpy(targets.index_R),
         context_RC=torch.from_numpy(packed.context_RC),
-        labels_RK=torch.from_numpy(targets.labels_RK),
+        labels_RK=torch.from_numpy(labels_of_examined(targets, spec, propensity)),
         weight_R=torch.from_numpy(weight_R),
         position_R=torch.from_numpy(targets.slot_R),
         auxiliary_A=torch.from_numpy(auxiliary.index_R),
-        auxiliary_labels_AK=torch.from_numpy(auxiliary.labels_RK),
+        auxiliary_labels_AK=torch.from_numpy(labels_of_examined(auxiliary, spec, propensity)),
     )
+
+
+def labels_of_examined(rows: LossRows, spec: Spec, propensity: tuple[float, ...]) -> Floats:
+    """float32 `[R, K]`: labels whose mean at any feed position is that of an examined post.
+
+    Where an action needs a look at the post (`Task.examined`), it happens with the propensity of
+    the position times the post's relevance. Its label over the propensity, y / e, has relevance for
+    its mean, and cross-entropy is linear in the label: y / e of "it happened" and 1 - y / e of "it
+    did not" (Saito et al., "Unbiased Recommender Learning from Missing-Not-At-Random Implicit
+    Feedback", 2020). Labels can be above one; `components.loss` takes them.
+
+    Args:
+        rows: what was done, and at which position. A row without one keeps its labels.
+        propensity: by feed position, deeper ones share the last; empty corrects nothing.
+    """
+    if not propensity:
+        return rows.labels_RK
+    deepest = len(propensity) - 1
+    table = np.array([*propensity, 1.0], np.float32)
+    place_R = np.where(rows.slot_R < 0, deepest + 1, np.minimum(rows.slot_R, deepest))
+    divisor_RK = np.ones_like(rows.labels_RK)
+    divisor_RK[:, [task.examined for task in spec.tasks]] = table[place_R][:, None]
+    return rows.labels_RK / divisor_RK
 
 
 def _tensors(packed: Packed, spec: Spec, role: Any) -> dict[str, torch.Tensor]:
@@ -119,11 +152,11 @@ def _tensors(packed: Packed, spec: Spec, role: Any) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Weighting:
-    """The loss weight of a target: newer, more recent and less prominently shown counts more.
+    """The loss weight of a target: newer and more recent counts more; and what corrects its labels.
 
     Attributes:
         as_of_ms: age is counted back from here.
-        propensity: click rate of each feed position relative to position 0; empty is no correction.
+        propensity: of each feed position (`labels_of_examined`); empty is no correction.
         scale: what makes the weights average one over the shards they were estimated on.
     """
 
@@ -140,8 +173,6 @@ class Weighting:
             as_of=self.as_of_ms,
             half_life=self.age_half_life_days * DAY_MS,
             places=self.position_half_life,
-            slot="position",
-            divisors=self.propensity,
             scale=self.scale,
         )
         return weigh(packed, decay)
@@ -155,23 +186,38 @@ def estimate_weighting(
         as_of_ms=as_of_ms,
         age_half_life_days=config.age_half_life_days,
         position_half_life=config.position_half_life,
-        propensity=propensity(packs, click_task(spec)) if config.propensity else (),
+        propensity=_propensity(packs, spec, config),
     )
     weights = np.concatenate([np.zeros(0, np.float32), *(plain.weigh(pack) for pack in packs)])
     mean = float(weights.mean(dtype=np.float64)) if len(weights) else 1.0
     return Weighting(**{**vars(plain), "scale": 1.0 / mean})
 
 
-def click_task(spec: Spec) -> str:
-    """The action whose rate by feed position stands for being looked at: click, or the first."""
-    return "click" if "click" in spec.task_names else spec.task_names[0]
+def _propensity(packs: list[Packed], spec: Spec, config: TrainConfig) -> tuple[float, ...]:
+    """What the configuration asks for: none, its own or the estimated ones."""
+    if not config.propensity:
+        return ()
+    if config.propensity != "estimated":
+        return tuple(max(p, PROPENSITY_FLOOR) for p in config.propensity)
+    action = click_task(spec)
+    return () if action is None else propensity(packs, action)
+
+
+def click_task(spec: Spec) -> str | None:
+    """The action whose rate by feed position stands for being looked at: click, or the first that
+    only an examined post gets.
+    """
+    examined = [task.name for task in spec.tasks if task.examined]
+    return "click" if "click" in examined else next(iter(examined), None)
 
 
 def propensity(packs: list[Packed], action: str) -> tuple[float, ...]:
     """The rate of `action` by feed position relative to position 0, in `[0.1, 1]`, `[P]`.
 
-    Rates are smoothed towards the overall rate; deeper positions share the last entry. Empty where
-    nothing is known of positions.
+    That is the propensity of being examined where the order was random, and only there: a feed that
+    was ranked shows better posts higher, and the rate is their relevance too. Rates are smoothed
+    towards the overall rate; deeper positions share the last entry. Empty where nothing is known of
+    positions.
     """
     shown, hits = np.zeros(PROPENSITY_POSITIONS), np.zeros(PROPENSITY_POSITIONS)
     for pack in packs:

@@ -235,7 +235,9 @@ def describe_inputs(
         for s in loader.shards
     )
     weights = start and read_bytes(existing_folder(start) / "model.safetensors")
+    corrected = [task.name for task in spec.tasks if task.examined]
     return {
+        **({"corrected": corrected} if train_config.propensity else {}),
         "shards": hashlib.sha256(listing.encode()).hexdigest(),
         "ranker": ranker_config.model_dump(mode="json"),
         "spec": spec.hash,

@@ -110,7 +110,8 @@ class Trainer:
         return prefetched(remaining(), PREFETCH)
 
     def _prepare(self, packed: Packed) -> TrainBatch:
-        return to_train_batch(packed, self.spec, self.weighting.weigh(packed))
+        weighting = self.weighting
+        return to_train_batch(packed, self.spec, weighting.weigh(packed), weighting.propensity)
 
     def _take_step(self, batches: list[TrainBatch]) -> list[float]:
         """One optimiser step over this process's micro-batches: the loss, then each task's."""

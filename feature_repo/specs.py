@@ -120,7 +120,13 @@ def tasks(**priors: float) -> tuple[Task, ...]:
     }
     passive = ("click", "skip", "long_dwell")
     return tuple(
-        Task(name=n, group="passive" if n in passive else "active", prior=priors[n], utility=u)
+        Task(
+            name=n,
+            group="passive" if n in passive else "active",
+            prior=priors[n],
+            utility=u,
+            examined=n != "skip",
+        )
         for n, u in utility.items()
     )
 

@@ -51,8 +51,9 @@ class TrainBatch:
         impressions: the sequences.
         target_R: int64, which impressions in [0, M) carry the loss with context features.
         context_RC: float32 raw context features as of each target's own time; NaN is missing.
-        labels_RK: float32, NaN where an action was not observed.
-        weight_R: float32 loss weight (position half-life, age half-life, inverse propensity).
+        labels_RK: float32, NaN where an action was not observed; above one where one was divided
+            by a propensity.
+        weight_R: float32 loss weight (position half-life, age half-life).
         position_R: int64 feed position, UNKNOWN = -1.
         auxiliary_A: int64, impressions trained on the sequence output alone (untimed rows have no
             context).

@@ -40,24 +40,19 @@ class LossRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """The weight of a target: `scale * 0.5 ** (back / places + age / half_life) / divisor`.
+    """The weight of a target: `scale * 0.5 ** (back / places + age / half_life)`.
 
     Attributes:
         time: int64 column; `age` is counted back from `as_of` and is never below zero.
         half_life: of age, in the unit of `time`.
         places: `back` is the number of impressions between a target and its sequence's end; None
             is the sequence's own length.
-        slot: int16 column that chooses the divisor; a slot beyond the last shares the last, a
-            negative one has 1.
-        divisors: by slot; empty is 1 everywhere.
     """
 
     time: str
     as_of: int
     half_life: float
     places: int | None
-    slot: str
-    divisors: tuple[float, ...] = ()
     scale: float = 1.0
 
 
@@ -99,15 +94,14 @@ def loss_rows_in_numpy(packed: Packed, code: int, labels: tuple[str, ...], slot:
 
 def weigh(packed: Packed, decay: Decay) -> Floats:
     """float32 `[R]`, the weight of each target of the pack."""
-    time_M, slot_M = packed.columns[decay.time], packed.columns[decay.slot]
-    module = _compiled([packed.cu_seqlens, time_M, slot_M], [np.int32, np.int64, np.int16])
+    time_M = packed.columns[decay.time]
+    module = _compiled([packed.cu_seqlens, time_M], [np.int32, np.int64])
     if module is None:
         return weigh_in_numpy(packed, decay)
     loss_M = packed.columns["loss"]
     weight_R = np.empty(int(np.count_nonzero(loss_M == TARGET)), np.float32)
-    age, divisors = (decay.as_of, decay.half_life), list(decay.divisors)
-    places, scale = decay.places or 0, decay.scale
-    module.weigh(loss_M, packed.cu_seqlens, time_M, slot_M, age, places, divisors, scale, weight_R)
+    age, places = (decay.as_of, decay.half_life), decay.places or 0
+    module.weigh(loss_M, packed.cu_seqlens, time_M, age, places, decay.scale, weight_R)
     return weight_R
 
 
@@ -119,9 +113,4 @@ def weigh_in_numpy(packed: Packed, decay: Decay) -> Floats:
     back_R = (last_M[target_R] - target_R) / (decay.places or length_M[target_R])
     age_R = np.maximum(decay.as_of - packed.columns[decay.time][target_R], 0)
     weight_R = 0.5 ** (back_R + age_R / decay.half_life)
-    if decay.divisors:
-        slot_R = packed.columns[decay.slot][target_R].astype(np.int64)
-        deepest = len(decay.divisors) - 1
-        table = np.array([*decay.divisors, 1.0])
-        weight_R = weight_R / table[np.where(slot_R < 0, deepest + 1, np.minimum(slot_R, deepest))]
     return (decay.scale * weight_R).astype(np.float32)

@@ -88,12 +88,6 @@ def test_weight_halves_with_age_and_the_future_is_not_heavier() -> None:
     assert ours == pytest.approx([0.25, 0.5, 0.5**0.5, 1, 1])
 
 
-def test_positions_weigh_by_the_inverse_of_their_propensity() -> None:
-    packed = pack([1] * 5, position=np.array([0, 1, 2, 70, -1], np.int16))
-    ours = weights(packed, propensity=(1.0, 0.5, 0.25))
-    assert ours == pytest.approx([1, 2, 4, 4, 1])
-
-
 def test_the_propensity_table_finds_the_rates() -> None:
     rng = np.random.default_rng(0)
     position = rng.integers(-1, 5, 400_000).astype(np.int16)
@@ -120,11 +114,13 @@ def test_weights_average_one_over_the_training_set(tmp_path: Path) -> None:
     as_of = START_MS + 30 * DAY_MS
     weighting = estimate_weighting(packs, KUAIRAND, TrainConfig(propensity=True), as_of)
     assert weighting.propensity[3] < 0.6 < weighting.propensity[0] == 1
+    assert weighting.propensity == propensity(packs, "click")
     drawn = np.concatenate([weighting.weigh(p) for p in packs])
     assert drawn.mean() == pytest.approx(1, abs=1e-5)
     assert drawn.std() > 0.1
     plain = estimate_weighting(packs, KUAIRAND, TrainConfig(), as_of)
     assert plain.propensity == ()
+    assert plain.scale == weighting.scale
 
 
 def test_evaluation_reads_everything_in_order(tmp_path: Path) -> None:

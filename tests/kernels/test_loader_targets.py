@@ -42,7 +42,6 @@ def decay(**changes: Any) -> Decay:
         "as_of": 1_000_000,
         "half_life": 3e5,
         "places": None,
-        "slot": "slot",
     }
     return Decay(**{**plain, **changes})
 
@@ -53,11 +52,8 @@ def decay(**changes: Any) -> Decay:
     st.lists(st.integers(0, 30), max_size=12),
     st.integers(0, 1000),
     st.none() | st.integers(1, 40),
-    st.sampled_from([(), (1.0, 0.5), (1.0, 0.7, 0.2, 0.1)]),
 )
-def test_native_is_numpy(
-    lengths: list[int], seed: int, places: int | None, divisors: tuple[float, ...]
-) -> None:
+def test_native_is_numpy(lengths: list[int], seed: int, places: int | None) -> None:
     batch = packed(lengths, seed)
     for piece in [batch, *batch.cut(3)]:
         for code in (1, 2):
@@ -66,7 +62,7 @@ def test_native_is_numpy(
             for mine, other in zip(vars(ours).values(), vars(theirs).values(), strict=True):
                 assert mine.dtype == other.dtype
                 np.testing.assert_array_equal(mine, other)
-        form = decay(places=places, divisors=divisors, scale=1.7)
+        form = decay(places=places, scale=1.7)
         ours_R, theirs_R = weigh(piece, form), weigh_in_numpy(piece, form)
         assert ours_R.dtype == theirs_R.dtype == np.float32
         np.testing.assert_allclose(ours_R, theirs_R, rtol=2.5e-7)
@@ -75,14 +71,13 @@ def test_native_is_numpy(
 def test_a_weight_is_its_formula() -> None:
     batch = packed([4, 3], 0)
     batch.columns["loss"][:] = [1, 0, 1, 2, 1, 1, 0]
-    batch.columns["slot"][:] = [0, 0, 5, 0, -1, 1, 0]
     batch.columns["time"][:] = [0, 0, 700_000, 0, 1_000_000, 2_000_000, 0]
-    ours = weigh(batch, decay(divisors=(1.0, 0.5), scale=3.0))
+    ours = weigh(batch, decay(scale=3.0))
     expected = [
         0.5 ** (3 / 4 + 10 / 3),
-        0.5 ** (1 / 4 + 1) / 0.5,  # slot 5 has the divisor of the last
-        0.5 ** (2 / 3),  # an unknown slot has none
-        0.5 ** (1 / 3) / 0.5,  # the future is no heavier
+        0.5 ** (1 / 4 + 1),
+        0.5 ** (2 / 3),
+        0.5 ** (1 / 3),  # the future is no heavier
     ]
     np.testing.assert_allclose(ours, 3 * np.array(expected), rtol=1e-6)
 
@@ -98,6 +93,7 @@ def test_columns_of_other_types_are_numpys() -> None:
     batch = packed([6], 1)
     batch.columns["click"] = batch.columns["click"].astype(np.float32)
     batch.columns["slot"] = batch.columns["slot"].astype(np.int64)
+    batch.columns["time"] = batch.columns["time"].astype(np.float64)
     ours = loss_rows(batch, 1, LABELS, "slot")
     np.testing.assert_array_equal(
         ours.labels_RK, loss_rows_in_numpy(batch, 1, LABELS, "slot").labels_RK
@@ -115,7 +111,6 @@ def test_columns_of_other_types_are_numpys() -> None:
         ("cu_seqlens", np.array([0, 4, 2, 3], np.int32)),
         ("cu_seqlens", np.zeros(0, np.int32)),
         ("time", np.zeros(2, np.int64)),
-        ("slot", np.zeros(2, np.int16)),
         ("weight", np.zeros(1, np.float32)),
         ("weight", np.zeros(3, np.float32)),
     ],
@@ -126,10 +121,8 @@ def test_weights_over_wrong_offsets_or_sizes_are_refused(name: str, array: np.nd
         "loss": np.array([1, 0, 1], np.int8),
         "cu_seqlens": np.array([0, 1, 3], np.int32),
         "time": np.zeros(3, np.int64),
-        "slot": np.zeros(3, np.int16),
         "age": (0, 1.0),
         "places": 0,
-        "divisors": [],
         "scale": 1.0,
         "weight": np.zeros(2, np.float32),
     }
@@ -165,3 +158,24 @@ def test_rows_into_arrays_of_other_sizes_are_refused(name: str, array: Any) -> N
     MODULE.loss_rows(**arguments)
     with pytest.raises(ValueError, match=r"loss_rows: |'loss' has"):
         MODULE.loss_rows(**{**arguments, name: array})
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0]])
+def test_a_pack_without_an_impression_has_no_rows_and_no_weights(lengths: list[int]) -> None:
+    batch = packed(lengths, 0)
+    assert batch.num_sequences == len(lengths)
+    for rows in (loss_rows, loss_rows_in_numpy):
+        found = rows(batch, 1, LABELS, "slot")
+        assert found.labels_RK.shape == (0, len(LABELS))
+        assert (len(found.index_R), len(found.slot_R)) == (0, 0)
+    for weights in (weigh(batch, decay()), weigh_in_numpy(batch, decay())):
+        assert (weights.shape, weights.dtype) == ((0,), np.float32)
+
+
+def test_a_pack_without_a_target_has_no_rows_and_no_weights() -> None:
+    batch = packed([3, 2], 0)
+    batch.columns["loss"][:] = [0, 2, 2, 0, 0]
+    for rows in (loss_rows, loss_rows_in_numpy):
+        assert rows(batch, 1, LABELS, "slot").labels_RK.shape == (0, len(LABELS))
+        assert rows(batch, 2, LABELS, "slot").index_R.tolist() == [1, 2]
+    assert weigh(batch, decay()).shape == weigh_in_numpy(batch, decay()).shape == (0,)

@@ -171,15 +171,13 @@ void loss_rows(Vector<const std::int8_t> loss, std::vector<Vector<const std::int
 }
 
 void weigh(Vector<const std::int8_t> loss, Vector<const std::int32_t> cu_seqlens,
-           Vector<const std::int64_t> time, Vector<const std::int16_t> slot,
-           std::pair<std::int64_t, double> age, std::int64_t places, std::vector<double> divisors,
-           double scale, Vector<float> weight) {
-  require(length(time) == length(loss) && length(slot) == length(loss) && length(cu_seqlens) > 0,
-          "weigh: loss, time and slot [impressions], cu_seqlens [S + 1]");
+           Vector<const std::int64_t> time, std::pair<std::int64_t, double> age,
+           std::int64_t places, double scale, Vector<float> weight) {
+  require(length(time) == length(loss) && length(cu_seqlens) > 0,
+          "weigh: loss and time [impressions], cu_seqlens [S + 1]");
   nb::gil_scoped_release released;
   feedsr::weigh(loss.data(), length(loss), cu_seqlens.data(), length(cu_seqlens) - 1, time.data(),
-                slot.data(), {age.first, age.second, places, std::move(divisors), scale},
-                weight.data(), length(weight));
+                {age.first, age.second, places, scale}, weight.data(), length(weight));
 }
 
 std::uint32_t crc32(Vector<const std::uint8_t> data, std::uint32_t value) {
@@ -198,8 +196,8 @@ NB_MODULE(_cpu, m) {
         nb::arg("labels_out").noconvert(), nb::arg("slot_out").noconvert(),
         "The impressions whose loss is `code`: their places, labels and slots.");
   m.def("weigh", &weigh, nb::arg("loss").noconvert(), nb::arg("cu_seqlens").noconvert(),
-        nb::arg("time").noconvert(), nb::arg("slot").noconvert(), nb::arg("age"),
-        nb::arg("places"), nb::arg("divisors"), nb::arg("scale"), nb::arg("weight").noconvert(),
+        nb::arg("time").noconvert(), nb::arg("age"), nb::arg("places"), nb::arg("scale"),
+        nb::arg("weight").noconvert(),
         "The weight of each target; `age` is (as_of, half life).");
   nb::class_<HeldShard>(m, "Shard")
       .def(nb::init<std::vector<std::int64_t>, std::int64_t, std::int64_t>(), nb::arg("widths"),

@@ -26,13 +26,6 @@ double exponent_of_age(std::int64_t as_of, std::int64_t time, double half_life) 
   return static_cast<double>(std::max<std::int64_t>(age, 0)) / half_life;
 }
 
-double divisor(const std::vector<double>& divisors, std::int16_t slot) {
-  if (slot < 0 || divisors.empty()) {
-    return 1.0;
-  }
-  return divisors[std::min(static_cast<std::size_t>(slot), divisors.size() - 1)];
-}
-
 }  // namespace
 
 void loss_rows(const std::int8_t* loss, std::int64_t impressions,
@@ -56,8 +49,8 @@ void loss_rows(const std::int8_t* loss, std::int64_t impressions,
 }
 
 void weigh(const std::int8_t* loss, std::int64_t impressions, const std::int32_t* cu_seqlens,
-           std::int64_t sequences, const std::int64_t* time, const std::int16_t* slot,
-           const Decay& decay, float* weight, std::int64_t count) {
+           std::int64_t sequences, const std::int64_t* time, const Decay& decay, float* weight,
+           std::int64_t count) {
   if (cu_seqlens[0] != 0 || cu_seqlens[sequences] != impressions ||
       !std::is_sorted(cu_seqlens, cu_seqlens + sequences + 1)) {
     throw std::invalid_argument("cu_seqlens do not rise from zero to the number of impressions");
@@ -71,8 +64,7 @@ void weigh(const std::int8_t* loss, std::int64_t impressions, const std::int32_t
       if (loss[i] == kTarget) {
         const double back = static_cast<double>(end - 1 - i) / places;
         const double age = exponent_of_age(decay.as_of, load(time + i), decay.half_life);
-        const double share = std::exp2(-(back + age)) / divisor(decay.divisors, load(slot + i));
-        *weight++ = static_cast<float>(decay.scale * share);
+        *weight++ = static_cast<float>(decay.scale * std::exp2(-(back + age)));
       }
     }
   }

@@ -23,21 +23,20 @@ void loss_rows(const std::int8_t* loss, std::int64_t impressions,
                const std::vector<const std::int8_t*>& labels, const std::int16_t* slot,
                const Rows& rows);
 
-// weight = scale * 0.5^(back / places + age / half_life) / divisor: `back` impressions lie between
-// a target and its sequence's end, `places` 0 is the sequence's own length, `age` counts back from
-// `as_of` and never below zero; divisors are by slot, deeper ones share the last, negative have 1.
+// weight = scale * 0.5^(back / places + age / half_life): `back` impressions lie between a target
+// and its sequence's end, `places` 0 is the sequence's own length, `age` counts back from `as_of`
+// and never below zero.
 struct Decay {
   std::int64_t as_of;
   double half_life;
   std::int64_t places;
-  std::vector<double> divisors;
   double scale;
 };
 
 // The weight of each target, [count]. Throws std::invalid_argument for offsets that do not rise from
 // zero to `impressions` and where there are not exactly `count` targets.
 void weigh(const std::int8_t* loss, std::int64_t impressions, const std::int32_t* cu_seqlens,
-           std::int64_t sequences, const std::int64_t* time, const std::int16_t* slot,
-           const Decay& decay, float* weight, std::int64_t count);
+           std::int64_t sequences, const std::int64_t* time, const Decay& decay, float* weight,
+           std::int64_t count);
 
 }  // namespace feedsr
