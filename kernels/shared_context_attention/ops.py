@@ -3,7 +3,9 @@
 
 Which implementation computes is an argument, so that a compiled graph keeps what was chosen. The
 backward, Triton's or on the CPU the portable one, needs of the forward only the log-sum-exp.
-Operators take tensors only; a plan that `SeqlenInfo` keeps is found again by its tensors.
+Operators take tensors only; a plan that `SeqlenInfo` keeps is found again by its tensors, and what
+autograd keeps for the backward keeps it alive. A compiled graph keeps none: where the `SeqlenInfo`
+is gone by then, its backward makes the plan anew.
 
 The portable backward gives the gradient of a log-sum-exp too: with one more channel, in which q and
 k are 0, v is 1, the output is 0 and its gradient is that of the log-sum-exp, it gives
@@ -22,7 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.shared_context_attention import flash, native
-from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens, info_of
+from kernels.shared_context_attention.seqlens import (
+    SeqlenInfo,
+    Tokens,
+    candidates_plan,
+    context_plan,
+    living_candidates_plan,
+    living_context_plan,
+)
 
 Attended = tuple[Tensor, Tensor]
 """An output and its log-sum-exp."""
@@ -71,7 +80,7 @@ def context_attention(
         return forward(q, (k, v), None, offsets, (prefix, group), softmax_scale)
     if implementation == "native":
         return native.context_forward(q, k, v, offsets, prefix, group, softmax_scale)
-    info = info_of(cu_seqlens, None, prefix, group, cu_queries)
+    info = context_plan(cu_seqlens, cu_queries, prefix, group)
     return flash.context_forward(q, k, v, info, softmax_scale)
 
 
@@ -99,7 +108,7 @@ def context_attention_backward(
         merged = (grad, grad_lse, out, lse)
         grads = backward(merged, q, (k, v), None, offsets, (prefix, group), softmax_scale)
         return grads[0], grads[1], grads[2]
-    info = info_of(cu_seqlens, None, prefix, group, cu_queries)
+    info = context_plan(cu_seqlens, cu_queries, prefix, group)
     grad, out, (q_wide, k, v) = _widened(grad, grad_lse, out, (q, k, v))
     grads = flash.context_backward((grad, out, lse), (q_wide, k, v), info, softmax_scale)
     grad_q, grad_k, grad_v = (x[..., : q.shape[-1]].contiguous() for x in grads)
@@ -127,7 +136,8 @@ def candidate_attention(
         return forward(q, (k, v), own[1:], offsets, (None, 1), softmax_scale)
     if implementation == "native":
         return native.candidate_forward(own, k, v, (cu_candidates, cu_seqlens), softmax_scale)
-    return flash.candidate_forward(own, k, v, info_of(cu_seqlens, cu_candidates), softmax_scale)
+    info = candidates_plan(cu_seqlens, cu_candidates)
+    return flash.candidate_forward(own, k, v, info, softmax_scale)
 
 
 @torch.library.custom_op("feedsr::candidate_attention_backward", mutates_args=())
@@ -154,7 +164,7 @@ def candidate_attention_backward(
         own = (k_self, v_self)
         a, b, c, d, e = backward(merged, q, (k, v), own, offsets, (None, 1), softmax_scale)
         return a, b, c, d, e
-    info = info_of(cu_seqlens, cu_candidates)
+    info = candidates_plan(cu_seqlens, cu_candidates)
     grad, out, wide = _widened(grad, grad_lse, out, (q, k_self, v_self, k, v))
     q_wide, k_self, v_self, k, v = wide
     grads = flash.candidate_backward(
@@ -209,6 +219,18 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(*output, *(x for x in inputs if isinstance(x, torch.Tensor)))
 
 
+def _keep_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    cu_seqlens, cu_queries, prefix, group = inputs[3:7]
+    ctx.plan = living_context_plan(cu_seqlens, cu_queries, prefix, group)
+    _keep(ctx, inputs, output)
+
+
+def _keep_candidates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    cu_candidates, cu_seqlens = inputs[5:7]
+    ctx.plan = living_candidates_plan(cu_seqlens, cu_candidates)
+    _keep(ctx, inputs, output)
+
+
 def _kept(ctx: Any) -> tuple[Tensor, Tensor, list[Any]]:
     """The outputs and the inputs, in order."""
     out, lse, *tensors = ctx.saved_tensors
@@ -237,5 +259,5 @@ def _candidate_gradients(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None)
     return _gradients(ctx, candidate_attention_backward, grad, grad_lse)
 
 
-context_attention.register_autograd(_context_gradients, setup_context=_keep)
-candidate_attention.register_autograd(_candidate_gradients, setup_context=_keep)
+context_attention.register_autograd(_context_gradients, setup_context=_keep_context)
+candidate_attention.register_autograd(_candidate_gradients, setup_context=_keep_candidates)

@@ -114,7 +114,8 @@ class SeqlenInfo:
             raise ValueError(f"group is {self.group}, want at least 1 token an impression")
         if self.prefix is not None:
             self._check_prefix(self.prefix)
-        _live[id(self.cu_seqlens)] = self
+        _live[_context_key(self.cu_seqlens, self.cu_queries, self.prefix, self.group)] = self
+        _live[_candidates_key(self.cu_seqlens, self.cu_candidates)] = self
 
     @cached_property
     def sequences(self) -> list[slice]:
@@ -245,33 +246,52 @@ class SeqlenInfo:
             )
 
 
-_live: WeakValueDictionary[int, SeqlenInfo] = WeakValueDictionary()
+Key = tuple[int, ...]
+"""The tensors that a plan is of, by identity."""
+
+_live: WeakValueDictionary[Key, SeqlenInfo] = WeakValueDictionary()
+"""An operator of torch.library gets tensors only: so it finds the plan that somebody keeps alive.
+
+Who is alive keeps its tensors alive, so no other tensor has their identity.
+"""
 
 
-def info_of(
-    cu_seqlens: Tensor,
-    cu_candidates: Tensor | None = None,
-    prefix: Tensor | None = None,
-    group: int | None = None,
-    cu_queries: Tensor | None = None,
+def context_plan(
+    cu_seqlens: Tensor, cu_queries: Tensor | None, prefix: Tensor | None, group: int
 ) -> SeqlenInfo:
-    """The `SeqlenInfo` over these very tensors with the plan it keeps, or a new one.
+    """The living `SeqlenInfo` over these very tensors, for context queries, or a new one."""
+    info = living_context_plan(cu_seqlens, cu_queries, prefix, group)
+    if info is not None:
+        return info
+    return SeqlenInfo(cu_seqlens=cu_seqlens, cu_queries=cu_queries, prefix=prefix, group=group)
 
-    An operator of torch.library gets tensors only. Without `group` the candidates alone count.
-    """
-    info = _live.get(id(cu_seqlens))
-    if info is not None and info.cu_seqlens is cu_seqlens:
-        own = (info.prefix, info.cu_queries, info.group) if group else (info.cu_candidates,)
-        want = (prefix, cu_queries, group) if group else (cu_candidates,)
-        if all(a is b for a, b in zip(own, want, strict=True)):
-            return info
-    return SeqlenInfo(
-        cu_seqlens=cu_seqlens,
-        cu_candidates=cu_candidates,
-        prefix=prefix,
-        group=group or 1,
-        cu_queries=cu_queries,
-    )
+
+def candidates_plan(cu_seqlens: Tensor, cu_candidates: Tensor) -> SeqlenInfo:
+    """The same for candidates, to whom their request's context is whole."""
+    info = living_candidates_plan(cu_seqlens, cu_candidates)
+    return SeqlenInfo(cu_seqlens=cu_seqlens, cu_candidates=cu_candidates) if info is None else info
+
+
+def living_context_plan(
+    cu_seqlens: Tensor, cu_queries: Tensor | None, prefix: Tensor | None, group: int
+) -> SeqlenInfo | None:
+    """What `context_plan` finds; None where it would make one."""
+    return _live.get(_context_key(cu_seqlens, cu_queries, prefix, group))
+
+
+def living_candidates_plan(cu_seqlens: Tensor, cu_candidates: Tensor) -> SeqlenInfo | None:
+    """What `candidates_plan` finds; None where it would make one."""
+    return _live.get(_candidates_key(cu_seqlens, cu_candidates))
+
+
+def _context_key(
+    cu_seqlens: Tensor, cu_queries: Tensor | None, prefix: Tensor | None, group: int
+) -> Key:
+    return (id(cu_seqlens), id(cu_queries), id(prefix), group)
+
+
+def _candidates_key(cu_seqlens: Tensor, cu_candidates: Tensor | None) -> Key:
+    return (id(cu_seqlens), id(cu_candidates))
 
 
 def _slices(offsets: Tensor) -> list[slice]:
