@@ -70,10 +70,10 @@ def training_flops(model: FeedSR, num_impressions: int, num_targets: int, pairs:
 
 def layer_flops(config: FeedSRConfig, num_impressions: int, num_candidates: int) -> int:
     """Operations of one whole layer (not a last one) on a request, or on a training sequence."""
-    with torch.device("meta"):
-        layer = make_layer(config)
     pairs = sum(attention_pairs(num_impressions, num_candidates))
     rows = 2 * num_impressions + num_candidates
+    with torch.device("meta"):
+        layer = make_layer(config, longest=rows)
     return linear_flops(layer, rows) + 4 * config.width * pairs
 
 
@@ -82,7 +82,7 @@ def hstu_layers_per_block(
 ) -> float:
     """How many HSTU layers cost what one transformer block of `config` does.
 
-    A study at matched FLOPs gives "hstu" the nearest whole number of `config.layers` times this.
+    A study at matched FLOPs gives an HSTU the nearest whole number of `config.layers` times this.
     Every token is taken to see all before it, as in plain causal attention; the fewer it sees, the
     nearer the figure is to that of short histories.
 

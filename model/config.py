@@ -15,7 +15,7 @@ HeadName = Literal["linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe"]
 HEADS: tuple[HeadName, ...] = ("linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe")
 PositionsName = Literal["rope", "learned", "none", "time_rope"]
 AttentionName = Literal["softmax", "silu", "relu", "sigmoid"]
-BlockName = Literal["transformer", "hstu"]
+BlockName = Literal["transformer", "hstu", "hstu_published"]
 ResidualName = Literal["rescale", "plain", "rezero", "layer_scale", "gated"]
 NormName = Literal["pre", "post"]
 ActionTokenName = Literal["with_post", "alone"]
@@ -39,7 +39,7 @@ class HeadConfig(ModelConfig):
     Attributes:
         name: "linear", "mlp", "stacked_dcn" (cross network, then MLP), "parallel_dcn" (cross
             network beside MLP) or "mmoe" (experts shared by the groups, mixed by a gate for each
-            task).
+            group).
         width: hidden width of the MLP, and of each expert.
         hidden: hidden layers of the MLP.
         cross: layers of the cross network.
@@ -83,8 +83,10 @@ class FeedSRConfig(RankerConfig):
         attention: what becomes of the scores: "softmax", or an activation of each, divided by how
             many keys are seen.
         attention_gate: each head's output times a sigmoid of its token.
-        block: "transformer" (attention, then MLP) or "hstu", whose attention is SiLU, gated, and
-            without an MLP: `attention`, `mlp` and `mlp_ratio` say nothing of it.
+        block: "transformer" (attention, then MLP), or an HSTU layer, whose attention is SiLU,
+            gated, and without an MLP: `attention`, `mlp` and `mlp_ratio` say nothing of it.
+            "hstu_published" is the published one, "hstu" departs from it in three ways that
+            `model.hstu` names.
         residual: how a branch joins the stream.
         norm: LayerNorm before each branch, or after each addition.
         calibration_buckets: buckets of an isotonic calibration layer on the head's logits
@@ -114,9 +116,10 @@ class FeedSRConfig(RankerConfig):
 
     @model_validator(mode="after")
     def _check_block(self) -> FeedSRConfig:
-        if self.block == "hstu" and (self.attention in ("relu", "sigmoid") or self.attention_gate):
+        own = self.attention in ("relu", "sigmoid") or self.attention_gate
+        if self.block != "transformer" and own:
             raise ValueError(
-                f"block hstu with attention {self.attention!r} and attention_gate "
+                f"block {self.block} with attention {self.attention!r} and attention_gate "
                 f"{self.attention_gate}: it has a SiLU attention and a gate of its own; leave both "
                 "at their defaults"
             )

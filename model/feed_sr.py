@@ -44,7 +44,8 @@ class FeedSR(Ranker):
         super().__init__(config, spec)
         self.post_tokens = PostTokens(spec, config.width, config.embedding_dropout)
         self.action_tokens = ActionTokens(spec, config.width)
-        self.blocks = nn.ModuleList(make_layer(config) for _ in range(config.layers))
+        longest = 2 * (spec.max_impressions + spec.block)
+        self.blocks = nn.ModuleList(make_layer(config, longest) for _ in range(config.layers))
         # After a post-LayerNorm layer the stream is normalised already.
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         joined = config.width + self.context_encoder.width

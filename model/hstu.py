@@ -3,10 +3,20 @@
 
     U, V, Q, K = silu(W1 x)        y = W2 (LayerNorm(attend(Q, K, V)) * U)        x + y
 
-`attend` is SiLU of the scores divided by how many keys are seen (`model.pointwise_attention`). The
-paper's relative attention bias is left to the model's positions, which rotate Q and K, so that what
-an ablation compares is the layer alone. The one projection is kept as two matrices, U with Q and K
-with V: a last layer needs K and V of its context only.
+`attend` is SiLU of the scores, divided (`model.pointwise_attention`). Of block "hstu_published" it
+is that of the authors' code (github.com/meta-recsys/generative-recommenders, research/modeling):
+scores as they are, divided by the length of the longest sequence, LayerNorms with an epsilon of
+1e-6. Block "hstu" departs from it three times: it divides by how many keys a token sees, scales the
+scores by 1 / sqrt(head_dim) as attention elsewhere here, and has PyTorch's epsilon of 1e-5.
+
+The longest sequence is a number of the configuration there, to which sequences are padded; here it
+is two tokens for each impression of the longest window. (The longest of a batch, by which their
+later kernels divide, would let a score depend on the requests beside it.) A LayerNorm follows the
+division, so a constant matters by its epsilon alone: what few keys add up to fades.
+
+Two more differences are the ablation's own, in both: the paper's relative attention bias is left to
+the model's positions, which rotate Q and K, and LayerNorms learn gain and bias. The one projection
+is kept as two matrices, U with Q and K with V: a last layer needs K and V of its context only.
 
 Matched cost: a layer's linear part is 5 D^2 multiply-adds a token, a transformer block's with
 mlp_ratio 4 is 12 D^2, attention costs both the same. So one block costs what 2.4 HSTU layers do on
@@ -18,6 +28,8 @@ Shape suffixes: T tokens, packed; D width of a token; H heads; C head_dim.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,22 +37,36 @@ from torch.nn import functional as F
 from kernels.shared_context_attention import Tokens
 from model.config import FeedSRConfig
 from model.layer import Layer
-from model.pointwise_attention import attention_by
+from model.pointwise_attention import attention_by, pointwise_attention
 from model.residual import make_residual
 from model.rope import Rotate
 
+PUBLISHED_EPSILON = 1e-6
+"""Of the published LayerNorms."""
+
 
 class HSTU(Layer):
-    """One layer; its residual and the place of its LayerNorm as configured."""
+    """One layer; its residual and the place of its LayerNorm as configured.
 
-    def __init__(self, config: FeedSRConfig) -> None:
-        super().__init__(config, attention_by("silu"))
+    Args:
+        config: its shape, and by `block` whether it is the published one.
+        longest: tokens of the longest context, by which the published one divides.
+    """
+
+    def __init__(self, config: FeedSRConfig, longest: int) -> None:
+        attend, epsilon = attention_by("silu"), 1e-5
+        if config.block == "hstu_published":
+            attend = partial(
+                pointwise_attention, activation="silu", softmax_scale=1.0, divisor=longest
+            )
+            epsilon = PUBLISHED_EPSILON
+        super().__init__(config, attend)
         width = config.width
         self.heads = config.heads
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, epsilon)
         self.gate_query = nn.Linear(width, 2 * width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.attended_norm = nn.LayerNorm(width)
+        self.attended_norm = nn.LayerNorm(width, epsilon)
         self.out = nn.Linear(width, width)
         self.add = make_residual(config)
         self.dropout = nn.Dropout(config.dropout)

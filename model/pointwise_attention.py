@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention without a softmax: an activation of each score, divided by how many keys are seen.
+"""Attention without a softmax: an activation of each score, divided by how many keys are seen, or
+by one number.
 
 Who sees whom is `SeqlenInfo`'s business, as for the softmax kernel, whose signature this shares.
 Scores live one tile at a time; the backward computes them again. Knows nothing of models.
@@ -49,8 +50,9 @@ def pointwise_attention(
     *,
     activation: Activation,
     softmax_scale: float | None = None,
+    divisor: int | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`sum over the keys seen of activation(q . k * softmax_scale) v, / how many are seen`.
+    """`sum over the keys seen of activation(q . k * softmax_scale) v, / divisor`.
 
     Args:
         context: k and v `[M, H, D]`; q `[Q, H, D]`, or None where nobody asks.
@@ -58,6 +60,7 @@ def pointwise_attention(
         info: who sees whom.
         activation: of each score.
         softmax_scale: factor of the scores, by the kernel's name; None is `1 / sqrt(head_dim)`.
+        divisor: of every row's sum; None is how many keys the row sees, each its own.
 
     Returns:
         (out_context `[Q, H, D]` or None, out_candidates `[N, H, D]` or None), in the dtype of the
@@ -67,10 +70,13 @@ def pointwise_attention(
     out = out_N = None
     if context.q is not None:
         seen_Q = info.prefix_Q + info.position_Q - info.own_Q + 1
-        plan = _Plan(info, _cut(info.context_tiles), activation, scale, seen_Q)
+        divisor_Q = seen_Q if divisor is None else torch.full_like(seen_Q, divisor)
+        plan = _Plan(info, _cut(info.context_tiles), activation, scale, divisor_Q)
         out = _weighted(context.q, context.k, context.v, plan)
     if candidates is not None:
-        plan = _Plan(info, _cut(info.candidate_tiles), activation, scale, _seen_N(info))
+        seen_N = _seen_N(info)
+        divisor_N = seen_N if divisor is None else torch.full_like(seen_N, divisor)
+        plan = _Plan(info, _cut(info.candidate_tiles), activation, scale, divisor_N)
         out_N = _candidates(candidates, context, plan)
     return out, out_N
 
@@ -79,18 +85,18 @@ def pointwise_attention(
 class _Plan:
     """Which tiles there are, and what their products become; in at least float32, like a softmax.
 
-    `seen_R` is how many keys each row sees.
+    `divisor_R` is what each row's weights are divided by.
     """
 
     info: SeqlenInfo
     tiles: list[Tile]
     activation: Activation
     scale: float
-    seen_R: Tensor
+    divisor_R: Tensor
 
     def weights(self, product: Tensor, tile: Tile) -> Tensor:
         """The weights `[H, R, C]` of a tile's products q . k."""
-        weights_HRC = self.activated(product) / self.seen_R[tile.rows, None]
+        weights_HRC = self.activated(product) / self.divisor_R[tile.rows, None]
         return self._hidden(weights_HRC, tile)
 
     def slope(self, product: Tensor, tile: Tile) -> Tensor:
@@ -102,7 +108,7 @@ class _Plan:
             s = score.sigmoid()
             slope = s * (1 - s)
             slope = s + score * slope if self.activation == "silu" else slope
-        return self._hidden(slope * self.scale / self.seen_R[tile.rows, None], tile)
+        return self._hidden(slope * self.scale / self.divisor_R[tile.rows, None], tile)
 
     def activated(self, product: Tensor) -> Tensor:
         """The activation of scaled products."""
@@ -162,7 +168,7 @@ def _candidates(candidates: Tokens, context: Tokens, plan: _Plan) -> Tensor:
     q = candidates.q
     assert q is not None
     over_context = _weighted(q, context.k, context.v, plan)
-    own_NH = plan.activated((_wide(q) * candidates.k).sum(-1)) / plan.seen_R[:, None]
+    own_NH = plan.activated((_wide(q) * candidates.k).sum(-1)) / plan.divisor_R[:, None]
     return (over_context + own_NH.unsqueeze(-1) * candidates.v).to(q.dtype)
 
 

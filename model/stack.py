@@ -9,6 +9,11 @@ from model.hstu import HSTU
 from model.layer import Layer
 
 
-def make_layer(config: FeedSRConfig) -> Layer:
-    """One layer of the configured kind, with new weights."""
-    return HSTU(config) if config.block == "hstu" else Block(config)
+def make_layer(config: FeedSRConfig, longest: int) -> Layer:
+    """One layer of the configured kind, with new weights.
+
+    Args:
+        config: which, and its shape.
+        longest: tokens of the longest context that is served, by which "hstu_published" divides.
+    """
+    return Block(config) if config.block == "transformer" else HSTU(config, longest)

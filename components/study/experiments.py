@@ -73,7 +73,15 @@ ATTENTION = (
 )
 BLOCK = (
     Experiment(
-        part="block", name="HSTU, equal FLOPs", changes=model(block="hstu", layers=4), paper=-0.23
+        part="block",
+        name="HSTU as published, equal FLOPs",
+        changes=model(block="hstu_published", layers=4),
+        paper=-0.23,
+    ),
+    Experiment(
+        part="block",
+        name="HSTU, mean over the keys, equal FLOPs",
+        changes=model(block="hstu", layers=4),
     ),
 )
 RESIDUAL = (

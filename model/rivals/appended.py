@@ -2,8 +2,10 @@
 """Candidates appended to a history of one token an impression, history computed once a request.
 
 Efficient user history modelling with amortised inference (arXiv 2412.06924), after M-FALCON (arXiv
-2402.17152). Beside Feed-SR it shows what two tokens an impression and a candidate's own key bring:
-the rest of the layers, the late fusion and the head are the same.
+2402.17152), from which it departs twice: there a candidate sees itself beside the history, here it
+does not; there the history interleaves posts and actions, here it is one token an impression.
+Beside Feed-SR it shows what two tokens an impression and a candidate's own key bring: the rest of
+the layers, the late fusion and the head are the same.
 
 Shape suffixes: R targets; A auxiliary impressions; N candidates; D width of a token; C context
 columns; K tasks.
@@ -25,7 +27,9 @@ from model.rivals.history import HistoryTransformer
 
 
 class Appended(Ranker):
-    """The ranker whose candidates attend to the history and not to each other."""
+    """The ranker whose candidates attend to the history, not to each other and not to themselves;
+    the history is one token an impression (M-FALCON's candidates see themselves).
+    """
 
     config: AppendedConfig
 

@@ -144,6 +144,7 @@ WIDEST: list[tuple[dict[str, object], int]] = [
     ({"residual": "gated"}, 5 * 12 + 48),
     ({"block": "hstu"}, 8 * 12),
     ({"block": "hstu", "norm": "post"}, 8 * 12),
+    ({"block": "hstu_published"}, 8 * 12),
 ]
 
 
@@ -152,7 +153,7 @@ def test_a_layer_holds_what_it_says_at_its_widest_point(
     changes: dict[str, object], numbers: int
 ) -> None:
     """An attention that needs nothing inside stands in: the rest is the layer's own."""
-    layer = make_layer(FeedSRConfig.model_validate({"width": 12, "heads": 2, **changes}))
+    layer = make_layer(FeedSRConfig.model_validate({"width": 12, "heads": 2, **changes}), 9)
     layer.attend = lambda context, candidates, info: (torch.zeros_like(context.v), None)
     rotation = Rotation.at(torch.arange(50), 6, 10_000.0, torch.float32)
     info = SeqlenInfo(cu_seqlens=offsets_of([50]))
@@ -164,7 +165,7 @@ def test_a_layer_holds_what_it_says_at_its_widest_point(
 
 @pytest.mark.parametrize("block", ["transformer", "hstu"])
 def test_of_candidates_and_of_a_last_layer_no_more_is_alive(block: str) -> None:
-    layer = make_layer(FeedSRConfig.model_validate({"width": 12, "heads": 2, "block": block}))
+    layer = make_layer(FeedSRConfig.model_validate({"width": 12, "heads": 2, "block": block}), 9)
     layer.attend = lambda context, candidates, info: (
         None if context.q is None else torch.zeros_like(context.v),
         None if candidates is None else torch.zeros_like(candidates.v),

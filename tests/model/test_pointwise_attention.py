@@ -183,6 +183,48 @@ def test_low_precision_costs_what_the_dtype_costs(activation: Activation) -> Non
         assert (got - want).abs().max() <= 2 * (same - want).abs().max()
 
 
+@every_activation
+def test_a_divisor_is_every_rows_own(activation: Activation) -> None:
+    """One context of 2, and a candidate over it and itself; whatever each sees, over seven."""
+    context, candidates, info = make_batch(4, [1], [1], "causal", [0])
+    got = pointwise_attention(
+        context, candidates, info, activation=activation, softmax_scale=0.5, divisor=7
+    )
+    written, (q, k, v) = WRITTEN_OUT[activation], context.present
+    q_N, k_N, v_N = candidates.present
+
+    def weighted(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return written(0.5 * (query * key).sum(-1, keepdim=True)) * value / 7
+
+    want = torch.stack(
+        [weighted(q[0], k[0], v[0]), weighted(q[1], k[0], v[0]) + weighted(q[1], k[1], v[1])]
+    )
+    own = weighted(q_N[0], k[0], v[0]) + weighted(q_N[0], k[1], v[1])
+    own = own + weighted(q_N[0], k_N[0], v_N[0])
+    assert got[0] is not None
+    assert got[1] is not None
+    torch.testing.assert_close(got[0], want)
+    torch.testing.assert_close(got[1], own[None])
+
+
+@every_activation
+def test_gradcheck_of_a_scale_and_a_divisor(activation: Activation) -> None:
+    context, candidates, info = make_batch(3, [3, 0, 2], [2, 1, 0], "day", [1, 0, 0])
+    leaves = [x.requires_grad_() for x in (*context.present, *candidates.present)]
+
+    def function(*tensors: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return pointwise_attention(
+            Tokens(*tensors[:3]),
+            Tokens(*tensors[3:]),
+            info,
+            activation=activation,
+            softmax_scale=-0.7,
+            divisor=5,
+        )
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
 def test_nobody_asks_and_nobody_ranks() -> None:
     context, candidates, info = make_batch(0, [4], [2], "causal", [0])
     silent = Tokens(None, context.k, context.v)

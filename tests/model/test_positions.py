@@ -169,7 +169,9 @@ def test_training_fills_the_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.law
-@pytest.mark.parametrize("name", ["time_rope", "learned", "silu", "hstu", "cadet"])
+@pytest.mark.parametrize(
+    "name", ["time_rope", "learned", "silu", "hstu", "hstu published", "cadet"]
+)
 def test_law_5_a_scorer_remembers_histories_of_every_part(name: str) -> None:
     """Through the history cache: cold, hit, and asked again at a later time."""
     model = build_ranker(variant(name), SIMULATOR).double().eval()

@@ -210,8 +210,9 @@ def test_the_paper_s_parts_score_what_they_scored_before_they_could_be_exchanged
 
 @pytest.mark.parametrize("change", [{"attention": "relu"}, {"attention_gate": True}])
 def test_hstu_refuses_an_attention_that_is_not_its_own(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="block hstu"):
-        FeedSRConfig.model_validate({"block": "hstu", **change})
+    for block in ("hstu", "hstu_published"):
+        with pytest.raises(ValueError, match=f"block {block} with attention"):
+            FeedSRConfig.model_validate({"block": block, **change})
 
 
 def test_positions_leave_the_other_weights_of_a_seed_alone() -> None:
@@ -224,7 +225,7 @@ def test_positions_leave_the_other_weights_of_a_seed_alone() -> None:
 
 def test_a_shorter_view_of_a_history_is_the_start_of_its_memory() -> None:
     """Learned positions and times count from what stays: an earlier request finds its keys."""
-    for name in ("learned", "time_rope", "hstu"):
+    for name in ("learned", "time_rope", "hstu", "hstu published"):
         batch = timed_rank_batch(4, [8], [3], "day")
         (whole,) = remembered(batch, [8], noisy(name))
         assert whole is not None

@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sigmoid": {"attention": "sigmoid"},
     "gate": {"attention_gate": True},
     "hstu": {"block": "hstu"},
+    "hstu published": {"block": "hstu_published"},
     "plain": {"residual": "plain"},
     "rezero": {"residual": "rezero"},
     "layer_scale": {"residual": "layer_scale"},

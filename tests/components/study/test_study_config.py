@@ -95,7 +95,13 @@ def test_a_short_history_slides_in_blocks_that_fit_it() -> None:
 @pytest.mark.parametrize(("name", "impressions"), [("kuairand", 35), ("demo", 85)])
 def test_as_many_hstu_layers_as_cost_the_default_s_blocks(name, impressions) -> None:
     """At the mean length of a training sequence of each log, about."""
-    hstu = next(e for e in ABLATION if e.part == "block")
+    blocks = [e.changes["feed_sr"] for e in ABLATION if e.part == "block"]
+    assert [b["block"] for b in blocks] == ["hstu_published", "hstu"]
     shape = load_config(name).feed_sr
     matched = shape.layers * hstu_layers_per_block(shape, impressions)
-    assert round(matched) == hstu.changes["feed_sr"]["layers"]
+    assert [b["layers"] for b in blocks] == [round(matched)] * 2
+
+
+def test_the_papers_figure_stands_beside_the_published_block_alone() -> None:
+    papers = {e.changes["feed_sr"]["block"]: e.paper for e in ABLATION if e.part == "block"}
+    assert papers == {"hstu_published": -0.23, "hstu": None}
