@@ -49,6 +49,12 @@ BLOCKS: Space = {
 }
 
 
+APPENDED = (
+    "After M-FALCON, and not it: a candidate does not see itself, and the history is one token an "
+    "impression."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contender:
     """One ranker.
@@ -56,6 +62,7 @@ class Contender:
     Attributes:
         name: of the row.
         title: how the table names it.
+        note: what a reader of the title must know besides, said beneath the table; "" is nothing.
         start: what tuning starts from; None is what a backtest would train.
         space: what is tuned.
         base: the contender whose chosen configuration this one is, with `changes`; "" is none, and
@@ -64,6 +71,7 @@ class Contender:
 
     name: str
     title: str
+    note: str = ""
     space: Space = field(default_factory=dict)
     start: LightGBMConfig | None = None
     base: str = ""
@@ -126,12 +134,14 @@ CONTENDERS = (
     ),
     Contender(
         name="appended",
-        title="Appended candidates (M-FALCON)",
+        title="Appended candidates",
+        note=APPENDED,
         space={**TRAINING, **EMBEDDING, **HEAD, **BLOCKS},
     ),
     Contender(
         name="appended_taught",
         title="Appended candidates, three teachers",
+        note=APPENDED,
         base="appended",
         changes={"cold.teachers": 3},
     ),

@@ -141,7 +141,9 @@ def in_order(rows: dict[str, Row]) -> list[Row]:
 
 
 def comparison_table(results: dict[str, Any], task: str) -> str:
-    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs."""
+    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs; below
+    them what their titles do not say.
+    """
     rows = [(c, results["rows"][c.name]) for c in CONTENDERS if c.name in results["rows"]]
     others = [t for t in ("click", "like") if t != task]
     within = compares_within_day(results["setting"]["config"]["freshness"])
@@ -149,9 +151,10 @@ def comparison_table(results: dict[str, Any], task: str) -> str:
     heads += ["within a day", "above by"] if within else []
     heads += ["log loss", "ECE", "training", "request", "parameters"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    notes = list(dict.fromkeys(c.note for c, _ in rows if c.note))
     for contender, row in rows:
         cells = [
-            contender.title,
+            contender.title + (_mark(notes, contender.note) if contender.note else ""),
             spread(row, task),
             _ours_above(contender, row, task, "difference"),
             *(_number(metric(row, t, "auc"), ".4f") for t in others),
@@ -169,7 +172,13 @@ def comparison_table(results: dict[str, Any], task: str) -> str:
             _number(over_seeds(row, lambda s: s.get("parameters")) / 1e6, ".2f", " M"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [line for note in notes for line in ("", f"{_mark(notes, note).strip()} {note}")]
     return "\n".join(lines) + "\n"
+
+
+def _mark(notes: Sequence[str], note: str) -> str:
+    """The number that a title has after it and its note before it."""
+    return f" <sup>{notes.index(note) + 1}</sup>"
 
 
 def _ours_above(contender: Contender, row: Row, task: str, kind: str) -> str:
@@ -234,8 +243,9 @@ def scaling_table(results: dict[str, Any], task: str) -> str:
         taken = over_seeds(row, lambda s: s["training_flops"])
         lines.append(f"| {row['width']} | {row['layers']} | {taken:.2e} | {spread(row, task)} |")
         for seed in row["seeds"].values():
-            operations.append(seed["training_flops"])
-            auc.append(seed["tasks"][task]["auc"])
+            if seed["tasks"][task]["auc"] is not None:
+                operations.append(seed["training_flops"])
+                auc.append(seed["tasks"][task]["auc"])
     line = Line.fit(operations, auc)
     error = "" if math.isnan(line.slope_error) else f" ± {NORMAL_95 * line.slope_error:.4f}"
     lines += ["", f"{task} AUC rises by {line.slope:.4f}{error} for ten times the operations."]
