@@ -202,8 +202,18 @@ def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
     refuse_first_day(layout.impression_days() or [day], day)
     build = _function("sequences")
     chosen = plan(layout, day, config)
-    build(layout, day, config, "train", chosen.after_day, chosen.through_day)
-    build(layout, day, config, "eval", chosen.through_day, day)
+    train = build(layout, day, config, "train", chosen.after_day, chosen.through_day)
+    if not train.targets + train.auxiliary:
+        since = f"after {chosen.after_day}" if chosen.after_day else "of the log"
+        raise ValueError(
+            f"there is nothing to train on: no impression {since} through {chosen.through_day} is "
+            "in the log; run a later day, or bring the days that are missing"
+        )
+    if not build(layout, day, config, "eval", chosen.through_day, day).targets:
+        raise ValueError(
+            f"no timed impression was served on {day}: no model can be judged by that day; "
+            "choose another"
+        )
     return {"after": chosen.after_day or "", "through": chosen.through_day}
 
 

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.ingest import DIFFERS
-from components.layout import Layout
+from components.layout import Layout, write_parquet
 from components.steps import run_step
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
+from tests.log_builders import FIRST_DAY, random_log, small_config, small_spec
 from tests.raw_builders import digest, make_impressions, set_value, stack, write_log
 
 BEFORE, DAY, NEXT = "2026-02-02", "2026-02-03", "2026-02-04"
@@ -129,3 +130,40 @@ def test_one_good_row_is_enough(layout: Layout) -> None:
     bad = every(make_impressions(SIMULATOR, DAY, 6), "surface", 4)
     write_log(layout, SIMULATOR, {DAY: stack([bad, make_impressions(SIMULATOR, DAY, 7).slice(6)])})
     assert ingest(layout, DAY)["kept"] == 1
+
+
+SPEC = small_spec("simulator")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "message"),
+    [
+        (True, False, "no timed impression was served on 2022-04-19: no model can be judged"),
+        (None, True, "nothing to train on: no impression of the log through 2022-04-18"),
+    ],
+    ids=["untimed", "none before"],
+)
+def test_a_day_without_targets_ends_before_anything_is_trained(
+    layout: Layout, first: bool | None, last: bool, message: str
+) -> None:
+    """The last day has untimed rows alone, or is the first that has any."""
+    log = random_log(SPEC, 1, rows=40, days=1)
+    start = int(SPEC.day_start(FIRST_DAY))
+    shift = DAY_MS if last else 0
+    events = every(log.impressions, "timed", True)
+    times = {"event_time": start + 5, "arrival_time": start + 9}
+    for name, time_ms in times.items():
+        events = every(events, name, time_ms + shift)
+    untimed = every(every(events, "timed", False), "arrival_time", start + DAY_MS + 9)
+    days = [events if first else events.slice(0, 0), events if last else untimed]
+    names = [SPEC.day_name(FIRST_DAY + i) for i in range(2)]
+    for name, table in zip(names, days, strict=True):
+        write_parquet(layout.impressions_day(name), table)
+    write_parquet(layout.posts, log.posts)
+    write_parquet(layout.members, log.members)
+    config = layout.root / "config.json"
+    config.write_text(small_config(SPEC).model_dump_json())
+    for step in ("features", "histories", "materialize"):
+        run_step(step, str(layout.root), names[1], str(config))
+    with pytest.raises(ValueError, match=message):
+        run_step("sequences", str(layout.root), names[1], str(config))
