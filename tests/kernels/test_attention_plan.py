@@ -204,3 +204,18 @@ def test_a_dead_plan_is_not_found_by_what_takes_its_place() -> None:
     del info
     gc.collect()
     assert len(seqlens._live) == before
+
+
+@pytest.mark.parametrize("asks", ["context", "candidates"])
+def test_either_of_the_two_keeps_the_plan(asks: str, made: list[int]) -> None:
+    info, (context, candidates, _) = batch(), tokens(False)
+    if asks == "context":
+        out, _ = shared_context_attention(context, None, info, implementation="portable")
+    else:
+        cached = Tokens(None, context.k, context.v)
+        _, out = shared_context_attention(cached, candidates, info, implementation="portable")
+    del info
+    gc.collect()
+    assert out is not None
+    out.sum().backward()
+    assert made == [GROUP]
