@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One request's features from the online store, with what degraded on the way.
 
-It decides which views are read, which pass through the cache and when a value is too old; the math
-of a feature is in `serving.assemble`. Every call blocks.
+It decides which views are read, which pass through the cache, when a value is too old and that none
+is used which ingest would have refused; the math of a feature is in `serving.assemble`. Every call
+blocks.
 
 Shape suffixes: N candidates, C context columns.
 """
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.spec import Spec, View
+from feature_repo.spec import UNKNOWN, Spec, View
+from feature_repo.values import illegal, insane
 from serving import metrics
 from serving.assemble import context_matrix, sequence_features
 from serving.errors import Unavailable
@@ -78,6 +80,8 @@ class Fetcher:
         }
         if not history and "missing:member_profile" in flags:
             flags.insert(0, "unknown_member")
+        flags += [f"invalid:{name}" for name in asked.invalid]
+        metrics.DEFAULTS.labels("request", "invalid").inc(len(asked.invalid))
         features = sequence_features(self.spec, asked.post_ids, posts, asked.request, asked.time_ms)
         return Fetched(
             history=history,
@@ -106,7 +110,7 @@ class Fetcher:
         for flags, reason in zip(post_flags, reasons, strict=True):
             if reason:
                 flags.append("unknown_post" if reason == "missing" else f"{reason}:{view.name}")
-        return _unpack(view, stored, reasons)
+        return _valid(view, _unpack(view, stored, reasons), post_flags)
 
     def _records(
         self,
@@ -126,7 +130,7 @@ class Fetcher:
         for target, reason in zip(targets, reasons, strict=True):
             if reason:
                 target.append(f"{reason}:{view.name}")
-        return _unpack(view, stored, reasons)
+        return _valid(view, _unpack(view, stored, reasons), targets)
 
     def _read(self, view: View, keys: Sequence[Key]) -> list[Stored]:
         """Members' own values are read, values shared by all members may come from the cache."""
@@ -183,3 +187,23 @@ def _unpack(view: View, stored: Sequence[Stored], reasons: Sequence[str]) -> npt
         return view.unpack(usable)[0]
     except ValueError as error:
         raise Unavailable(str(error)) from error
+
+
+def _valid(view: View, records: npt.NDArray[Any], targets: Sequence[list[str]]) -> npt.NDArray[Any]:
+    """Records with the default in the place of each value that ingest would refuse, which is
+    counted, and flagged in its row's target.
+    """
+    faults = {f.name: illegal(f.kind, records[f.name]) for f in view.features}
+    if view.kind == "content":
+        created = records["created_ms"]
+        faults["created_ms"] = insane(created) & (created != UNKNOWN)
+    for name, mask in faults.items():
+        rows = np.flatnonzero(mask)
+        if not len(rows):
+            continue
+        records = records.copy()
+        records[name][rows] = view.default[name][0]
+        metrics.DEFAULTS.labels(view.name, "invalid").inc(len(rows))
+        for row in rows.tolist():
+            targets[row].append(f"invalid:{name}")
+    return records

@@ -37,7 +37,7 @@ HISTORY_CACHE_EVICTIONS = Counter(
 )
 DEFAULTS = Counter(
     "feedsr_defaults_total",
-    "Values that are missing or stale (the declared default) or ahead of the request",
+    "Values that are missing, stale or invalid (the declared default) or ahead of the request",
     ["view", "reason"],
 )
 REFUSED = Counter("feedsr_refused_total", "Requests refused", ["reason"])
