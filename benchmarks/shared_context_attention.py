@@ -12,10 +12,13 @@
   flex            FlexAttention, compiled for the shape, with the rule as its block mask
   one_at_a_time   the history again for each candidate; a few are run, and scaled to all
   flash_attn      the split through the flash-attn package (on a GPU, where it is installed)
+Where the processor has no AVX-512 there is no native variant, and the record says so. A peer that
+cannot run is recorded as `not run: ...`, one that is not right as `wrong here: ...`; neither is
+timed (FlexAttention's NaN: `_attention_peers.flex`). One of ours that is wrong ends the run.
 *ragged*: the same for requests of heavy-tailed lengths, where padding costs.
 *training*: a ragged batch with day prefixes, no candidates, forward and backward.
 
-Variants get the same tokens in the layout each of them wants, are checked against each other, and
+Variants get the same tokens in the layout each of them wants, are checked against the split, and
 then timed in turns in one process. The limit is a square matrix product of the same dtype, timed
 in the same turns; FLOPs are those of the pairs that are seen, whoever computes more.
 """
