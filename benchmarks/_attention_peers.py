@@ -91,10 +91,11 @@ def joined(context: Tokens, candidates: Tokens) -> list[Tensor]:
 def flex(q: Tensor, k: Tensor, v: Tensor, length: int) -> Callable[[], Tensor]:
     """FlexAttention, compiled for requests `[S, heads, length + N, head_dim]` that are all alike.
 
-    PyTorch 2.13's is wrong on a CPU with AVX2 and no AVX-512 where head_dim is 16 and the tokens are
-    8 more than a multiple of 16. The smallest case: 8 tokens, one head, float32, no mask at all. Of
-    50 random ones 46 were wrong and 14 held NaN. With head_dim 32 or 64 none was; with
-    ATEN_CPU_CAPABILITY=default it does not compile. What is wrong or absent is said in the record.
+    PyTorch 2.13's is wrong on an AMD EPYC with AVX2 and no AVX-512 where head_dim is 16 and the
+    tokens are 8 more than a multiple of 16. The smallest case: 8 tokens, one head, float32, no mask
+    at all. Of 50 random ones 46 were wrong, 14 of them NaN. None of 50 was wrong with head_dim 32
+    and 24 tokens, nor with 64 and 232. With ATEN_CPU_CAPABILITY=default it does not compile there.
+    What is wrong or absent is said in the record.
 
     Raises:
         Exception: whatever the compiler raises where it cannot.
