@@ -262,7 +262,7 @@ def _chosen_by(
     comparison: Comparison, contender: Contender, row: str, key: int, values: Values, seed: int
 ) -> float | None:
     """The AUC of a configuration on the choosing days, kept as `key` of a row of the results; None
-    where another process is at it.
+    where another process is at it, and zero, below every ranker, where it has none.
     """
     trial = make_trial(comparison, contender, values, comparison.choosing, seed)
     found = comparison.results.seed(row, key, trial.fingerprint)
@@ -274,7 +274,7 @@ def _chosen_by(
         auc = outcome.values["tasks"][comparison.task]["auc"]
         found = {"fingerprint": trial.fingerprint, "values": values, "auc": auc}
         comparison.results.put(row, {"contender": contender.name}, key, found)
-    return float(found["auc"])
+    return float(found["auc"] or 0.0)
 
 
 def _test(comparison: Comparison, contender: Contender, best: Values, advance: Any) -> bool:

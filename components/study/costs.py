@@ -56,12 +56,18 @@ def training_step(ranker: Ranker, batch: TrainBatch) -> None:
 
 
 def request_ms(ranker: Ranker | LightGBMRanker, folder: Path, spec: Spec) -> dict[str, Any]:
-    """Median milliseconds of `rank` for the longest history of a folder's first batch.
+    """Median milliseconds of `rank` for the longest history of a folder's first batch with targets.
 
     Returns:
         request_ms and the setting: request_impressions, request_candidates.
+
+    Raises:
+        ValueError: there are no shards, they do not fit the spec, or they hold no target.
     """
-    batch, _ = next(iter(evaluation_batches(folder, spec)))
+    batches = (batch for batch, _ in evaluation_batches(folder, spec) if len(batch.target_R))
+    batch = next(batches, None)
+    if batch is None:
+        raise ValueError(f"the shards in {folder} hold no target whose request could be timed")
     request = longest_request(batch, CANDIDATES)
     taken = []
     with torch.inference_mode():

@@ -29,14 +29,15 @@ def scaling_figure(results: dict[str, Any], task: str) -> str:
     """An SVG with a point for each size and seed, and the line of all of them.
 
     Raises:
-        ValueError: the results hold fewer than two sizes.
+        ValueError: the results hold fewer than two sizes with an AUC.
     """
     points = [
         (seed["training_flops"], seed["tasks"][task]["auc"], name)
         for name, row in results["rows"].items()
         for seed in row["seeds"].values()
+        if seed["tasks"][task]["auc"] is not None
     ]
-    operations, auc, names = zip(*points, strict=True)
+    operations, auc, names = zip(*points, strict=True) if points else ((), (), ())
     line = Line.fit(operations, auc)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")

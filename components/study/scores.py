@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ class Scores:
         try:
             with np.load(path) as found:
                 return cls(**{name: found[name] for name in cls.__dataclass_fields__})
-        except (OSError, KeyError, ValueError, EOFError) as error:
+        except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} holds no scores; delete it, and run again") from error
 
 
@@ -109,6 +110,8 @@ def differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differenc
     Raises:
         ValueError: the scores of a pair are of different tests.
     """
+    if not pairs:
+        return []
     _check_same_tests(pairs)
     apart_PKB = np.stack([_resampled(mine) - _resampled(other) for mine, other in pairs])
     errors = [standard_error(apart_KB) for apart_KB in apart_PKB.mean(0)]
@@ -128,6 +131,8 @@ def within_differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Di
     """`differences` of AUCs within a member's day: the mean over days with both classes, weighted
     by their impressions. Members are drawn again with all their days.
     """
+    if not pairs:
+        return []
     _check_same_tests(pairs)
     apart_PKB = np.stack([_within(mine, other) for mine, other in pairs])
     errors = [standard_error(apart_KB) for apart_KB in apart_PKB.mean(0)]

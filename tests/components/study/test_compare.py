@@ -11,6 +11,7 @@ from components.study.compare import (
     CompareOptions,
     Comparison,
     Tuned,
+    _chosen_by,
     choose,
     compare,
     make_trial,
@@ -105,6 +106,17 @@ def test_the_best_on_the_choosing_days_over_seeds_is_what_is_tested(comparison, 
         assert done["rows"][contender.name]["chosen"] == best["values"]
         trial = make_trial(comparison, contender, best["values"], TESTING, 1)
         assert done["rows"][contender.name]["seeds"]["1"]["fingerprint"] == trial.fingerprint
+
+
+def test_a_configuration_without_an_auc_is_below_every_other(comparison, tmp_path) -> None:
+    """Its training diverged: it is tuned past, and is no end of the study."""
+    file = replace(comparison.results, path=tmp_path / "study_compare.json")
+    mine = replace(comparison, results=file)
+    for key, auc in ((0, None), (1, 0.25)):
+        trial = make_trial(mine, SMALL[1], {}, CHOOSING, 0)
+        file.put("tuning", {}, key, {"fingerprint": trial.fingerprint, "auc": auc})
+    found = [_chosen_by(mine, SMALL[1], "tuning", key, {}, 0) for key in (0, 1)]
+    assert found == [0.0, 0.25]
 
 
 def test_one_seed_of_luck_does_not_choose(comparison, monkeypatch) -> None:

@@ -90,3 +90,21 @@ def test_a_line_is_found_again_with_its_error() -> None:
     assert 0 < line.slope_error < 0.001
     with pytest.raises(ValueError, match="at least two sizes"):
         Line.fit([1e9, 1e9], [0.6, 0.7])
+
+
+def test_a_seed_without_an_auc_is_no_point_of_the_line(done) -> None:
+    """One class on the test day, or a training that diverged."""
+    both = json.loads(json.dumps(done))
+    task = {"click": {"auc": None}}
+    for row in both["rows"].values():
+        row["seeds"]["1"] = {"training_flops": 1e15, "tasks": task}
+    assert scaling_figure(both, "click") == scaling_figure(done, "click")
+    assert (
+        scaling_table(both, "click").splitlines()[-1]
+        == scaling_table(done, "click").splitlines()[-1]
+    )
+    for row in both["rows"].values():
+        row["seeds"] = {"1": row["seeds"]["1"]}
+    for made in (scaling_figure, scaling_table):
+        with pytest.raises(ValueError, match="at least two sizes"):
+            made(both, "click")

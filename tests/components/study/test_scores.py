@@ -5,10 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from components.bootstrap import BootstrapAuc, member_weights
 from components.scorecard import grouped_auc
-from components.study.scores import RESAMPLES, Scores, differences, within_differences
+from components.study.scores import RESAMPLES, Scores, differences, score, within_differences
+from kernels.streaming_metrics import exact_auc
+from model import DCNv2Config, build_ranker
+from tests.builders import TINY
+from tests.shard_builders import write_shards
 
 MEMBERS, EACH = 40, 12
 TASKS = ("click", "like")
@@ -86,3 +91,64 @@ def test_a_seed_that_says_the_same_makes_no_mean_surer(two, of) -> None:
     (once,), twice = of([two], TASKS), of([two, two], TASKS)
     for apart in twice:
         assert apart["click"] == pytest.approx(once["click"], rel=1e-12)
+
+
+def test_a_card_and_its_scores_say_the_same(tmp_path) -> None:
+    """Of a ranker that has hardly learned too, in every segment."""
+    write_shards(tmp_path, TINY, [5, 30, 60, 1, 9], shards=2)
+    ranker = build_ranker(DCNv2Config(), TINY)
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            parameter.mul_(1e-2)
+    card, scores = score(ranker, tmp_path, TINY)
+    assert np.ptp(scores.logits_RK[:, 0]) < 0.05
+    for k, task in enumerate(TINY.task_names):
+        assert card["tasks"][task]["auc"] == exact_auc(
+            scores.logits_RK[:, k], scores.labels_RK[:, k]
+        )
+    assert len(np.unique(scores.sequence_R)) == 4  # one has no target
+    assert (np.diff(scores.sequence_R) >= 0).all()
+    with torch.no_grad():
+        next(ranker.parameters()).fill_(torch.nan)
+    card, scores = score(ranker, tmp_path, TINY)
+    assert {of["auc"] for of in card["tasks"].values()} == {None}
+    with pytest.raises(ValueError, match="scores are NaN"):
+        scores.auc(0)
+
+
+def test_a_test_without_a_target_is_one_sentence(tmp_path) -> None:
+    write_shards(tmp_path, TINY, [1, 1], shards=1)
+    with pytest.raises(ValueError, match="hold nothing to score"):
+        score(build_ranker(DCNv2Config(), TINY), tmp_path, TINY)
+
+
+@pytest.mark.parametrize("of", [differences, within_differences])
+def test_of_no_pair_and_no_row_there_is_no_difference(two, of) -> None:
+    assert of([], TASKS) == []
+    nothing = Scores(*(getattr(two[0], name)[:0] for name in Scores.__dataclass_fields__))
+    assert of([(nothing, nothing)], TASKS) == [dict.fromkeys(TASKS, (None, None))]
+
+
+@pytest.mark.parametrize("of", [differences, within_differences])
+@pytest.mark.parametrize("row", [0, -1])
+def test_scores_of_another_test_are_refused(two, of, row: int) -> None:
+    mine, other = two
+    for name in ("member_R", "labels_RK"):
+        changed = getattr(other, name).copy()
+        changed[row] = 7
+        with pytest.raises(ValueError, match="not scored on the same impressions"):
+            of([two, (mine, replace(other, **{name: changed}))], TASKS)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -1])
+def test_damaged_scores_are_one_sentence(two, tmp_path, kept: int) -> None:
+    path = tmp_path / "scores.npz"
+    two[0].save(path)
+    again = Scores.load(path)
+    assert all(
+        np.array_equal(a, b, equal_nan=True)
+        for a, b in zip(vars(again).values(), vars(two[0]).values(), strict=True)
+    )
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="holds no scores; delete it, and run again"):
+        Scores.load(path)
