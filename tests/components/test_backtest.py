@@ -62,7 +62,8 @@ def result(work, config_file) -> dict:
 
 
 def test_the_result_has_every_ranker_and_task_and_says_how_it_was_made(result, work) -> None:
-    assert json.loads((work / "result.json").read_text()) == result
+    text = (work / "result.json").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == result
     assert set(result["rankers"]) == {"feed_sr", "dcnv2"}
     for tasks in result["rankers"].values():
         assert set(tasks) == set(SIMULATOR.task_names)
