@@ -163,7 +163,7 @@ def _objects(
 
 def _text(value: Mapping[str, Any], key: str, default: str | None = None) -> str:
     text = default if value.get(key) is None else value[key]
-    if not isinstance(text, str):
+    if not isinstance(text, str) or text != text.encode(errors="replace").decode():
         raise ValueError(f"{key} is {excerpt(text)}, want text")
     return text
 
