@@ -32,6 +32,7 @@ from kernels.loader import (
     loss_rows,
     weigh,
 )
+from kernels.loader.checksums import CHECKSUMS
 from model.batch import Impressions, TrainBatch
 
 Floats = npt.NDArray[np.float32]
@@ -58,6 +59,11 @@ def shard_format(spec: Spec, freshness: Freshness | None = None) -> ShardFormat:
 def shard_paths(folder: Path) -> list[Path]:
     """The shards of a folder in name order; ValueError if there is none."""
     paths = sorted(Path(folder).glob("*.arrow"))
+    if not paths and (Path(folder) / CHECKSUMS).is_file():
+        raise ValueError(
+            f"there are no sequences in {folder}: no member had an impression in its days; "
+            "choose other days"
+        )
     if not paths:
         raise ValueError(f"there are no shards in {folder}; build the sequences first")
     return paths

@@ -46,13 +46,13 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> OneC
     the first three tenths, and a step at least: two to five steps begin at a 25th of the peak and
     take the second step with it. A single step is taken with the peak.
     """
-    laid_out = steps + 1
+    laid_out = max(steps, 1) + 1
     return OneCycleLR(
         optimizer,
         max_lr=config.learning_rate,
         total_steps=laid_out,
         pct_start=max(RISE, 2 / laid_out),
-        div_factor=1.0 if steps == 1 else FIRST_DIVISOR,
+        div_factor=1.0 if steps < 2 else FIRST_DIVISOR,
         cycle_momentum=False,
     )
 

@@ -95,9 +95,11 @@ def slope(
         {value, low, high}, the 95% interval over members.
 
     Raises:
-        ValueError: all propensities are the same.
+        ValueError: there is no impression, or all propensities are the same.
     """
-    if not len(examined_R) or np.ptp(examined_R) < 1e-6:
+    if not len(examined_R):
+        raise ValueError("no impression with a position is scored; choose days that have some")
+    if np.ptp(examined_R) < 1e-6:
         raise ValueError(
             "every impression was examined with the same probability: no position bias is planted; "
             "simulate with a position_exponent above 0"
@@ -120,6 +122,8 @@ def _scores(
 ) -> tuple[npt.NDArray[np.float64], dict[str, Ints]]:
     """Logits `[R, K]` and what tells the impressions apart, and their position."""
     batches = [(b.logits_RK, _rows(b)) for b in scored_batches(ranker, folder, spec, position)]
+    if not batches:
+        raise ValueError(f"the shards in {folder} hold no impression to score; choose other days")
     logits = np.concatenate([logits for logits, _ in batches]).astype(np.float64)
     parts = [rows for _, rows in batches]
     return logits, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

@@ -189,7 +189,7 @@ def _windows(
     events: pa.Table, loss: npt.NDArray[np.int8], spec: Spec, freshness: Freshness, *, cap: bool
 ) -> _Windows:
     members, begins = np.unique(column(events, "member_id"), return_index=True)
-    ends = np.append(begins[1:], events.num_rows)
+    ends = np.append(begins, events.num_rows)[1:]
     times = [column(events, n) for n in ("event_time", "arrival_time", "timed")]
     known = np.zeros(events.num_rows, np.int32)
     found: list[tuple[int, int, int, int]] = []

@@ -177,10 +177,19 @@ def _open(
     loader = open_loader(shards_dir, spec, loader_config, freshness)
     if not any(shard.targets for shard in loader.shards):
         raise ValueError(
-            f"the shards in {shards_dir} hold no impression to train on; choose days with "
-            "impressions newer than the model to start from"
+            f"the shards in {shards_dir} hold no impression to train on: {_instead(loader)}; "
+            "choose days with timed impressions newer than the model to start from"
         )
     return loader
+
+
+def _instead(loader: Loader) -> str:
+    """What shards without a target hold, in words."""
+    impressions = sum(shard.impressions for shard in loader.shards)
+    untimed = sum(shard.auxiliary for shard in loader.shards)
+    if untimed:
+        return f"of {impressions}, {untimed} are new, all of them untimed"
+    return f"of {impressions}, none is new" if impressions else "no sequence at all"
 
 
 def sample(loader: Loader, impressions: int = SAMPLE_IMPRESSIONS) -> list[Packed]:

@@ -62,7 +62,7 @@ class SegmentSampler:
         first, end = self.bounds[group], self.bounds[group + 1]
         low, high = self.cumulative[first], self.cumulative[end]
         at = np.searchsorted(self.cumulative, low + uniform * (high - low), side="right") - 1
-        item = self.order[np.clip(at, first, np.maximum(end - 1, 0))]
+        item = np.append(self.order, -1)[np.clip(at, first, np.maximum(end - 1, first))]
         return np.asarray(np.where(end > first, item, -1), np.int64)
 
 
@@ -148,7 +148,7 @@ class World:
 
     def content(self, posts: Posts) -> Floats:
         """Content embeddings `[P, 50]`, float32: the latent vectors through a fixed map, noisy."""
-        rng = np.random.default_rng([self.config.seed, 2, int(posts.post_id[0])])
+        rng = np.random.default_rng([self.config.seed, 2, *posts.post_id[:1].tolist()])
         noise = rng.normal(0.0, 0.03, (len(posts.post_id), 50))
         return np.asarray(posts.latent_PL @ self.content_map + noise, np.float32)
 
