@@ -73,11 +73,15 @@ class Scorer:
             self.cache = HistoryCache(config.history_cache_bytes)
 
     def __call__(self, requests: list[RankRequest]) -> Sequence[npt.NDArray[np.float32]]:
-        """The probabilities `[N, K]` of each request."""
+        """The probabilities `[N, K]` of each request; a candidate that it names twice has the same
+        bits twice.
+        """
+        once, places = zip(*(request.distinct() for request in requests), strict=True)
         with torch.inference_mode():
-            logits_NK = self._logits(requests)
+            logits_NK = self._logits(list(once))
             probabilities = logits_NK.float().sigmoid().cpu().numpy()
-        return np.split(probabilities, np.cumsum([r.num_candidates for r in requests])[:-1])
+        parts = np.split(probabilities, np.cumsum([r.num_candidates for r in once])[:-1])
+        return [part[place_N] for part, place_N in zip(parts, places, strict=True)]
 
     def _logits(self, requests: list[RankRequest]) -> Tensor:
         if self.cache is None or not isinstance(self.model, FeedSR):

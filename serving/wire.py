@@ -10,6 +10,7 @@ Shape suffixes: N candidates, C context columns, E embedding width.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,25 @@ class RankRequest:
     def num_candidates(self) -> int:
         """N."""
         return len(self.context_NC)
+
+    def distinct(self) -> tuple[RankRequest, npt.NDArray[np.int64]]:
+        """The request with each candidate once, as they first come, and which of them each of this
+        request's is, int64 `[N]`.
+
+        The same candidate is the same bytes in every column. A forward may round two equal rows
+        differently by where they lie, so each is scored once.
+        """
+        count, posts = self.num_candidates, self.features["post_id"]
+        if len(set(posts.tolist())) == count:
+            return self, np.arange(count)
+        columns = [*self.features.values(), self.context_NC]
+        rows = [b"".join(column[i].tobytes() for column in columns) for i in range(count)]
+        places = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+        place_N = np.array([places[row] for row in rows], np.int64)
+        first = np.unique(place_N, return_index=True)[1]
+        features = {name: column[first] for name, column in self.features.items()}
+        once = dataclasses.replace(self, features=features, context_NC=self.context_NC[first])
+        return once, place_N
 
 
 def candidate_schema(spec: Spec) -> pa.Schema:
