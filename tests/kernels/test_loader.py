@@ -461,3 +461,76 @@ def test_without_a_record_a_shard_is_named_by_its_own_bytes(
     assert info.checksum == zlib.crc32(path.read_bytes())
     write_checksums(tmp_path)
     assert inspect_shard(path, FORMAT) == info
+
+
+IMPLEMENTATIONS = pytest.mark.parametrize(
+    "implementation", [pytest.param("native", marks=needs_native), "numpy"]
+)
+
+
+def rewritten(path: Path, to: Path, batches: list[pa.RecordBatch]) -> Path:
+    """A shard of the same schema with other record batches."""
+    with pa.ipc.new_file(str(to), pa.ipc.open_file(str(path)).schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return to
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_shards_without_a_sequence_add_nothing(
+    paths: list[Path], tmp_path: Path, implementation: Implementation, prefetch: int
+) -> None:
+    """A file without a record batch, one whose batch has no row, alone and among others."""
+    some = pa.ipc.open_file(str(paths[0])).get_batch(0)
+    none = [
+        rewritten(paths[0], tmp_path / "a.arrow", []),
+        rewritten(paths[0], tmp_path / "b.arrow", [some.slice(0, 0)]),
+    ]
+    few = rewritten(paths[0], tmp_path / "c.arrow", [some.slice(0, 0), some.slice(0, 5)])
+    config = LoaderConfig(
+        batch=2, session_shuffle=True, prefetch=prefetch, implementation=implementation
+    )
+    empty = Loader(none, FORMAT, config)
+    assert (empty.sequences, empty.steps, list(empty.epoch())) == (0, 0, [])
+    assert [(i.impressions, i.targets, i.auxiliary) for i in empty.shards] == [(0, 0, 0)] * 2
+    mixed = Loader([none[0], few, none[1]], FORMAT, config)
+    assert [packed.num_sequences for packed in mixed.epoch()] == [2, 2, 1]
+    packer = choose(1, False, implementation)
+    for path in none:
+        shard = packer.read(path, FORMAT, 0, None)
+        assert len(shard.lengths_S) == 0
+        packed = read_shard(path, FORMAT)
+        assert (packed.num_sequences, packed.num_impressions) == (0, 0)
+        assert packed.context_RC.shape == (0, KUAIRAND.context_width)
+        nothing = np.zeros(0, np.int64)
+        for shuffle in (None, Shuffle(session="session_id", seed=0, epoch=0)):
+            batch = packer.gather([(shard, nothing)], nothing, 3, shuffle)
+            assert batch.cu_seqlens.tolist() == [0]
+            assert batch.context_RC.shape == (0, KUAIRAND.context_width)
+            assert {len(column) for column in batch.columns.values()} == {0}
+            assert list(batch.cut(2)) == []
+
+
+@IMPLEMENTATIONS
+def test_a_limit_of_nothing_leaves_sequences_without_an_impression(
+    paths: list[Path], implementation: Implementation
+) -> None:
+    config = LoaderConfig(
+        batch=64, limit=0, session_shuffle=True, prefetch=0, implementation=implementation
+    )
+    batch = next(iter(Loader(paths, FORMAT, config).epoch()))
+    assert batch.num_sequences == 64
+    assert batch.lengths_S.tolist() == [0] * 64
+    assert batch.context_RC.shape == (0, KUAIRAND.context_width)
+    assert [piece.num_sequences for piece in batch.cut(50)] == [50, 14]
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0), (2, 3)])
+def test_the_bytes_of_a_column_have_their_shape_where_it_is_empty(shape: tuple[int, ...]) -> None:
+    from kernels.loader.native import column_bytes
+
+    bytes_ = column_bytes(np.zeros(shape, np.float16))
+    assert bytes_.shape == (shape[0], 2 * int(np.prod(shape[1:])))
+    assert bytes_.dtype == np.uint8
