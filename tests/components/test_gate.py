@@ -150,6 +150,13 @@ def test_what_could_not_be_measured_is_refused(nothing, ranker, task, metric, na
             )
 
 
+def test_a_log_loss_that_is_none_is_told_with_ten_times_that_of_a_coin() -> None:
+    (refused,) = (
+        c for c in judge(changed("feed_sr", OF, log_loss=None), GateConfig()).checks if not c.passed
+    )
+    assert (refused.bound, refused.threshold) == ("at most", pytest.approx(6.931472))
+
+
 def test_both_without_an_auc_are_refused_as_one_without() -> None:
     metrics = changed("feed_sr", OF, auc=None)
     for other in ("dcnv2", "production"):

@@ -13,7 +13,7 @@ from components.figures import Run, auc_per_day, feature_shares
 from components.gate import gate
 from components.layout import Layout, write_json
 from components.report import report
-from components.scorecard import LOGIT_EDGES, plain
+from components.scorecard import LOGIT_EDGES, Scorecard, plain
 
 CONFIG = load_config("demo")
 SPEC = CONFIG.spec
@@ -220,3 +220,14 @@ def test_no_day_that_was_judged_is_an_empty_plot() -> None:
     plot = auc_per_day(Run({"drift": {}, "rankers": {}}, {}, [], ["click"], "click"))
     ElementTree.fromstring(plot.svg)
     assert plot.names == ()
+
+
+def test_a_day_without_impressions_has_a_report(tmp_path) -> None:
+    layout = Layout.at(tmp_path)
+    empty = Scorecard(SPEC.task_names).result()
+    write_day(layout, DAYS[0], rankers={"feed_sr": empty, "dcnv2": empty}, drift={})
+    page = report(layout, DAYS[0], CONFIG).read_text()
+    assert "The gate refuses this model" in page
+    assert "the same 0 impressions" in page.replace("\n  ", " ")
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.S):
+        ElementTree.fromstring(svg)
