@@ -48,7 +48,8 @@ def shared_context_attention(
             (`info.cu_queries`); with `q` None only the candidates are computed.
         candidates: `[N, heads, head_dim]`, `q` included; None without candidates.
         info: who sees whom.
-        softmax_scale: factor of the scores; None is `1 / sqrt(head_dim)`.
+        softmax_scale: factor of the scores, any finite number (a negative one prefers the keys that
+            are least alike, 0 none); None is `1 / sqrt(head_dim)`.
         implementation: who computes; None is the fastest there is (`choose`).
 
     Returns:
@@ -56,7 +57,8 @@ def shared_context_attention(
         dtype of the inputs.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together.
+        ValueError: shapes, dtypes or devices that do not fit together; a softmax_scale that is NaN
+            or infinite.
     """
     scale, chosen = _check(context, candidates, info, softmax_scale, implementation)
     dense = None if candidates is None else _dense(candidates)

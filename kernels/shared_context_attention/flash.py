@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.shared_context_attention.scale import above_zero
 from kernels.shared_context_attention.seqlens import SeqlenInfo, Tile
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -79,6 +80,7 @@ def flash_forward(
 ) -> tuple[Tensor, Tensor]:
     """Output `[rows, H, D]` and log-sum-exp `[rows, H]`; rows of no tile get 0 and -inf."""
     q, k, v = qkv
+    q, scale, _ = above_zero(q, scale)
     wide = torch.promote_types(q.dtype, torch.float32)
     out = torch.empty(q.shape, dtype=q.dtype)
     lse = torch.empty(q.shape[:2], dtype=wide)
@@ -107,6 +109,7 @@ def flash_backward(
     """Gradients of q, k, v from `merged`: (output's gradient, output, log-sum-exp), all by row."""
     q, k, v = qkv
     grad, out, lse = merged
+    q, scale, factor = above_zero(q, scale)
     wide = torch.promote_types(q.dtype, torch.float32)
     grad_q = torch.zeros(q.shape, dtype=q.dtype)
     grad_k, grad_v = torch.zeros(k.shape, dtype=wide), torch.zeros(v.shape, dtype=wide)
@@ -125,6 +128,7 @@ def flash_backward(
         grad_q[tile.rows] = dq[0].transpose(0, 1)
         grad_k[tile.keys] += dk[0].transpose(0, 1)
         grad_v[tile.keys] += dv[0].transpose(0, 1)
+    grad_q = grad_q if factor == 1.0 else factor * grad_q
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.shared_context_attention import flash, native
+from kernels.shared_context_attention.scale import check_scale
 from kernels.shared_context_attention.seqlens import (
     SeqlenInfo,
     Tokens,
@@ -45,6 +46,7 @@ def attend(
     implementation: str,
 ) -> tuple[Attended | None, Attended | None]:
     """Context and candidates by the operators; None where there is no query."""
+    check_scale(softmax_scale, context.k.dtype)
     k, v, scale = context.k, context.v, softmax_scale
     over_context = over_request = None
     if context.q is not None:

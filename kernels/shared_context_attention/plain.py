@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.shared_context_attention.scale import above_zero, check_scale
 from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens
 
 
@@ -19,6 +20,7 @@ def attend(
     context: Tokens, candidates: Tokens | None, info: SeqlenInfo, scale: float
 ) -> tuple[Tensor | None, Tensor | None]:
     """Outputs `[Q, H, D]` and `[N, H, D]`; None where there is no query."""
+    check_scale(scale, context.k.dtype)
     k, v = context.k, context.v
     return (
         None if context.q is None else context_attention(context.q, k, v, info, scale),
@@ -28,6 +30,7 @@ def attend(
 
 def context_attention(q: Tensor, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float) -> Tensor:
     """Context queries over the context of their own sequence: `[Q, H, D]`."""
+    q, scale, _ = above_zero(q, scale)
     outs = []
     for tile in info.context_tiles:
         out_RHD = F.scaled_dot_product_attention(

@@ -2,7 +2,8 @@
 """The specification of shared-context attention: a dense mask and a softmax, in plain PyTorch.
 
 Any dtype, one sequence at a time, quadratic in memory, differentiable by itself. Tests run it in
-float64. It shares no code with the fast versions except the packed structs.
+float64. It shares no code with the fast versions except the packed structs and what is
+refused.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.shared_context_attention.scale import check_scale
 from kernels.shared_context_attention.seqlens import SeqlenInfo, Tokens
 
 
 def reference(
     context: Tokens, candidates: Tokens | None, info: SeqlenInfo, *, softmax_scale: float
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Outputs `[M, heads, head_dim]` and `[N, heads, head_dim]`; None where there is no query."""
+    """Outputs `[M, heads, head_dim]` and `[N, heads, head_dim]`; None where there is no query.
+
+    Raises:
+        ValueError: a softmax_scale that is no finite number.
+    """
+    check_scale(softmax_scale, context.k.dtype)
     out_context: list[Tensor] = []
     out_candidates: list[Tensor] = []
     for s, (rows, wanted) in enumerate(zip(info.sequences, info.requests, strict=True)):
