@@ -15,13 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.times import Ints, in_unit
 from feature_repo.spec import DAY_MS, UNKNOWN, Feature, Spec
-from feature_repo.values import fault, illegal
+from feature_repo.values import MILLISECONDS, fault, illegal, insane
 
 Mask = npt.NDArray[np.bool_]
 Fault = tuple[str, Mask]
-SANE_MS = (946_684_800_000, 4_102_444_800_000)
-"""Times outside the years 2000 to 2099 are faults (seconds or microseconds written as ms)."""
 MAX_LATE_DAYS = 7
 """An event that arrives later than this is refused; duplicates are looked for as far back."""
 
@@ -68,7 +67,7 @@ def post_reasons(table: pa.Table, spec: Spec) -> npt.NDArray[np.str_]:
         (
             *_nulls(table, spec.post_schema),
             *_negative(table, ("post_id",)),
-            ("created_ms is out of range", _insane(created) & (created != UNKNOWN)),
+            *_time("created_ms", created, known=created != UNKNOWN),
             *(_feature(f, values(table[f.name])) for f in features),
         ),
     )
@@ -116,16 +115,18 @@ def _negative(table: pa.Table, names: tuple[str, ...]) -> Iterator[Fault]:
         yield f"{name} is negative", values(table[name]) < 0
 
 
-def _insane(time_ms: npt.NDArray[np.int64]) -> Mask:
-    return (time_ms < SANE_MS[0]) | (time_ms >= SANE_MS[1])
+def _time(name: str, times: Ints, known: Mask | bool = True) -> Iterator[Fault]:
+    for unit in MILLISECONDS:
+        yield f"{name} is in {unit}, not in milliseconds", in_unit(times, unit)
+    yield f"{name} is out of range", insane(times) & known
 
 
 def _times(table: pa.Table, spec: Spec, day: int) -> Iterator[Fault]:
     event, arrival = values(table["event_time"]), values(table["arrival_time"])
     timed = values(table["timed"])
     start, end = int(spec.day_start(day)), int(spec.day_start(day + 1))
-    yield "event_time is out of range", _insane(event)
-    yield "arrival_time is out of range", _insane(arrival)
+    yield from _time("event_time", event)
+    yield from _time("arrival_time", arrival)
     yield "event_time is after arrival_time", event > arrival
     yield "arrival_time is after the day", arrival >= end
     yield "arrival_time is before the day", timed & (arrival < start)

@@ -29,6 +29,7 @@ from components.checks import (
 from components.layout import Layout, write_json, write_parquet
 from components.schema import check_schema, read_table
 from components.sessions import NO_SESSION, gap_sessions, request_sessions, untimed_sessions
+from components.times import Units
 from feature_repo.spec import Spec
 
 if TYPE_CHECKING:
@@ -86,11 +87,13 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
     counts of the day, and the posts and members tables (with a quarantine each).
 
     Raises:
-        ValueError: a file is missing or unreadable, a column is missing or of another type.
+        ValueError: a file is missing or unreadable, a column is missing or of another type, or
+            its times are in another unit than milliseconds; nothing is written then.
     """
     spec, number = config.spec, config.spec.day_number(day)
     ignored = _ignored_columns(layout, day, spec)
     raw = read_table(layout.raw_day(day), spec.event_schema)
+    _check_units(layout, day, raw, spec)
     posts, post_counts = _posts(layout, spec, day)
     members, member_counts = _members(layout, spec)
     kept, duplicate, reasons = _sort_out(layout, spec, number, raw)
@@ -146,6 +149,18 @@ def _ignored_columns(layout: Layout, day: str, spec: Spec) -> list[str]:
     impressions = check_schema(layout.raw_day(day), spec.event_schema)
     posts = check_schema(layout.raw_posts, spec.post_schema)
     return sorted(impressions + posts + check_schema(layout.raw_members, spec.member_schema))
+
+
+def _check_units(layout: Layout, day: str, raw: pa.Table, spec: Spec) -> None:
+    """ValueError where a column has times, and none of them in milliseconds."""
+    made = read_table(layout.raw_posts, pa.schema([spec.post_schema.field("created_ms")]))
+    columns = {f"{layout.raw_day(day)}: {n}": raw[n] for n in ("event_time", "arrival_time")}
+    columns[f"{layout.raw_posts}: created_ms"] = made["created_ms"]
+    for name, column in columns.items():
+        units = Units()
+        units.add(values(column.drop_null()))
+        if units.wrong and not units.count("milliseconds"):
+            units.refuse(name)
 
 
 def _sort_out(

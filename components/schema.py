@@ -28,8 +28,10 @@ def check_schema(path: Path, schema: pa.Schema) -> list[str]:
             )
         got = found.field(field.name).type
         if not same_type(got, field.type):
+            unit = " (milliseconds since 1970, UTC)" if pa.types.is_temporal(got) else ""
             raise ValueError(
-                f"{path}: column {field.name!r} is {got}, want {field.type}; cast it before ingest"
+                f"{path}: column {field.name!r} is {got}, want {field.type}{unit}; "
+                "cast it before ingest"
             )
     return [name for name in found.names if name not in schema.names]
 

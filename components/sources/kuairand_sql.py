@@ -7,7 +7,7 @@ module knows nothing of files.
 
 from __future__ import annotations
 
-from components.checks import SANE_MS
+from feature_repo.values import SANE_MS
 
 UTC_OFFSET_MS = 8 * 3_600_000
 SANE_TIME = f"time_ms >= {SANE_MS[0]} AND time_ms < {SANE_MS[1]}"

@@ -22,11 +22,14 @@ from components.console import progress
 from components.layout import Layout, atomic_path
 from components.schema import check_schema
 from components.sources.base import SourceCounts, fresh_raw
-from feature_repo.spec import DAY_MS, Spec
+from components.times import Units
+from feature_repo.spec import UNKNOWN, Spec
+from feature_repo.values import insane
 
 BATCH_ROWS = 1 << 17
 MAX_DAYS = 3660
 """More arrival days than this in one log are a mistake in its times, not a log."""
+TIMES = ("event_time", "arrival_time")
 OPEN_DAYS = 256
 """Files open at once: a system allows about a thousand."""
 
@@ -44,7 +47,8 @@ def import_parquet(data_dir: Path | str, layout: Layout, spec: Spec) -> SourceCo
     puts them into quarantine.
 
     Raises:
-        ValueError: a file is missing, a column is missing or of another type, or there is no row.
+        ValueError: a file is missing, a column is missing or of another type, there is no row, or
+            most times are in another unit than milliseconds.
     """
     folder = Path(data_dir)
     files = sorted(folder.glob("impressions*.parquet"))
@@ -55,6 +59,7 @@ def import_parquet(data_dir: Path | str, layout: Layout, spec: Spec) -> SourceCo
     extra = [name for file in files for name in check_schema(file, spec.event_schema)]
     posts, members = folder / "posts.parquet", folder / "members.parquet"
     extra += check_schema(posts, spec.post_schema) + check_schema(members, spec.member_schema)
+    _check_created(posts)
     days = _days(files, spec)
     with fresh_raw(layout) as fresh:
         return SourceCounts(
@@ -69,20 +74,46 @@ def import_parquet(data_dir: Path | str, layout: Layout, spec: Spec) -> SourceCo
 def _days(files: list[Path], spec: Spec) -> list[int]:
     """The arrival days of the log, in order."""
     days: set[int] = set()
+    units = {name: Units() for name in TIMES}
     for file in files:
-        for batch in _batches(file, ["arrival_time"]):
+        for batch in _batches(file, list(TIMES)):
+            for name, unit in units.items():
+                unit.add(_numbers(batch, name))
             day = _day(batch, spec)
             days.update(np.unique(day[day > 0]).tolist())
+    for name, unit in units.items():
+        unit.check(f"{files[0].parent}: {name}")
     if not days:
-        raise ValueError(
-            f"{files[0].parent}: no impression has an arrival_time; want ms since 1970"
-        )
+        raise ValueError(f"{files[0].parent}: {_no_times(units['arrival_time'])}")
     if len(days) > MAX_DAYS:
         raise ValueError(
             f"{files[0].parent}: arrival_time covers {len(days)} days, want at most {MAX_DAYS}; "
             "write it in milliseconds since 1970"
         )
     return sorted(days)
+
+
+def _check_created(file: Path) -> None:
+    """ValueError where most posts were created at times in another unit."""
+    created = Units()
+    for batch in _batches(file, ["created_ms"]):
+        numbers = _numbers(batch, "created_ms")
+        created.add(numbers[numbers != UNKNOWN])
+    created.check(f"{file}: created_ms")
+
+
+def _no_times(arrival: Units) -> str:
+    found = arrival.whole
+    have = f"it is {found.low} to {found.high}" if found else "there is none"
+    return (
+        f"no impression has an arrival_time between 2000 and 2099, {have}; "
+        "want milliseconds since 1970 (UTC)"
+    )
+
+
+def _numbers(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
+    """A column without its nulls."""
+    return np.asarray(batch.column(name).drop_null().to_numpy(zero_copy_only=False))
 
 
 def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -96,8 +127,7 @@ def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 def _day(batch: pa.RecordBatch, spec: Spec) -> npt.NDArray[np.int64]:
     """Local days of arrival, 0 where the time is none."""
     time = pc.fill_null(batch.column("arrival_time"), 0).to_numpy(zero_copy_only=False)
-    sane = (time > 0) & (time < 100_000 * DAY_MS)
-    return np.where(sane, spec.day(np.where(sane, time, 0)), 0)
+    return np.where(insane(time), 0, spec.day(time))
 
 
 def _split(files: list[Path], layout: Layout, spec: Spec, days: list[int]) -> int:

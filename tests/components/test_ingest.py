@@ -85,7 +85,12 @@ FAULTS: list[tuple[str, Any, str]] = [
     ("member_id", None, "member_id is null"),
     ("post_id", -5, "post_id is negative"),
     ("event_time", START + 2 * DAY_MS, "event_time is after arrival_time"),
-    ("event_time", 1_700_000_000, "event_time is out of range"),
+    ("event_time", 1_700_000_000, "event_time is in seconds, not in milliseconds"),
+    ("event_time", 946_684_799_999, "event_time is out of range"),
+    ("event_time", 0, "event_time is out of range"),
+    ("arrival_time", 1_770_109_200, "arrival_time is in seconds, not in milliseconds"),
+    ("arrival_time", 4_102_444_800_000, "arrival_time is out of range"),
+    ("arrival_time", 4_102_444_799_999, "arrival_time is after the day"),
     ("event_time", START - (MAX_LATE_DAYS + 1) * DAY_MS, "arrived more than 7 days late"),
     ("arrival_time", START + DAY_MS, "arrival_time is after the day"),
     ("arrival_time", 2**62, "arrival_time is out of range"),
@@ -341,6 +346,47 @@ def test_a_schema_error_is_one_sentence_and_writes_nothing(layout: Layout, name:
         ingest(layout, DAY, CONFIG)
     assert not layout.impression_days()
     assert not layout.posts.exists()
+
+
+UNITS = {"seconds": 1, "microseconds": 10**6, "nanoseconds": 10**9}
+
+
+@pytest.mark.parametrize("column", ["event_time", "arrival_time", "created_ms"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_column_in_another_unit_is_one_sentence_and_writes_nothing(
+    layout: Layout, unit: str, column: str
+) -> None:
+    """All of it; where some of it is right, the others are refused alone."""
+    tables = {"impressions": make_impressions(SIMULATOR, DAY, 4), "posts": make_posts(SIMULATOR, 4)}
+    write_log(layout, SIMULATOR, {DAY: tables["impressions"]}, posts=4)
+    name = "posts" if column == "created_ms" else "impressions"
+    path = layout.raw_posts if name == "posts" else layout.raw_day(DAY)
+    table = tables[name]
+    for row in range(4):
+        table = set_value(table, column, row, table[column][row].as_py() // 1000 * UNITS[unit])
+    write_parquet(path, table)
+    before = digest(layout.root)
+    sentence = rf"{path}: {column} is \d+ to \d+ in 4 rows: .* read as {unit} it would be 20"
+    with pytest.raises(ValueError, match=sentence) as error:
+        ingest(layout, DAY, CONFIG)
+    assert "\n" not in str(error.value)
+    assert digest(layout.root) == before
+    write_parquet(path, stack([table.slice(0, 3), tables[name].slice(3)]))
+    counts = ingest(layout, DAY, CONFIG)
+    refused = counts.posts if name == "posts" else counts
+    assert refused.quarantined == {f"{column} is in {unit}, not in milliseconds": 3}
+    assert refused.kept == 1
+
+
+def test_posts_of_an_unknown_or_impossible_creation(layout: Layout) -> None:
+    posts = make_posts(SIMULATOR, 6)
+    for row, time in enumerate([-1, -2, 0, 946_684_799_999, 4_102_444_800_000]):
+        posts = set_value(posts, "created_ms", row, time)
+    write_log(layout, SIMULATOR, {DAY: make_impressions(SIMULATOR, DAY, 4)})
+    write_parquet(layout.raw_posts, posts)
+    counts = ingest(layout, DAY, CONFIG).posts
+    assert (counts.kept, counts.quarantined) == (2, {"created_ms is out of range": 4})
+    assert pq.read_table(layout.posts)["post_id"].to_pylist() == [0, 5]
 
 
 def test_a_damaged_column_is_one_sentence(layout: Layout) -> None:
