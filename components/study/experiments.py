@@ -11,6 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from components.sources.feedback import examination
+from components.sources.simulator_config import SimulatorConfig
+
 LogKind = Literal["kuairand", "simulator"]
 BOTH: tuple[LogKind, ...] = ("kuairand", "simulator")
 REFERENCE = "default"
@@ -123,20 +128,8 @@ WEIGHTS = (
     Experiment(part="weights", name="ages alike", changes=training(age_half_life_days=NEVER)),
     Experiment(
         part="weights",
-        name="inverse propensity",
-        changes=training(propensity=True),
-        logs=("simulator",),
-    ),
-    Experiment(
-        part="weights",
         name="no logit offsets",
         changes=model(offset_positions=0),
-        logs=("simulator",),
-    ),
-    Experiment(
-        part="weights",
-        name="inverse propensity, no logit offsets",
-        changes={**training(propensity=True), **model(offset_positions=0)},
         logs=("simulator",),
     ),
     Experiment(
@@ -144,6 +137,28 @@ WEIGHTS = (
         name="no auxiliary loss",
         changes=training(auxiliary_weight=0.0),
         logs=("kuairand",),
+    ),
+)
+# What the simulator plants at its default `position_exponent`.
+PLANTED = examination(np.arange(SimulatorConfig().request_size), SimulatorConfig()).tolist()
+PROPENSITY = (
+    Experiment(
+        part="inverse propensity",
+        name="estimated",
+        changes=training(propensity="estimated"),
+        logs=("simulator",),
+    ),
+    Experiment(
+        part="inverse propensity",
+        name="as planted",
+        changes=training(propensity=PLANTED),
+        logs=("simulator",),
+    ),
+    Experiment(
+        part="inverse propensity",
+        name="as planted, no logit offsets",
+        changes={**training(propensity=PLANTED), **model(offset_positions=0)},
+        logs=("simulator",),
     ),
 )
 TEACHERS = (Experiment(part="teachers", name="three", changes=training(teachers=3)),)
@@ -183,6 +198,7 @@ ABLATION = (
     *FUSION,
     *SESSION,
     *WEIGHTS,
+    *PROPENSITY,
     *TEACHERS,
     *FEATURES,
     *HISTORY,

@@ -105,3 +105,10 @@ def test_as_many_hstu_layers_as_cost_the_default_s_blocks(name, impressions) -> 
 def test_the_papers_figure_stands_beside_the_published_block_alone() -> None:
     papers = {e.changes["feed_sr"]["block"]: e.paper for e in ABLATION if e.part == "block"}
     assert papers == {"hstu_published": -0.23, "hstu": None}
+
+
+def test_the_planted_propensities_are_those_of_the_simulators_default() -> None:
+    rows = {e.name: e for e in ABLATION if e.part == "inverse propensity"}
+    table = rows["as planted"].changes["cold"]["propensity"]
+    assert table == pytest.approx([(1 + position) ** -0.25 for position in range(10)])
+    assert all(e.logs == ("simulator",) for e in rows.values())
