@@ -64,7 +64,7 @@ class StreamingMetrics:
         """Adds a batch.
 
         Args:
-            logits_RK: float32 or float64 `[R, K]`.
+            logits_RK: `[R, K]`; what is neither float32 nor float64 is counted as float64.
             labels_RK: `[R, K]` of 0, 1 or NaN (not observed; its logit is not looked at).
 
         Raises:
@@ -73,8 +73,10 @@ class StreamingMetrics:
         """
         logits_RK, labels_RK = np.asarray(logits_RK), np.asarray(labels_RK)
         self._check_shapes(logits_RK, labels_RK)
+        if logits_RK.dtype not in (np.float32, np.float64):
+            logits_RK = logits_RK.astype(np.float64)
         compiled = _compiled()
-        if compiled is not None and logits_RK.dtype in (np.float32, np.float64):
+        if compiled is not None:
             logits = np.ascontiguousarray(logits_RK)
             labels = np.ascontiguousarray(labels_RK, logits.dtype)
             if compiled.update(logits, labels, self.counts, self.loss, SPREAD):
@@ -190,8 +192,8 @@ class StreamingMetrics:
         return np.minimum(bucket, self.buckets - 1)
 
     def _check_shapes(self, logits_RK: Floats, labels_RK: Floats) -> None:
-        want = (len(labels_RK), self.num_tasks) if labels_RK.ndim else ()
-        if logits_RK.shape != want or labels_RK.shape != want:
+        fits = logits_RK.ndim == 2 and logits_RK.shape[1] == self.num_tasks
+        if not fits or logits_RK.shape != labels_RK.shape:
             raise ValueError(
                 f"logits {list(logits_RK.shape)} and labels {list(labels_RK.shape)}, "
                 f"want both [rows, {self.num_tasks}]"

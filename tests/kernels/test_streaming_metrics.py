@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.streaming_metrics import (
-    StreamingMetrics,
-    exact_auc,
-    exact_calibration,
-    exact_ece,
-    exact_log_loss,
-    histogram,
-)
+from kernels.streaming_metrics import StreamingMetrics, exact_auc, exact_log_loss, histogram
 
 NAN = float("nan")
 
@@ -206,70 +199,167 @@ def test_the_compiled_update_counts_as_numpy_does(dtype: type, rows: int) -> Non
         assert np.array_equal(ours.counts, before)
 
 
-def test_the_exact_metrics_of_a_few_rows_by_hand() -> None:
-    logits = np.array([2.0, -1.0, 0.0, 0.0, np.nan, 3.0])
-    labels = np.array([1.0, 0.0, 1.0, 0.0, NAN, 0.0])
-    assert exact_auc(logits, labels) == (2 + 1.5) / 6
-    softplus = np.log1p(np.exp([-2.0, -1.0, 0.0, 0.0, 3.0]))
-    assert exact_log_loss(logits, labels) == pytest.approx(softplus.mean(), rel=1e-14)
-    p = 1 / (1 + np.exp(-np.array([-1.0, 0.0, 2.0, 3.0])))
-    predicted, rate, count = exact_calibration(logits, labels, 2)
-    assert count.tolist() == [3, 2]
-    np.testing.assert_allclose(predicted, [(p[0] + 2 * p[1]) / 3, (p[2] + p[3]) / 2])
-    np.testing.assert_array_equal(rate, [1 / 3, 1 / 2])
-    gaps = 3 * abs(predicted[0] - 1 / 3) + 2 * abs(predicted[1] - 1 / 2)
-    assert exact_ece(logits, labels, 2) == pytest.approx(gaps / 5, rel=1e-14)
-    predicted, rate, count = exact_calibration(logits, labels)
-    assert count.tolist() == [0, 1, 0, 0, 2, 0, 0, 1, 0, 1]
-    np.testing.assert_allclose(predicted[[1, 4, 7, 9]], p)
-    np.testing.assert_array_equal(rate[[0, 1, 4, 7, 9]], [NAN, 0, 0.5, 1, 0])
-    assert exact_ece(logits, labels) == pytest.approx(
-        (p[0] + 0 + abs(p[2] - 1) + p[3]) / 5, rel=1e-14
+@pytest.fixture(params=["as it is", "NumPy"])
+def either(request, monkeypatch) -> str:
+    """The compiled update, where there is one, and its portable half."""
+    if request.param == "NumPy":
+        monkeypatch.setattr(histogram, "_compiled", lambda: None)
+    return str(request.param)
+
+
+FEW_X = np.array([[8.0, -1e30], [-8.0, 0.0], [0.0, 8 / 3], [24.0, 1e30], [1e30, np.nan]])
+FEW_Y = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, NAN]])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_buckets_and_losses_by_hand(either: str, dtype: type) -> None:
+    """`x / (8 + |x|)` is .5, -.5, 0, .75, 1 and -1, 0, .25, 1: eight buckets from -1 to 1."""
+    metrics = StreamingMetrics(2, buckets=8)
+    for _ in range(2):
+        metrics.update(FEW_X.astype(dtype), FEW_Y.astype(dtype))
+    want = np.zeros((2, 2, 8), int)
+    want[1, 0, [6, 4, 7]] = 2
+    want[0, 0, [2, 7]] = 2
+    want[0, 1, [0, 5, 7]] = 2
+    want[1, 1, 4] = 2
+    np.testing.assert_array_equal(metrics.counts, want)
+    first = np.log1p(np.exp([-8.0, -8.0, 0.0, 24.0])).sum()
+    second = np.log1p(np.exp([0.0, 8 / 3])).sum() + np.float64(dtype(1e30))
+    np.testing.assert_allclose(metrics.loss, [2 * first, 2 * second], rtol=1e-6)
+    assert metrics.n.tolist() == [10, 8]
+    assert metrics.positives.tolist() == [6, 2]
+    np.testing.assert_allclose(metrics.auc(), [(1 + 1 + 1.5) / 6, 1 / 3])
+    np.testing.assert_allclose(metrics.log_loss(), metrics.loss / [10, 8])
+
+
+def test_the_first_and_last_rows_of_a_batch_are_counted(either: str) -> None:
+    """Blocks of the compiled update are 1024 elements long."""
+    for rows in (1, 511, 512, 513, 1024, 1025):
+        metrics = StreamingMetrics(2, buckets=4)
+        labels = np.zeros((rows, 2))
+        labels[[0, -1]] = 1
+        metrics.update(np.full((rows, 2), 30.0), labels)
+        assert metrics.positives.tolist() == [min(rows, 2)] * 2
+        assert metrics.n.tolist() == [rows] * 2
+        for place in (0, -1):
+            wrong = np.full((rows, 2), 30.0)
+            wrong[place, 1] = -np.inf
+            with pytest.raises(ValueError, match=f"1 of {2 * rows} logits are not finite"):
+                metrics.update(wrong, labels)
+        assert metrics.n.tolist() == [rows] * 2
+
+
+def test_other_types_of_numbers_are_taken(either: str) -> None:
+    want = fed(np.array([[2.0], [-1.0], [0.0]]), np.array([[1.0], [0.0], [1.0]]))
+    for logits in (np.float16([[2], [-1], [0]]), np.array([[2], [-1], [0]])):
+        for labels in (np.array([[1], [0], [1]]), np.array([[True], [False], [True]])):
+            metrics = StreamingMetrics(1)
+            metrics.update(logits, labels)
+            np.testing.assert_array_equal(metrics.counts, want.counts)
+            np.testing.assert_allclose(metrics.loss, want.loss, rtol=1e-3)
+
+
+def test_what_is_compiled_is_used(monkeypatch) -> None:
+    if histogram._compiled() is None:
+        pytest.skip("there is no compiled update")
+    monkeypatch.setattr(StreamingMetrics, "_update_in_numpy", lambda *_: pytest.fail("NumPy's"))
+    for dtype in (np.float32, np.float64):
+        fed(FEW_X.astype(dtype), FEW_Y.astype(dtype))
+
+
+def test_the_middles_of_the_buckets_by_hand() -> None:
+    logits = np.array([-24.0, -8 / 3, 8 / 3, 24.0])
+    np.testing.assert_allclose(
+        StreamingMetrics(1, buckets=4).probability_B(), 1 / (1 + np.exp(-logits)), rtol=1e-6
     )
+    assert StreamingMetrics(1).buckets == 16384
 
 
-def test_bins_of_exact_calibration_have_equal_counts_and_no_tie_is_cut() -> None:
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=1_000), (rng.random(1_000) < 0.3).astype(np.float64)
-    predicted, rate, count = exact_calibration(logits, labels, 8)
-    assert count.tolist() == [125] * 8
-    order = np.argsort(logits).reshape(8, 125)
-    np.testing.assert_allclose(predicted, (1 / (1 + np.exp(-logits[order]))).mean(1))
-    np.testing.assert_allclose(rate, labels[order].mean(1))
-    assert exact_calibration(np.zeros(9), labels[:9], 2)[2].tolist() == [0, 9]
-    assert exact_calibration(logits, labels, 1)[2].tolist() == [1_000]
+def test_the_curve_and_its_error_by_hand() -> None:
+    """Four buckets of two tasks; the second has but one label."""
+    metrics = StreamingMetrics(2, buckets=4)
+    metrics.counts[:, 0] = [[3, 0, 1, 0], [1, 0, 1, 2]]
+    metrics.counts[1, 1, 1] = 1
+    low, second, third, high = metrics.probability_B()
+    predicted, observed, count = metrics.calibration(2)
+    assert count.tolist() == [[4, 4], [0, 1]]
+    np.testing.assert_allclose(predicted, [[low, (third + high) / 2], [NAN, second]])
+    np.testing.assert_array_equal(observed, [[1 / 4, 3 / 4], [NAN, 1]])
+    first = (abs(low - 1 / 4) + abs((third + high) / 2 - 3 / 4)) / 2
+    np.testing.assert_allclose(metrics.ece(2), [first, 1 - second])
+    assert metrics.calibration()[2].tolist() == [
+        [0, 0, 4, 0, 0, 0, 2, 0, 2, 0],
+        [0, 0, 0, 0, 0, 1, 0, 0, 0, 0],
+    ]
+    np.testing.assert_allclose(
+        metrics.ece()[0], (4 * abs(low - 1 / 4) + 2 * abs(third - 1 / 2) + 2 * (1 - high)) / 8
+    )
+    predicted, observed, count = metrics.calibration(1)
+    assert count.tolist() == [[8], [1]]
+    np.testing.assert_array_equal(observed, [[4 / 8], [1]])
+    assert StreamingMetrics(1, buckets=2).calibration(3)[2].tolist() == [[0, 0, 0]]
 
 
-def test_the_exact_metrics_take_every_order_and_refuse_what_has_none() -> None:
-    infinite = np.float32([-np.inf, -1e30, 1e30, np.inf])
-    assert exact_auc(infinite, np.array([0, 0, 1, 1])) == 1
-    assert exact_auc(infinite, np.array([0, 1, 0, 1])) == 0.75
-    assert exact_log_loss(infinite, np.array([0, 0, 1, 1])) == 0
-    assert exact_log_loss(infinite[1:], np.array([0, 0, 1])) == pytest.approx(np.float64(1e30) / 3)
-    assert exact_log_loss(infinite, np.array([1, 0, 1, 1])) == np.inf
-    assert exact_auc(np.array([3, 1, 2]), np.array([True, False, True])) == 1
-    for metric in (exact_auc, exact_log_loss, exact_calibration, exact_ece):
-        with pytest.raises(ValueError, match="2 of 3 scores are NaN; the model has diverged"):
-            metric(np.array([NAN, 1, NAN, NAN]), np.array([0.0, 1, 1, NAN]))
-        for wrong in (0.5, -1.0, 2.0):
-            with pytest.raises(ValueError, match=f"a label is {wrong}, want 0, 1, or NaN"):
-                metric(np.zeros(3), np.array([0.0, wrong, 1]))
-    with pytest.raises(ValueError, match="bins is 0, want at least 1"):
-        exact_calibration(np.zeros(2), np.zeros(2), 0)
+@pytest.mark.parametrize("arguments", [(0, 2), (-1, 9), (1, 1), (1, 0)])
+def test_no_task_and_no_two_buckets_are_refused(arguments: tuple[int, int]) -> None:
+    tasks, buckets = arguments
+    with pytest.raises(ValueError, match=rf"StreamingMetrics\({tasks}, {buckets}\): want at least"):
+        StreamingMetrics(*arguments)
+    assert StreamingMetrics(1, 2).counts.shape == (2, 1, 2)
 
 
-@pytest.mark.parametrize("labels", [[], [NAN, NAN]])
-def test_the_exact_metrics_of_nothing(labels) -> None:  # type: ignore[no-untyped-def]
-    logits, labels = np.zeros(len(labels)), np.array(labels)
-    for metric in (exact_auc, exact_log_loss, exact_ece):
-        assert np.isnan(metric(logits, labels))
-    predicted, rate, count = exact_calibration(logits, labels, 3)
-    assert np.isnan([predicted, rate]).all()
-    assert count.tolist() == [0, 0, 0]
-    assert np.isnan(exact_auc(np.zeros(2), np.ones(2)))
-    assert np.isnan(exact_auc(np.zeros(2), np.zeros(2)))
+@pytest.mark.parametrize(
+    ("counts", "loss"),
+    [
+        (np.zeros((2, 3)), np.zeros(3)),
+        (np.zeros((2, 3, 4, 1)), np.zeros(3)),
+        (np.zeros((3, 3, 4)), np.zeros(3)),
+        (np.zeros((1, 3, 4)), np.zeros(3)),
+        (np.zeros((2, 3, 4)), np.zeros(4)),
+        (np.zeros((2, 3, 4)), np.zeros((3, 1))),
+        (None, np.zeros(3)),
+        (np.zeros((2, 3, 4)), None),
+    ],
+)
+def test_what_is_no_state_is_refused(counts, loss) -> None:  # type: ignore[no-untyped-def]
+    given = {"counts": counts, "loss": loss}
+    with pytest.raises(ValueError, match=r"want \[2, tasks, buckets\] and \[tasks\]; pass what"):
+        StreamingMetrics.from_state({k: v for k, v in given.items() if v is not None})
 
 
-def test_rare_predictions_keep_their_digits() -> None:
-    predicted, _, _ = exact_calibration(np.array([-40.0]), np.array([0.0]), 1)
-    assert predicted[0] == pytest.approx(np.exp(-40.0), rel=1e-12)
+def test_a_state_has_its_numbers_again() -> None:
+    counts, loss = np.arange(24).reshape(2, 3, 4), np.array([1.0, 2.0, 4.0])
+    metrics = StreamingMetrics.from_state({"counts": counts, "loss": loss})
+    assert (metrics.num_tasks, metrics.buckets) == (3, 4)
+    np.testing.assert_array_equal(metrics.counts, counts)
+    np.testing.assert_array_equal(metrics.loss, loss)
+    metrics.merge(metrics)
+    np.testing.assert_array_equal(metrics.counts, 2 * counts)
+    np.testing.assert_array_equal(metrics.loss, 2 * loss)
+    for other in (StreamingMetrics(3, 5), StreamingMetrics(2, 4)):
+        with pytest.raises(ValueError, match="into 3 tasks and 4 buckets; build both alike"):
+            metrics.merge(other)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (np.zeros((3, 2)), np.zeros((2, 2))),
+        (np.zeros((2, 2)), np.zeros((3, 2))),
+        (np.zeros((2, 1)), np.zeros((2, 2))),
+        (np.zeros((2, 2)), np.zeros((2, 1))),
+        (np.zeros((2, 3)), np.zeros((2, 3))),
+        (np.zeros(()), np.zeros(())),
+        (np.zeros((2, 2, 1)), np.zeros((2, 2, 1))),
+    ],
+)
+def test_a_wrong_shape_is_one_sentence(either: str, logits, labels) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=r"want both \[rows, 2\]"):
+        StreamingMetrics(2).update(logits, labels)
+
+
+@pytest.mark.parametrize("wrong", [0.5, 2.0, -1.0, np.inf])
+def test_the_first_wrong_label_is_named(either: str, wrong: float) -> None:
+    labels = np.array([[0.0], [1.0], [NAN], [wrong], [3.0]])
+    with pytest.raises(ValueError, match=f"a label is {wrong}, want 0, 1, or NaN"):
+        fed(np.zeros((5, 1)), labels)
