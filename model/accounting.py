@@ -90,7 +90,12 @@ def hstu_layers_per_block(
         config: gives the block's shape; its own `block` is not looked at.
         num_impressions: length of a history, at least 1 (one that is typical of the log).
         num_candidates: candidates beside it; 0 is training.
+
+    Raises:
+        ValueError: there is no token to count.
     """
+    if num_impressions < 1:
+        raise ValueError(f"a history of {num_impressions} impressions: want at least 1 to compare")
     costs = {"num_impressions": num_impressions, "num_candidates": num_candidates}
     block = layer_flops(config.model_copy(update={"block": "transformer"}), **costs)
     plain = {"block": "hstu", "attention": "softmax", "attention_gate": False}

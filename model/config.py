@@ -41,9 +41,10 @@ class HeadConfig(ModelConfig):
             network beside MLP) or "mmoe" (experts shared by the groups, mixed by a gate for each
             group).
         width: hidden width of the MLP, and of each expert.
-        hidden: hidden layers of the MLP.
+        hidden: hidden layers of the MLP, and of each expert.
         cross: layers of the cross network.
-        rank: rank of a cross layer's weight, as DCN-V2's low-rank form.
+        rank: rank of a cross layer's weight, as DCN-V2's low-rank form; at most the width of the
+            fused features, whatever is said.
         experts: experts of "mmoe".
         gate_dropout: dropout on the gates' probabilities of "mmoe".
         dropout: dropout on the hidden layers.
@@ -72,7 +73,8 @@ class FeedSRConfig(RankerConfig):
             weights.
         mlp_ratio: hidden width of the block's MLP in units of `width`.
         residual_scale: the learned scale of every residual branch of "rescale" starts here.
-        rope_base: base wavelength of positions "rope", in token positions.
+        rope_base: base of positions "rope": the pair i of a head's channels turns by
+            `rope_base ** (-2 i / head_dim)` radians a token position.
         embedding_dropout: dropout on the embeddings of hashed ids.
         dropout: dropout on each residual branch.
         offset_positions: feed positions that have learned logit offsets.

@@ -26,11 +26,12 @@ DENSE_EPSILON = 1e-6
 MIX = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 """SplitMix64's multipliers as signed 64-bit integers."""
 FIT_ROWS = 1_000_000
-"""Statistics are taken from at most so many rows, evenly spread over the sample."""
+"""Of a sample with n times as many rows or more, statistics are taken of every n-th row."""
 
 
 def hash_ids(ids: Tensor, buckets: int) -> Tensor:
-    """Bucket of each id, int64 in [0, buckets); id 0, the unknown one, has bucket 0 for itself.
+    """Bucket of each id, int64 in [0, buckets); id 0, the unknown one, has bucket 0 for itself
+    where there are two or more.
 
     The finaliser of SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
     generators", 2014 (variant 13).

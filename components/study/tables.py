@@ -27,6 +27,7 @@ NORMAL_95 = 1.96
 NEW_MEMBERS = segment_name(*HISTORY_LENGTHS[0])
 MARK = re.compile(r"(<!-- table (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Row = dict[str, Any]
+UNMEASURED: Row = {"seeds": {}}
 NO_PAIR = (None, None)
 """A difference and its error where there is none."""
 
@@ -197,7 +198,7 @@ def _number(value: float, form: str, unit: str = "") -> str:
 def spread(row: Row, task: str) -> str:
     """The mean AUC and its standard deviation over seeds."""
     values = [seed["tasks"][task]["auc"] for seed in row["seeds"].values()]
-    if None in values:
+    if None in values or not values:
         return "-"
     deviation = f" ± {math.sqrt(_variance(values)):.4f}" if len(values) > 1 else ""
     return f"{_mean(values):.4f}{deviation}"
@@ -211,18 +212,22 @@ def over_seeds(row: Row, value: Callable[[dict[str, Any]], float | None]) -> flo
 
 
 def incremental_table(results: dict[str, Any], task: str) -> str:
-    """One line a day: the AUC of each method, and the seconds of its training."""
+    """One line a day: the AUC of each method, and the seconds of its training; "-" where a study
+    that was stopped has none yet.
+    """
     rows = results["rows"]
     days = sorted({row["day"] for row in rows.values() if row["method"] in METHODS})
     lines = [f"| day | {' | '.join(METHODS)} | seconds |", "|---" * (len(METHODS) + 2) + "|"]
     for day in days:
-        own = [rows[f"{day}: {method}"] for method in METHODS]
+        own = [rows.get(f"{day}: {method}", UNMEASURED) for method in METHODS]
         seconds = [over_seeds(row, lambda s: s["train_seconds"]) for row in own]
         cells = [spread(row, task) for row in own]
-        lines.append(f"| {day} | {' | '.join(cells)} | {', '.join(f'{s:.0f}' for s in seconds)} |")
+        taken = ", ".join(_number(s, ".0f") for s in seconds)
+        lines.append(f"| {day} | {' | '.join(cells)} | {taken} |")
     means = ["reference"]
     for method in METHODS[1:]:
-        apart = mean_difference([rows[f"{day}: {method}"] for day in days[1:]], task)
+        names = [f"{day}: {method}" for day in days[1:]]
+        apart = mean_difference([rows[name] for name in names if name in rows], task)
         means.append(f"**{apart}**" if apart.clear_of_zero else str(apart))
     lines.append(f"| mean after the first day, against cold | {' | '.join(means)} | |")
     for row in rows.values():

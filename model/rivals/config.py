@@ -88,7 +88,7 @@ class TransActConfig(RankerConfig):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} with {self.heads} heads: want a multiple of them")
         if self.outputs > self.history:
-            raise ValueError(f"outputs {self.outputs} of a history of {self.history}: want fewer")
+            raise ValueError(f"outputs {self.outputs} of a history of {self.history}: want no more")
         return self
 
 
@@ -99,7 +99,8 @@ class HistoryConfig(RankerConfig):
         width: d, the width of a token; a multiple of twice the heads, as RoPE wants it.
         mlp: the block's MLP; "swiglu" uses two thirds of the hidden width.
         mlp_ratio: hidden width of the block's MLP in units of `width`.
-        rope_base: RoPE's base wavelength, in impressions.
+        rope_base: RoPE's base: the pair i of a head's channels turns by
+            `rope_base ** (-2 i / head_dim)` radians an impression.
         embedding_dropout: dropout on the embeddings of hashed ids.
         dropout: dropout on each residual branch.
         head: the multi-task head over the transformer's output and the context features.

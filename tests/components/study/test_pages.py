@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from components.study.contenders import CONTENDERS
-from components.study.tables import MARK, comparison_table, render
+from components.study.tables import (
+    MARK,
+    TABLES,
+    comparison_table,
+    incremental_table,
+    over_seeds,
+    render,
+    spread,
+)
 
 HOME = Path(__file__).parents[3]
 RESULTS = HOME / "benchmarks" / "results"
@@ -58,6 +66,34 @@ def test_notes_are_numbered_in_the_order_of_their_rows_and_said_once(monkeypatch
         "DCNv2, three teachers <sup>1</sup>",
         "LiRank (Residual DCN, dense gating, isotonic layer) <sup>2</sup>",
     }
+
+
+def test_a_daily_study_that_was_stopped_shows_what_it_has() -> None:
+    results = json.loads((RESULTS / "study_incremental_kuairand.json").read_text())
+    days = sorted({row["day"] for row in results["rows"].values()})
+    kept = [f"{days[0]}: cold", f"{days[0]}: warm", f"{days[1]}: cold"]
+    rows = {name: results["rows"][name] for name in kept}
+    seconds = [over_seeds(rows[name], lambda seed: seed["train_seconds"]) for name in kept]
+    lines = incremental_table({**results, "rows": rows}, "long_dwell").splitlines()
+    assert lines[2:] == [
+        f"| {days[0]} | {spread(rows[kept[0]], 'long_dwell')} | "
+        f"{spread(rows[kept[1]], 'long_dwell')} | - | - | "
+        f"{seconds[0]:.0f}, {seconds[1]:.0f}, -, - |",
+        f"| {days[1]} | {spread(rows[kept[2]], 'long_dwell')} | - | - | - | "
+        f"{seconds[2]:.0f}, -, -, - |",
+        "| mean after the first day, against cold | reference | - | - | - | |",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("study_*.json")), ids=lambda path: path.stem)
+def test_a_study_that_has_nothing_yet_is_a_table_of_no_rows(path) -> None:
+    results = json.loads(path.read_text())
+    if "rows" not in results or results["name"] == "scaling":
+        pytest.skip("made in one piece, or a line through two sizes at least")
+    whole = TABLES[results["name"]](results, "long_dwell").splitlines()
+    empty = TABLES[results["name"]]({**results, "rows": {}}, "long_dwell").splitlines()
+    assert empty[1] in whole[1]
+    assert len(empty) == (3 if results["name"] == "incremental" else 2)
 
 
 def test_every_kept_study_is_shown() -> None:
