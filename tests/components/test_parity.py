@@ -151,15 +151,19 @@ def test_a_difference_in_any_feature_is_named(small_run: SmallRun, name: str) ->
 
 
 def test_logged_requests_are_replayed_and_unfit_ones_are_counted(small_run: SmallRun) -> None:
-    """Requests of the day after the run, as of the store's own time, and one about the past."""
-    layout, config = small_run.layout, small_run.config
+    """Requests of the day after the run, as of the store's own time, and one about the past; one
+    with codes that ingest would refuse, and one that names candidates twice.
+    """
+    layout, config, now = small_run.layout, small_run.config, small_run.end_ms
     next_day = SPEC.day_name(SPEC.day_number(small_run.day) + 1)
-    times = (small_run.end_ms, small_run.end_ms + 7_200_000, small_run.end_ms - 1)
+    changes: list[dict[str, Any]] = [{"time_ms": now + ms} for ms in (0, 7_200_000, -1)]
+    changes.append({"time_ms": now, "request": {"surface": 99, "hour": 24}})
+    changes.append({"time_ms": now, "candidates": [*small_run.posts[:3], *small_run.posts[2::-1]]})
     with launch(small_run.serving()) as pair:
-        for time_ms in times:
-            ask(pair.transformer.url, [{**probed(small_run), "time_ms": time_ms}])
+        for change in changes:
+            ask(pair.transformer.url, [{**probed(small_run), **change}])
     rows, skipped = logged_requests(layout, next_day, config)
-    assert len(rows) >= 2
+    assert len(rows) >= 4
     assert not skipped
     again = Offline(layout, config).replay(rows, boundary_of(SPEC, rows[0]["time_ms"]))
     models, findings = Models(layout, next_day), Findings()
