@@ -70,7 +70,7 @@ def exact_calibration(
     scores, positive = observed(logits, labels)
     _, value_R, count_D = np.unique(scores, return_inverse=True, return_counts=True)
     share_D = (np.cumsum(count_D) - 0.5 * count_D) / max(len(scores), 1)
-    bin_R = np.minimum((share_D * bins).astype(np.int64), bins - 1)[value_R]
+    bin_R = (share_D * bins).astype(np.int64)[value_R]
     count = np.bincount(bin_R, minlength=bins)
     probability_R = np.exp(-np.logaddexp(0.0, -scores.astype(np.float64)))
     sums = (np.bincount(bin_R, weights, bins) for weights in (probability_R, positive))

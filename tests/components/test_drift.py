@@ -87,6 +87,7 @@ def test_a_smooth_column_keeps_its_ten_deciles() -> None:
     np.testing.assert_allclose(edges, [99.9 * i for i in range(1, 10)], rtol=1e-6)
     assert edges.dtype == np.float32
     np.testing.assert_array_equal(shares(values, edges), [0.1] * 10 + [0])
+    np.testing.assert_array_equal(shares(values[:1], edges), [1] + [0] * 10)
 
 
 @pytest.mark.parametrize("at", [0.0, 3.0, 1e3], ids=["minimum", "middle", "maximum"])
@@ -172,6 +173,9 @@ def test_a_few_rows_of_a_smooth_column_are_no_masses() -> None:
     values = np.arange(12, dtype=np.float32)
     assert len(deciles(values)) == 9
     assert len(deciles(values[:1])) == 1
+    twice = np.append(values, np.float32(4))
+    assert len(deciles(twice)) == 9 + 2
+    assert np.nextafter(np.float32(4), np.float32(5)) in deciles(twice)
 
 
 def test_the_ends_of_float32_have_bins_without_a_warning() -> None:

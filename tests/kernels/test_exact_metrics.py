@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,9 @@ def test_bins_of_exact_calibration_have_equal_counts_and_no_tie_is_cut() -> None
     np.testing.assert_allclose(predicted, (1 / (1 + np.exp(-logits[order]))).mean(1))
     np.testing.assert_allclose(rate, labels[order].mean(1))
     assert exact_calibration(np.zeros(9), labels[:9], 2)[2].tolist() == [0, 9]
+    assert exact_calibration(np.zeros(1), labels[:1])[2].tolist() == [0] * 5 + [1] + [0] * 4
+    ten, eleven = (exact_ece(logits, labels, bins) for bins in (10, 11))
+    assert exact_ece(logits, labels) == ten != eleven
     assert exact_calibration(logits, labels, 1)[2].tolist() == [1_000]
 
 
@@ -71,8 +76,10 @@ def test_the_exact_metrics_of_nothing(labels) -> None:  # type: ignore[no-untype
     predicted, rate, count = exact_calibration(logits, labels, 3)
     assert np.isnan([predicted, rate]).all()
     assert count.tolist() == [0, 0, 0]
-    assert np.isnan(exact_auc(np.zeros(2), np.ones(2)))
-    assert np.isnan(exact_auc(np.zeros(2), np.zeros(2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(exact_auc(np.arange(2.0), np.ones(2)))
+        assert np.isnan(exact_auc(np.arange(2.0), np.zeros(2)))
 
 
 def test_rare_predictions_keep_their_digits() -> None:
