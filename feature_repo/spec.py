@@ -16,7 +16,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,8 +27,6 @@ import pyarrow as pa
 DAY_MS = 86_400_000
 UNKNOWN = -1
 """The code of an unknown action, categorical value or feed position in every int column."""
-NOT_HASHED = {"hashed": False}
-"""On a field of a declaration that no model depends on."""
 
 Role = Literal["sequence", "context", "action"]
 Freshness = Literal["day", "30m", "immediate"]
@@ -165,18 +163,15 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A prediction target: an action, its group, its prior and its weight in the final score.
-
-    Attributes:
-        examined: only a post that was looked at gets the action; a skip is got without. It says how
-            training may correct labels, not what a model takes: it is no part of the hash.
+    """A prediction target: an action, its group, its prior and its weight in the final score; and
+    whether only a post that was looked at gets it, which training alone asks (not in the hash).
     """
 
     name: str
     group: Group
     prior: float
     utility: float
-    examined: bool = field(default=True, metadata=NOT_HASHED)
+    examined: bool = field(default=True, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,9 +265,8 @@ class Spec:
 
         def plain(value: Any) -> Any:
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
-                hashed = [f for f in dataclasses.fields(value) if f.metadata != NOT_HASHED]
-                body = {f.name: plain(getattr(value, f.name)) for f in hashed}
-                return {"type": type(value).__name__, **body}
+                own = {f.name: getattr(value, f.name) for f in fields(value) if f.hash is None}
+                return {"type": type(value).__name__, **{n: plain(v) for n, v in own.items()}}
             return [plain(v) for v in value] if isinstance(value, tuple) else value
 
         return json.dumps(plain(self), sort_keys=True)
