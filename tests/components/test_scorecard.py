@@ -161,6 +161,7 @@ def test_one_score_that_is_no_number_refuses_the_card(place: int, wrong: float) 
     assert got["within_member"]["click"]["auc"] is None
     assert (got["tasks"]["click"]["n"], got["tasks"]["click"]["positives"]) == (6, 3)
     assert sum(got["scores"]["click"]["count"]) == 6
+    assert got["scores"]["click"]["count"][48] == 1  # the one, as a logit of 0
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -220,6 +221,26 @@ def test_within_members_the_impressions_are_the_weights() -> None:
     assert within.result() == [{"auc": 1.0, "members": 1, "impressions": 3}]
     within.update(logits[:2], labels[1::-1], np.array([5, 5]))
     assert within.result() == [{"auc": pytest.approx(3 / 5), "members": 2, "impressions": 5}]
+
+
+def test_a_card_has_the_auc_within_each_sequence_of_a_batch() -> None:
+    """A number that a sequence has in two batches is not the same sequence."""
+    card = Scorecard(TASKS)
+    logits = np.float32([[1, 3], [2, 2], [3, 1], [4, 0], [5, 0]])
+    labels = np.float32([[0, 0], [1, 1], [1, np.nan], [0, 0], [0, 1]])
+    sequence = np.array([7, 7, 7, 8, 8])
+    card.update(logits, Rows(labels_RK=labels, sequence_R=sequence, segments={}))
+    card.update(
+        logits[:2] * [-1, 1], Rows(labels_RK=labels[:2], sequence_R=sequence[:2], segments={})
+    )
+    assert card.result()["within_member"] == {
+        "click": {"auc": 3 / 5, "members": 2, "impressions": 5},
+        "like": {
+            "auc": pytest.approx((0 * 2 + 0.5 * 2 + 0 * 2) / 6),
+            "members": 3,
+            "impressions": 6,
+        },
+    }
 
 
 def test_batches_add_up_to_the_whole() -> None:
