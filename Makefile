@@ -56,9 +56,14 @@ $(PEERS): $(READY)
 	  { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
 	@touch $@
 
+# A path reaches the shell through the environment, as it was written: no character of it is make's or the shell's.
+demo: export FEEDSR_DATA = $(value DATA)
+demo: export FEEDSR_CONFIG = $(value CONFIG)
+serve rank: export FEEDSR_ROOT = $(value ROOT)
+
 demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand or your own log
-	@$(BIN)/feedsr demo $(if $(DAYS),--days $(DAYS)) $(if $(DATA),--data '$(DATA)') \
-	  $(if $(CONFIG),--config '$(CONFIG)')
+	@$(BIN)/feedsr demo $(if $(DAYS),--days $(DAYS)) $${FEEDSR_DATA:+--data="$$FEEDSR_DATA"} \
+	  $${FEEDSR_CONFIG:+--config="$$FEEDSR_CONFIG"}
 
 test: $(PEERS) lint ## lint, type check and run every test; WORKERS=0 for one process (--pdb, -s)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
@@ -95,10 +100,10 @@ manifests: ## render the base and the production overlay to build/manifests/ (wa
 	@echo "build/manifests/base.yaml build/manifests/production.yaml"
 
 serve: setup ## serve the promoted model of ROOT (default: the demo's) on loopback until Ctrl-C
-	@$(BIN)/feedsr serve --root $(ROOT) $(ARGS)
+	@$(BIN)/feedsr serve $(ARGS)
 
 rank: setup ## rank one feed of ROOT; MEMBER=<id>
-	@$(BIN)/feedsr rank --root $(ROOT) $(if $(MEMBER),--member $(MEMBER)) $(ARGS)
+	@$(BIN)/feedsr rank $(if $(MEMBER),--member $(MEMBER)) $(ARGS)
 
 bench: $(PEERS) ## run every benchmark; ARGS=--save keeps the results in benchmarks/results/
 	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \

@@ -32,7 +32,7 @@ EVENT_SECONDS = 0.2
 
 def console() -> Console:
     """The console for people: standard error, so that standard output stays a program's output."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def progress_mode() -> Mode:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import Progress
 
 from components.config import load_config
@@ -102,16 +104,34 @@ def _run_pipeline(
     warnings.filterwarnings("ignore", module=r"kfp\.local")
     artifacts = layout.run(day) / "kfp"
     shutil.rmtree(artifacts, ignore_errors=True)
-    local.init(
-        runner=runner or local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(artifacts),
-        raise_on_error=True,
-    )
-    with contextlib.redirect_stdout(watch):
+    with (
+        _without_placeholder(str(layout.root)) as root,
+        _without_placeholder(config) as chosen,
+        contextlib.redirect_stdout(watch),
+    ):
+        local.init(
+            runner=runner or local.SubprocessRunner(use_venv=False),
+            pipeline_root=str(Path(root) / artifacts.relative_to(layout.root)),
+            raise_on_error=True,
+        )
         try:
-            daily_pipeline(root=str(layout.root), day=day, config=config)
+            daily_pipeline(root=root, day=day, config=chosen)
         except RuntimeError as error:
             raise watch.failure() from error
+
+
+@contextlib.contextmanager
+def _without_placeholder(path: str) -> Iterator[str]:
+    """A path that Kubeflow passes on as it is: `{{` begins a placeholder of its own, for which it
+    knows no escape, so a link of a plain name stands for such a path.
+    """
+    if "{{" not in path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="feedsr-daily-") as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path)
+        yield str(link)
 
 
 class Watch(io.TextIOBase):
@@ -180,7 +200,7 @@ class Watch(io.TextIOBase):
         if self._step == step:
             self._step = None
         line = f"  [green]✓[/green] {step:<{LABEL_WIDTH}}{event['seconds']:6.1f} s  "
-        self._bars.console.print(line + f"[dim]{summary(step, values)}[/dim]")
+        self._bars.console.print(line + f"[dim]{escape(summary(step, values))}[/dim]")
 
     def _show_progress(self, event: dict[str, Any]) -> None:
         self._clear_bars()

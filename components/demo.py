@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from components import registry
 from components.config import DailyConfig, load_config
@@ -104,7 +105,7 @@ def _simulate(layout: Layout, days: int, out: Console) -> str:
 def _import(layout: Layout, data: Path, config: str, out: Console) -> str:
     from components.sources import detect_source
 
-    out.print(f"[bold]The log[/bold] in {data}")
+    out.print(f"[bold]The log[/bold] in {escape(str(data))}")
     counts = detect_source(data).load(data, layout, load_config(config).spec)
     return f"{counts.impressions:,} impressions of {counts.members:,} members"
 
@@ -118,7 +119,7 @@ def _show_feed(layout: Layout, config: DailyConfig, out: Console) -> None:
 
 
 def _closing(results: list[DayResult], layout: Layout, seconds: float) -> None:
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for result in results:
         out.print(f"{result.day}: the gate {result.verdict} the model, report {result.report}")
     out.print(f"{registry.current(layout)} is in production; {seconds:.0f} s in all")

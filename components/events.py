@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.layout import Layout
+from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec, View, arrow_field
 
 Array = npt.NDArray[Any]
@@ -122,9 +123,7 @@ class EventLog:
     """
 
     def __init__(self, layout: Layout, through_day: str) -> None:
-        files = [
-            str(layout.impressions_day(d)) for d in layout.impression_days() if d <= through_day
-        ]
+        files = [layout.impressions_day(d) for d in layout.impression_days() if d <= through_day]
         if not files:
             raise ValueError(
                 f"no impressions through {through_day} in {layout.root / 'impressions'}; "
@@ -133,10 +132,9 @@ class EventLog:
         self.connection = duckdb.connect()
         posts = read_posts(layout).select(["post_id", "actor_id", "root_actor_id"])
         self.connection.register("posts", posts)
-        listed = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
         self.connection.execute(
             f"create view impressions as select * from "
-            f"read_parquet([{listed}], hive_partitioning = false)"
+            f"read_parquet({duckdb_files(files)}, hive_partitioning = false)"
         )
         self.connection.execute(
             "create view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "

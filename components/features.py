@@ -27,6 +27,7 @@ from components.events import (
     select_list,
 )
 from components.layout import Layout, write_parquet
+from feature_repo.quoting import duckdb_files
 from feature_repo.spec import DAY_MS, Spec, View
 
 EPOCH = 0
@@ -125,16 +126,16 @@ def _static(layout: Layout, view: View, day: str, spec: Spec) -> pa.Table:
 def _only_changed(layout: Layout, view: View, day: str, rows: pa.Table, end: int) -> pa.Table:
     (key,) = view.keys
     earlier = sorted(
-        str(p) for p in layout.feature_dir(view.name).glob("day=*.parquet") if p.stem[4:] < day
+        p for p in layout.feature_dir(view.name).glob("day=*.parquet") if p.stem[4:] < day
     )
     if not earlier:
         return rows
     with duckdb.connect() as connection:
         connection.register("rows", rows)
-        files = ", ".join("'" + f.replace("'", "''") + "'" for f in earlier)
         answer = connection.execute(
             f"with last as (select {key}, arg_max(packed, event_timestamp) as packed "
-            f"from read_parquet([{files}], hive_partitioning = false) group by {key}) "
+            f"from read_parquet({duckdb_files(earlier)}, hive_partitioning = false) "
+            f"group by {key}) "
             f"select r.{key}, last.{key} is null as fresh, r.packed, "
             f"epoch_ms(r.event_timestamp) as since from rows r "
             f"left join last using ({key}) "

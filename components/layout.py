@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,23 @@ class Layout:
 
     @classmethod
     def at(cls, root: str | Path) -> Layout:
-        """A layout at an absolute path."""
-        return cls(Path(root).expanduser().resolve())
+        """A layout at an absolute path; a leading `~` or `~user` is the home of a user there is.
+
+        Raises:
+            ValueError: a name that is no UTF-8 text, which Feast's registry cannot hold.
+        """
+        path = Path(root)
+        with suppress(RuntimeError):
+            path = path.expanduser()
+        path = path.resolve()
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{os.fsencode(path)!r} is no UTF-8 text, and Feast's registry holds no other: "
+                "choose another name for the root"
+            ) from error
+        return cls(path)
 
     def raw_day(self, day: str) -> Path:
         """The impressions that arrived on a day, as the source wrote them."""

@@ -26,6 +26,7 @@ from rich.table import Table
 from components.config import DailyConfig
 from components.features import day_end
 from components.layout import Layout, write_json
+from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec
 from serving.launch import HOST, NAME, Serving, launch
 
@@ -72,11 +73,13 @@ def rank(
             follows from the time.
 
     Raises:
-        ValueError: nothing to rank with, or the servers' own sentence.
+        ValueError: nothing to rank with or no candidate named, or the servers' own sentence.
     """
     time_ms = _last_end(layout, config) if time_ms is None else time_ms
     member = _most_active(layout) if member is None else member
-    posts = list(candidates or newest_posts(layout, member, time_ms))
+    posts = newest_posts(layout, member, time_ms) if candidates is None else list(candidates)
+    if not posts:
+        raise ValueError("there are no candidates to rank; name at least one, or none to choose")
     instance = {
         "member_id": member,
         "candidates": posts,
@@ -268,9 +271,8 @@ def _most_active(layout: Layout) -> int:
 
 
 def _impressions(layout: Layout) -> str:
-    return _parquet(layout.root / "impressions" / "day=*" / "part.parquet")
+    return _parquet(*map(layout.impressions_day, layout.impression_days()))
 
 
-def _parquet(path: Path) -> str:
-    quoted = str(path).replace("'", "''")
-    return f"read_parquet('{quoted}', hive_partitioning = false)"
+def _parquet(*paths: Path) -> str:
+    return f"read_parquet({duckdb_files(paths)}, hive_partitioning = false)"

@@ -16,8 +16,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import yaml
+
 from components.config import DailyConfig
 from components.layout import Layout, atomic_path
+from feature_repo.quoting import feast_yaml
 from feature_repo.spec import Spec
 
 STORES = Path(__file__).parent.parent / "feature_repo" / "stores"
@@ -25,6 +28,9 @@ DEFAULT_REDIS = "127.0.0.1:6379"
 REDIS_ADDRESS = re.compile(r"[^:,\s]+:\d+(,[^,\s]+)*")
 """host:port, then what else Feast takes (further hosts, `password=...`)."""
 
+HEADER = """# SPDX-License-Identifier: Apache-2.0
+# The Feast repository of the run around this folder. Written by the daily loop.
+"""
 DEFINITIONS = Template(
     '''# SPDX-License-Identifier: Apache-2.0
 """What `feast apply` registers for the run around this folder. Written by the daily loop."""
@@ -51,13 +57,19 @@ def render_store(layout: Layout, config: DailyConfig) -> Path:
     declared = STORES / f"{config.online_store}.yaml"
     if not declared.is_file():
         raise ValueError(f"there is no {declared}; declare the online store there")
-    text = Template(declared.read_text()).substitute(
-        FEEDSR_ROOT=str(layout.root), FEEDSR_REDIS=_redis_address()
-    )
-    _write_text(layout.feast / "feature_store.yaml", text)
+    known = {"FEEDSR_ROOT": str(layout.root), "FEEDSR_REDIS": _redis_address()}
+    text = feast_yaml(_filled(yaml.safe_load(declared.read_text()), known))
+    _write_text(layout.feast / "feature_store.yaml", HEADER + text)
     definitions = DEFINITIONS.substitute(spec=config.spec_name)
     _write_text(layout.feast / "definitions.py", definitions)
     return layout.feast
+
+
+def _filled(declared: Any, known: dict[str, str]) -> Any:
+    """The declaration with the values of its variables, which are values and not YAML."""
+    if isinstance(declared, dict):
+        return {name: _filled(value, known) for name, value in declared.items()}
+    return Template(declared).substitute(known) if isinstance(declared, str) else declared
 
 
 def _redis_address() -> str:

@@ -8,17 +8,21 @@ from pathlib import Path
 from feast import FileSource, PushSource
 from feast.data_format import ParquetFormat
 
+from feature_repo.quoting import duckdb_pattern
+
 HISTORY_PUSH = "history_push"
 """The push source that fresh events reach the online store through."""
 
 
 def file_source(name: str, root: Path) -> FileSource:
-    """The offline rows of a view. duckdb reads the pattern; the path is absolute because Feast
-    resolves a relative one against the folder it happens to run in.
+    """The offline rows of a view. duckdb reads the pattern, in which the root stands for itself;
+    the path is absolute because Feast resolves a relative one against the folder it happens to run
+    in.
     """
+    folder = duckdb_pattern(root.absolute() / "features" / name)
     return FileSource(
         name=f"{name}_rows",
-        path=str(root.absolute() / "features" / name / "day=*.parquet"),
+        path=f"{folder}/day=*.parquet",
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",

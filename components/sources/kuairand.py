@@ -19,6 +19,8 @@ from components.console import progress
 from components.layout import Layout, write_parquet
 from components.sources import kuairand_sql as sql
 from components.sources.base import SourceCounts, fresh_raw
+from components.times import UNITS, Span, Units, limits
+from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Categorical, Spec
 from feature_repo.specs import KUAIRAND
 
@@ -132,9 +134,12 @@ class _Import:
         self.log_has_author = "author_id" in self._columns(files.impressions[0])
         author = {"author_id": "BIGINT"} if self.log_has_author else {}
         self._read("log", files.impressions, {**sql.LOG, **author})
+        self._check_unit("log", "time_ms", files.impressions[0])
         self._read(
             "users", files.users, {**sql.USERS, **(sql.LAST_TIME if files.prehistory else {})}
         )
+        if files.prehistory:
+            self._check_unit("users", "prehist_last_time_ms", files.users[0])
         self._read("items", files.items, sql.ITEMS)
         tabs = self._cardinality()["tab"]
         self.connection.execute(f"CREATE TABLE raw AS {sql.timed(tabs)}")
@@ -142,8 +147,10 @@ class _Import:
         if not notes["timed"]:
             raise ValueError(f"{files.impressions[0]} has no rows; want KuaiRand's standard log")
         if not self._number("SELECT count(day) FROM raw"):
+            low, high = (self._number(f"SELECT {end}(time_ms) FROM log") for end in ("min", "max"))
             raise ValueError(
-                f"{files.impressions[0]}: no time_ms is a time; want milliseconds since 1970"
+                f"{files.impressions[0]}: no time_ms is a time between 2000 and 2099, it is {low} "
+                f"to {high}; want milliseconds since 1970 (UTC)"
             )
         if files.prehistory:
             self._read("prehistory", files.prehistory, sql.PREHISTORY)
@@ -172,19 +179,20 @@ class _Import:
         return found
 
     def _reader(self, file: Path) -> str:
-        name = str(file).replace("'", "''")
+        name = duckdb_files([file])
         if file.suffix == ".parquet":
-            return f"read_parquet('{name}')"
-        return f"read_csv('{name}', header = true, all_varchar = true, delim = ',', quote = '\"')"
+            return f"read_parquet({name})"
+        return f"read_csv({name}, header = true, all_varchar = true, delim = ',', quote = '\"')"
 
-    def _columns(self, file: Path) -> list[str]:
+    def _columns(self, file: Path) -> dict[str, str]:
+        """The type of each column of a file, as DuckDB names it."""
         try:
             rows = self.connection.execute(
                 f"DESCRIBE SELECT * FROM {self._reader(file)}"
             ).fetchall()
         except duckdb.Error as error:
             raise ValueError(f"{file} cannot be read: {first_line(error)}") from error
-        return [row[0] for row in rows]
+        return {row[0]: row[1] for row in rows}
 
     def _read(self, table: str, files: tuple[Path, ...], columns: dict[str, str]) -> None:
         """Fills a table from files of the same columns."""
@@ -196,6 +204,12 @@ class _Import:
                 raise ValueError(
                     f"{file} has no column {missing[0]!r}; want KuaiRand's published columns"
                 )
+            for name, kind in columns.items():
+                if kind != "VARCHAR" and found[name].startswith(("DATE", "TIME")):
+                    raise ValueError(
+                        f"{file}: column {name!r} is {found[name]}, want a number, and of a time "
+                        "milliseconds since 1970 (UTC)"
+                    )
             verb = f"INSERT INTO {table}" if number else f"CREATE TABLE {table} AS"
             try:
                 self.connection.execute(f"{verb} SELECT {select} FROM {self._reader(file)}")
@@ -207,6 +221,20 @@ class _Import:
                 raise ValueError(
                     f"{files[0]}: {name} is empty in {empty} rows; want a value in each"
                 )
+
+    def _check_unit(self, table: str, column: str, file: Path) -> None:
+        """ValueError where most of a table's times are in another unit than milliseconds."""
+        units = Units()
+        for unit in UNITS:
+            low, high = limits(unit)
+            found = self.connection.execute(
+                f"SELECT count(*), min({column}), max({column}) FROM {table} "
+                f"WHERE {column} >= {low} AND {column} < {high}"
+            ).fetchone()
+            assert found is not None
+            if found[0]:
+                units.note(unit, Span(*found))
+        units.check(f"{file}: {column}")
 
     def _number(self, query: str) -> int:
         row = self.connection.execute(query).fetchone()

@@ -132,3 +132,10 @@ def test_an_output_line_may_arrive_in_pieces() -> None:
 def test_a_summary_says_why_a_gate_refused() -> None:
     values = {"verdict": "refused", "because": "AUC is 0.5"}
     assert summary("gate", values) == "refused - AUC is 0.5"
+
+
+def test_a_path_in_a_summary_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """rich takes `[/red]` for the end of a colour, and `:smile:` for a picture."""
+    path = "/x [/red] [bold] :smile:/report.html"
+    watch(event(event="end", step="report", seconds=1.0, values={"report": path}))
+    assert path in capsys.readouterr().err

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import redis
 import yaml
+from feast.repo_config import load_repo_config
 
 from components.layout import Layout
 from components.materialize import materialize, online_histories
 from components.store import STORES, apply_store, open_store, reachable, render_store
 from feature_repo.specs import SIMULATOR
 from tests.log_builders import build_run, random_log, small_config, small_spec
+from tests.path_builders import DUCKDB, FEAST, YAML, around, nested
 
 PROJECT = Path(__file__).parent.parent.parent
 
@@ -120,15 +122,20 @@ def test_a_broken_online_file_is_one_sentence(tmp_path):
 
 
 @pytest.mark.slow
-def test_feast_apply_works_from_the_command_line(tmp_path):
-    """In the rendered folder and in feature_repo itself; what is online stays."""
+def test_feast_apply_works_from_the_command_line(tmp_path, monkeypatch):
+    """In the rendered folder and in feature_repo itself, where Feast puts the root into the
+    declaration; a root of any name, and what is online stays.
+    """
+    monkeypatch.setenv("EXPANDED", str(tmp_path / "expanded"))
     spec = small_spec("simulator")
-    layout, config = Layout.at(tmp_path), small_config(spec)
+    names = (*(n for n in YAML if n.isprintable()), *FEAST, *DUCKDB)
+    layout, config = Layout.at(nested(tmp_path / "runs", names)), small_config(spec)
     days = build_run(layout, random_log(spec, 0), config)
     materialize(layout, days[-1], config)
     before = online_histories(open_store(layout, config), [1, 2, 3])
     shipped = small_config(SIMULATOR)
     render_store(layout, shipped)
+    beside = around(layout.root, tmp_path / "runs")
     applied = feast("apply", cwd=layout.feast)
     assert applied.returncode == 0, applied.stderr[-2000:]
     environment = {"FEEDSR_ROOT": str(layout.root), "FEEDSR_SPEC": "simulator"}
@@ -141,3 +148,22 @@ def test_feast_apply_works_from_the_command_line(tmp_path):
     assert store.get_feature_view("history").tags["spec_hash"] == SIMULATOR.hash
     assert before
     assert online_histories(store, [1, 2, 3]) == before
+    assert around(layout.root, tmp_path / "runs") == beside
+    assert not (tmp_path / "expanded").exists()
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_what_is_declared_is_what_feast_reads(tmp_path, monkeypatch, store):
+    """Paths and passwords with characters of YAML's and with names of variables."""
+    monkeypatch.setenv("EXPANDED", "/elsewhere")
+    monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380,password=#a$EXPANDED:${EXPANDED}'\"")
+    layout = Layout.at(tmp_path / "x #y: $EXPANDED")
+    folder = render_store(layout, small_config(SIMULATOR, online_store=store))
+    read = load_repo_config(folder, folder / "feature_store.yaml")
+    assert read.registry.path == f"{tmp_path}/x #y: $EXPANDED/feast/registry.db"
+    online = read.online_store
+    if store == "sqlite":
+        assert online.path == f"{tmp_path}/x #y: $EXPANDED/feast/online_store.db"
+    else:
+        assert online.connection_string == os.environ["FEEDSR_REDIS"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x #y: $EXPANDED"]
