@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from serving.payload import as_kind, check_known, check_metadata, number, time_of, whole
+from serving.payload import as_kind, check_known, check_metadata, number, time_of, whole, wholes
 
 INT64 = pa.int64()
 IDS = pa.list_(pa.int64())
@@ -85,6 +85,28 @@ def test_what_is_no_number_is_named(value: Any) -> None:
         number("w", value, 1e30)
 
 
+def test_a_list_of_whole_numbers_is_one_of_64_bits() -> None:
+    for values in ([3, -1], [3.0, -1], [3, -1.0], [Decimal(3), -1], [-(2**63), 2**63 - 1], []):
+        got = wholes("ids", values)
+        assert got.dtype == np.int64
+        assert got.tolist() == values
+    for value in (True, 1.5, "1", None, 2**63, -(2**63) - 1, 2.0**53):
+        for values in ([value], [1, value], [value, 2.0]):
+            with pytest.raises(ValueError, match=r"^ids is .{1,60}, want "):
+                wholes("ids", values)
+
+
+def test_an_absurd_time_is_out_of_range_and_a_late_one_after_all_years() -> None:
+    edge = 10**30
+    for sign in (1, -1):
+        with pytest.raises(
+            ValueError, match=r"in milliseconds (after the year 9999|before 1970); wa"
+        ):
+            time_of("time_ms", sign * (edge - 1))
+    with pytest.raises(ValueError, match=rf"^time_ms is {edge}, want -{edge} to {edge - 1}$"):
+        time_of("time_ms", edge)
+
+
 FIRST, LAST = 946_684_800_000, 4_102_444_799_999
 
 
@@ -130,6 +152,19 @@ def test_unknown_names_are_listed_with_the_known_ones() -> None:
         check_known("the key", ["c", "a", 3, None], ("a",))
     with pytest.raises(ValueError, match=r"^the key 'c' is unknown; have none$"):
         check_known("the key", ["c"], ())
+
+
+def test_names_are_shown_up_to_four_and_up_to_sixty_characters() -> None:
+    def shown(*names: str) -> str:
+        with pytest.raises(ValueError, match=r"^key .* is unknown; have a$") as caught:
+            check_known("key", names, ("a",))
+        return str(caught.value).removeprefix("key ").removesuffix(" is unknown; have a")
+
+    assert shown("b", "c", "d", "e", "f") == "'b', 'c', 'd', 'e'"
+    sixty = ("x" * 26, "y" * 28)
+    assert shown(*sixty) == f"'{'x' * 26}', '{'y' * 28}'"
+    assert len(shown(*sixty)) == 60
+    assert shown("x" * 27, "y" * 28) == f"'{'x' * 27}'"
 
 
 @pytest.mark.parametrize(
@@ -314,6 +349,13 @@ def test_vectors_of_any_layout_are_taken(layout: Any, kind: pa.DataType) -> None
 def test_vectors_of_another_length_are_named(column: pa.Array, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"^v is .*, want fixed_size_list.*: {reason}$"):
         as_kind("v", column, VECTOR)
+
+
+def test_lists_get_the_very_type_that_is_wanted() -> None:
+    kind = pa.list_(pa.field("post", pa.int64(), nullable=False))
+    got = as_kind("ids", pa.array([[1, 2], [3]]), kind)
+    assert got.type.value_field.name == "post"
+    assert got.to_pylist() == [[1, 2], [3]]
 
 
 def test_what_is_of_the_kind_already_is_itself() -> None:
