@@ -313,9 +313,11 @@ def test_values_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [
-        ("time_ms", str(MIDNIGHT * 1000), "event_time is out of range"),
-        ("time_ms", str(MIDNIGHT // 1000), "event_time is out of range"),
-        ("time_ms", "1000000000000000000", "event_time is out of range"),
+        ("time_ms", str(MIDNIGHT // 1000), "event_time is in seconds, not in milliseconds"),
+        ("time_ms", str(MIDNIGHT * 1000), "event_time is in microseconds, not in milliseconds"),
+        ("time_ms", "1000000000000000000", "event_time is in nanoseconds, not in milliseconds"),
+        ("time_ms", "8000000000000000000", "event_time is out of range"),
+        ("time_ms", "0", "event_time is out of range"),
         ("is_click", "300", "click is not -1, 0 or 1"),
         ("play_time_ms", "99999999999", "dwell_ms is negative"),
     ],
@@ -340,8 +342,71 @@ def test_a_log_without_times_is_one_sentence(tmp_path: Path) -> None:
     folder = write_csv(tmp_path)
     for log in (folder / "KuaiRand-Pure" / "data").glob("log_standard_*"):
         log.write_text(re.sub(r"\b16\d{11}\b", "16", log.read_text()))
-    with pytest.raises(ValueError, match="no time_ms is a time; want milliseconds"):
+    with pytest.raises(ValueError, match=r"no time_ms is a time between .*, it is 16 to 16; "):
         import_kuairand(folder, Layout.at(tmp_path / "run"))
+
+
+OTHER_UNITS = [
+    ("seconds", 10**3, 1, "multiply by 1,000"),
+    ("microseconds", 1, 10**3, "divide by 1,000"),
+    ("nanoseconds", 1, 10**6, "divide by 1,000,000"),
+]
+IN_OTHER_UNITS = pytest.mark.parametrize(
+    ("unit", "by", "times", "mend"), OTHER_UNITS, ids=[u[0] for u in OTHER_UNITS]
+)
+
+
+@IN_OTHER_UNITS
+def test_a_log_in_another_unit_is_one_sentence_and_replaces_nothing(
+    tmp_path: Path, unit: str, by: int, times: int, mend: str
+) -> None:
+    layout, folder = Layout.at(tmp_path / "run"), write_csv(tmp_path)
+    import_kuairand(folder, layout)
+    before = digest(layout.root)
+
+    def other(found: re.Match[str]) -> str:
+        return str(int(found[0]) // by * times)
+
+    for log in (folder / "KuaiRand-Pure" / "data").glob("log_standard_*"):
+        log.write_text(re.sub(r"\b16\d{11}\b", other, log.read_text()))
+    with pytest.raises(ValueError, match="time_ms is") as error:
+        import_kuairand(folder, layout)
+    low, high = ((MIDNIGHT + add) // by * times for add in (-2 * DAY_MS, DAY_MS - 1))
+    said = str(error.value)
+    span = re.search(r"time_ms is (\d+) to (\d+) in 5 rows: read as milliseconds that", said)
+    assert span is not None
+    # A file may write a number as 9.0: nanoseconds lose their last digits.
+    assert [int(end) for end in span.groups()] == pytest.approx([low, high], rel=1e-15)
+    assert f"read as {unit} it would be 2022-04-22 to 2022-04-25; times are milli" in said
+    assert f"{mend} and bring the log again" in said
+    assert digest(layout.root) == before
+
+
+@IN_OTHER_UNITS
+def test_last_times_in_another_unit_are_one_sentence(
+    tmp_path: Path, unit: str, by: int, times: int, mend: str
+) -> None:
+    folder = write_partial(tmp_path)
+    rows = pq.read_table(folder / "users.parquet").to_pylist()
+    for row in rows:
+        if row["prehist_last_time_ms"] is not None:
+            row["prehist_last_time_ms"] = row["prehist_last_time_ms"] // by * times
+    pq.write_table(pa.Table.from_pylist(rows), folder / "users.parquet")
+    message = rf"users\.parquet: prehist_last_time_ms is \d+ to \d+ in 2 rows: .* as {unit} it"
+    with pytest.raises(ValueError, match=message):
+        import_kuairand(folder, Layout.at(tmp_path / "run"))
+
+
+def test_times_as_timestamps_are_one_sentence(tmp_path: Path) -> None:
+    folder = write_partial(tmp_path)
+    table = pq.read_table(folder / "impressions.parquet")
+    place = table.schema.get_field_index("time_ms")
+    stamps = table["time_ms"].cast(pa.timestamp("ms", tz="UTC"))
+    pq.write_table(table.set_column(place, "time_ms", stamps), folder / "impressions.parquet")
+    with pytest.raises(ValueError, match=r"impressions\.parquet: column 'time_ms'") as error:
+        import_kuairand(folder, Layout.at(tmp_path / "run"))
+    assert "\n" not in str(error.value)
+    assert "milliseconds" in str(error.value)
 
 
 def test_another_spec_is_refused(tmp_path: Path) -> None:
