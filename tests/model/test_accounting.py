@@ -163,6 +163,15 @@ def test_a_layer_holds_what_it_says_at_its_widest_point(
     assert memory.peak == 4 * 50 * numbers
 
 
+def test_hstu_activates_in_place_where_no_gradient_is_wanted() -> None:
+    """Tokens and their norm, keys beside values, and the keys once more, rotated."""
+    layer = make_layer(FeedSRConfig(width=12, heads=2, block="hstu"), 9)
+    rotation = Rotation.at(torch.arange(50), 6, 10_000.0, torch.float32)
+    with torch.inference_mode(), LiveMemory() as memory:
+        layer.project(torch.zeros(50, 12), rotation, queries=False)
+    assert memory.peak == 4 * 50 * (2 + 2 + 1) * 12
+
+
 @pytest.mark.parametrize("block", ["transformer", "hstu"])
 def test_of_candidates_and_of_a_last_layer_no_more_is_alive(block: str) -> None:
     layer = make_layer(FeedSRConfig.model_validate({"width": 12, "heads": 2, "block": block}), 9)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kernels.shared_context_attention import Tokens
 from model.batch import Impressions, RankBatch
+from model.context_memory import ContextMemory
 from model.feed_sr import FeedSR
 from tests.builders import TINY, Pattern, make_rank_batch, offsets_of
 from tests.model.test_feed_sr import RANKER, assert_close, make_ranker, rank
@@ -108,3 +110,39 @@ def test_in_bfloat16_a_memory_costs_no_more_than_the_dtype() -> None:
     cost = (whole - exact).abs().max()
     assert 0 < cost < 0.5
     assert (got - whole).abs().max() <= 2 * cost
+
+
+def test_only_a_single_history_that_grows_by_nothing_is_not_copied() -> None:
+    like, shape = torch.zeros(1), (1, 1, 2)
+    one, other = torch.randn(1, 2, 4, 1, 2), torch.randn(1, 2, 2, 1, 2)
+    nothing = ContextMemory([one], [0], shape, like)
+    assert nothing.of_each()[0] is one
+    grown = ContextMemory([one], [2], shape, like)
+    new = Tokens(None, torch.full((2, 1, 2), 7.0), torch.full((2, 1, 2), 9.0))
+    keys = grown.extend(0, new).k
+    assert torch.equal(keys, torch.cat([one[0, 0], new.k]))
+    assert grown.of_each()[0].shape == (1, 2, 6, 1, 2)
+    assert grown.of_each()[0].data_ptr() == keys.data_ptr()
+    both = ContextMemory([one, other], [0, 2], shape, like)
+    tokens = both.extend(0, new)
+    assert torch.equal(tokens.k, torch.cat([one[0, 0], other[0, 0], new.k]))
+    assert torch.equal(tokens.v, torch.cat([one[0, 1], other[0, 1], new.v]))
+    first, second = both.of_each()
+    assert torch.equal(first, one)
+    assert second.shape == (1, 2, 4, 1, 2)
+    assert first.data_ptr() != one.data_ptr()
+
+
+def test_a_memory_has_the_dtype_of_the_weights() -> None:
+    memory = ContextMemory([None], [2], (3, 2, 4), torch.zeros(1, dtype=torch.bfloat16))
+    assert memory.of_each()[0].dtype == torch.bfloat16
+    assert memory.of_each()[0].shape == (3, 2, 2, 2, 4)
+    assert memory.past_tokens == [0]
+
+
+def test_all_that_the_stream_goes_through_is_rounded_and_nothing_else() -> None:
+    low = make_ranker().float().compute_in(torch.bfloat16)
+    rounded = {n.split(".")[0] for n, p in low.named_parameters() if p.dtype == torch.bfloat16}
+    kept = {n.split(".")[0] for n, p in low.named_parameters() if p.dtype != torch.bfloat16}
+    assert rounded == {"blocks", "norm"}
+    assert not rounded & kept

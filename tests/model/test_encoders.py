@@ -178,3 +178,79 @@ def test_a_value_that_most_rows_have_shares_its_bin_with_no_other(common: float)
     bank.fit(torch.cat([torch.full((99,), common), rare])[None])
     bins = bank._bins(torch.tensor([[common, 0.5]]))[0]
     assert bins[0] != bins[1]
+
+
+def test_a_value_is_standardised_by_what_was_fitted() -> None:
+    bank = NumericBank([numeric("a", Numeric(bins=4, dim=2))])
+    bank.fit(torch.tensor([[1.0, 5.0, torch.nan]]))
+    assert (bank.mean_F.item(), bank.std_F.item()) == (3.0, 2.0)
+    assert bank(torch.tensor([[4.0, 1.0]]))[:, 0].tolist() == [0.5, -1.0]
+    assert bank.boundaries_FB.tolist() == [[2.0, 3.0, 4.0]]
+
+
+def test_one_known_value_is_its_features_mean_and_a_narrow_spread_stays() -> None:
+    bank = NumericBank([numeric("one"), numeric("narrow"), numeric("narrower")])
+    small, smaller = 1.5e-6, 0.5e-6
+    bank.fit(torch.tensor([[7.0, torch.nan], [small, -small], [smaller, -smaller]]))
+    assert bank.mean_F.tolist() == pytest.approx([7.0, 0.0, 0.0], abs=1e-12)
+    assert bank.std_F.tolist() == pytest.approx([1.0, small, 1.0])
+    assert bank.boundaries_FB[0].tolist() == [7.0] * 15
+
+
+def test_of_twice_as_many_rows_statistics_take_every_second() -> None:
+    bank = NumericBank([numeric("a", Numeric(bins=4, dim=2))])
+    rows = torch.tensor([2.0, 8.0]).repeat(1_000_000)
+    bank.fit(rows[None, :-1])
+    assert bank.mean_F.item() == pytest.approx(5.0, abs=1e-4)
+    bank.fit(rows[None])
+    assert (bank.mean_F.item(), bank.std_F.item()) == (2.0, 1.0)
+
+
+def test_few_buckets() -> None:
+    ids = torch.tensor([0, 5, -7, 2**62])
+    assert hash_ids(ids, 1).tolist() == [0, 0, 0, 0]
+    assert hash_ids(ids, 2).tolist() == [0, 1, 1, 1]
+    assert set(hash_ids(torch.arange(1, 50), 3).tolist()) == {1, 2}
+
+
+def test_a_vector_with_one_number_missing_is_missing() -> None:
+    encoder = DenseEncoder(Embedding(dim=3))
+    vectors = torch.tensor([[0.1, torch.nan, 0.3], [torch.inf, 0.2, 0.3], [0.0] * 3, [0.0, 0, 1]])
+    first, second, third, known = encoder(vectors)
+    assert torch.equal(first, third)
+    assert torch.equal(second, third)
+    assert not torch.allclose(known, third)
+
+
+def test_a_vector_as_short_as_the_epsilon_counts_half() -> None:
+    """The mean square is the epsilon: the direction counts by the root of a half."""
+    encoder = DenseEncoder(Embedding(dim=2)).double()
+    with torch.no_grad():
+        encoder.linear.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
+        encoder.linear.bias.zero_()
+    got = encoder(torch.tensor([[1e-3, -1e-3]], dtype=torch.float64))[0]
+    assert got.tolist() == pytest.approx([0.5**0.5, 0.0], rel=1e-9)
+
+
+def test_widths_of_long_vectors_and_starts_of_tables() -> None:
+    assert [DenseEncoder(Embedding(dim=n)).width for n in (3, 32, 33, 500)] == [3, 32, 32, 32]
+    ids = Feature(
+        name="a", role="sequence", kind=HashedId(table="t", buckets=3000, dim=20), source="post"
+    )
+    torch.manual_seed(0)
+    tables = [
+        FeatureEncoder([ids]).tables["t"].weight,
+        CategoricalEncoder(Categorical(cardinality=3000, dim=20)).table.weight,
+        NumericBank([numeric("a", Numeric(bins=2999, dim=20))]).table.weight,
+    ]
+    for weight in tables:
+        assert float(weight.detach().std()) == pytest.approx(0.05, rel=0.02)
+
+
+def test_nothing_drops_out_where_nobody_asks() -> None:
+    ids = Feature(
+        name="a", role="sequence", kind=HashedId(table="t", buckets=9, dim=4), source="post"
+    )
+    encoder = FeatureEncoder([ids]).train()
+    encoded = encoder({"a": torch.arange(1, 40)})
+    assert torch.equal(encoded, encoder.tables["t"](hash_ids(torch.arange(1, 40), 9)))

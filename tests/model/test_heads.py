@@ -282,6 +282,18 @@ def test_gates_that_are_left_sum_to_one_and_no_gate_is_nothing() -> None:
     assert ((shares - 1 / 8).abs() < 0.05).all()
 
 
+def test_a_gate_of_a_millionth_that_is_left_alone_is_all() -> None:
+    """The guard is for nothing at all, and a share half above it is none."""
+    mixed = three_experts(0.5).train()
+    with torch.no_grad():
+        mixed.gates[0].bias.copy_(torch.tensor([1.0, 1.0, 1.5e-6]).log())
+    torch.manual_seed(0)
+    said = mixed(torch.zeros(200, 1))[0][:, 0]
+    alone = said > 50
+    assert alone.any()
+    torch.testing.assert_close(said[alone], torch.full_like(said[alone], 100.0))
+
+
 def test_rows_whose_gates_all_dropped_give_zeros_and_gradients_that_are_numbers() -> None:
     mixed = three_experts(0.9).train()
     torch.manual_seed(0)

@@ -17,7 +17,14 @@ from components.data import evaluation_batches, window_limit
 from feature_repo.specs import SIMULATOR
 from model import build_ranker
 from model.batch import RankBatch
-from model.positions import LearnedPositions, Positions, Sites, make_positions
+from model.positions import (
+    LearnedPositions,
+    Positions,
+    Sites,
+    candidate_sites,
+    context_sites,
+    make_positions,
+)
 from model.rope import LONGEST_MS, SHORTEST_MS, Rotation, unrotated
 from serving.rank_batch import build_rank_batch
 from serving.scorer import Scorer, ScorerConfig
@@ -187,3 +194,26 @@ def test_law_5_a_scorer_remembers_histories_of_every_part(name: str) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-6)
     (one,), (other,) = forgetting([request]), forgetting([later])
     assert not np.allclose(one, other)
+
+
+def test_a_new_table_says_next_to_nothing() -> None:
+    torch.manual_seed(0)
+    weight = LearnedPositions(2000, 50).table.weight.detach()
+    assert float(weight.std()) == pytest.approx(0.02, rel=0.02)
+    assert abs(float(weight.mean())) < 0.001
+
+
+def test_sites_are_those_of_what_was_known() -> None:
+    """A post at twice what it knew, its action one further; a candidate after the whole history."""
+    batch = timed_rank_batch(1, [4, 0, 1], [2, 1, 0])
+    known = torch.tensor([0, 1, 1, 3, 0], dtype=torch.int32)
+    history = dataclasses.replace(batch.history, known_M=known, time_M=torch.arange(5) * 7)
+    sites = context_sites(history)
+    assert sites.position_T.tolist() == [0, 1, 2, 3, 2, 3, 6, 7, 0, 1]
+    assert sites.time_T is not None
+    assert sites.time_T.tolist() == [0, 0, 7, 7, 14, 14, 21, 21, 28, 28]
+    assert known.tolist() == [0, 1, 1, 3, 0]
+    sites_N = candidate_sites(batch, torch.tensor([8, 0, 2], dtype=torch.int32))
+    assert sites_N.position_T.tolist() == [8, 8, 0]
+    assert sites_N.time_T is batch.time_N
+    assert context_sites(dataclasses.replace(history, time_M=None)).time_T is None
