@@ -216,7 +216,8 @@ def summary(step: str, values: dict[str, Any]) -> str:
     """What a step reported, as a few words."""
     if step == "ingest":
         counts = ", ".join(f"{values[k]:,} {k}" for k in ("read", "kept", "quarantined"))
-        return f"{values['days']} days, {counts}; {values['plan']}"
+        empty = f"; nothing of {values['empty']}" if values["empty"] else ""
+        return f"{values['days']} days, {counts}{empty}; {values['plan']}"
     if step == "gate":
         return " - ".join(v for v in (values["verdict"], values["because"]) if v)
     if step.startswith("train"):

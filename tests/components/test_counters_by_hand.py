@@ -195,3 +195,32 @@ def test_what_is_read_of_an_impression() -> None:
     assert event_columns(POST) == ["post_id", "event_time", "arrival_time", "timed"]
     assert windows(PAIR) == [7, 30]
     assert windows(POST) == []
+
+
+def test_no_query_and_no_event() -> None:
+    nobody, some = keys((1, 5)).slice(1), keys((1, 5), (2, 5))
+    assert count_as_of(events(), PAIR, nobody, np.zeros(0, np.int64), SPEC).shape == (0,)
+    got = count_as_of(events().slice(0, 0), PAIR, some, np.array([CUTOFF] * 2), SPEC)
+    assert got.tobytes() == PAIR.default.tobytes() * 2
+
+
+def test_keys_of_two_columns_are_not_taken_for_each_other() -> None:
+    """Three members and two actors, each pair another number of times."""
+    pairs = [(member, actor) for member in (1, 2, 3) for actor in (5, 6)]
+    rows = [pair for times, pair in enumerate(pairs, start=1) for pair in [pair] * times]
+    one = events().slice(0, 1)
+    table = pa.concat_tables([one] * len(rows))
+    for place, name in enumerate(PAIR.keys):
+        table = table.set_column(place, name, pa.array([row[place] for row in rows]))
+    for asked in (pairs, pairs[::-1], [pairs[i] for i in (0, 3, 4, 1, 5, 2)]):
+        got = count_as_of(table, PAIR, keys(*asked), np.full(6, CUTOFF), SPEC)
+        assert got["seen"].tolist() == [pairs.index(pair) + 1 for pair in asked]
+
+
+def test_millions_of_keys_at_one_time_fit() -> None:
+    """Only the times between the cutoffs are told apart, however late in history they are."""
+    members = pa.table({"member_id": np.arange(1_200_000)})
+    view = View(name="pair", keys=("member_id",), kind="counters", features=FEATURES[:1])
+    cutoff_ms = np.full(len(members), 4_102_444_800_000)
+    got = count_as_of(events(), view, members, cutoff_ms, SPEC)
+    assert got["seen"][:4].tolist() == pytest.approx([np.nan, 8, 1, np.nan], nan_ok=True)

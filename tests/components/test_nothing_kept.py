@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.daily import summary
 from components.ingest import DIFFERS
 from components.layout import Layout, write_parquet
 from components.steps import run_step
@@ -115,8 +116,11 @@ def test_a_quiet_or_a_bad_day_between_others_holds_nobody_up(layout: Layout) -> 
     values = ingest(layout, last)
     assert (values["days"], values["read"], values["kept"], values["quarantined"]) == (4, 17, 11, 6)
     assert values["empty"] == NEXT
+    told = f"4 days, 17 read, 11 kept, 6 quarantined; nothing of {NEXT}; cold start: there is no "
+    assert summary("ingest", values) == f"{told}model in production"
     before = digest(layout.root / "impressions")
-    assert ingest(layout, last)["empty"] == ""
+    values = ingest(layout, last)
+    assert summary("ingest", values).startswith("1 days, 5 read, 5 kept, 0 quarantined; cold")
     assert digest(layout.root / "impressions") == before
 
 
