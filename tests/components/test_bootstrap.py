@@ -25,72 +25,7 @@ def test_weights_are_poisson_and_a_members_own() -> None:
     assert (member_weights(members, 50, seed=1) != weights).any()
 
 
-@pytest.fixture(params=[1, 2, 7, 16_384], ids=lambda rows: f"blocks of {rows}")
-def block(request, monkeypatch) -> int:
-    """Rows whose weights are handled at once; a tie may lie across blocks."""
-    monkeypatch.setattr("components.bootstrap.BLOCK_ROWS", request.param)
-    return request.param
-
-
-@settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(rows=st.integers(0, 60), seed=st.integers(0, 2**16), parts=st.integers(1, 4))
-def test_each_resample_is_the_auc_of_rows_repeated(
-    rows: int, seed: int, parts: int, block: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    member = rng.integers(0, 9, rows)
-    logits = rng.normal(size=(rows, 2)).astype(np.float32)
-    logits[:, 1] = logits[:, 1].round(1) / 1e4
-    labels = rng.integers(0, 2, (rows, 2)).astype(np.float32)
-    labels[rng.random((rows, 2)) < 0.1] = np.nan
-    auc = BootstrapAuc(2, 5)
-    for part in np.array_split(rng.permutation(rows), parts):
-        auc.update(logits[part], labels[part], member[part])
-    often = member_weights(member, 5)
-    for b in range(6):
-        again = np.repeat(np.arange(rows), often[:, b])
-        for k in range(2):
-            expected = exact_auc(logits[again, k], labels[again, k])
-            np.testing.assert_allclose(auc.auc()[k, b], expected, atol=1e-12)
-
-
 ROWS = 40_000
-
-
-def sorted_rows(by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in an order that says something of their scores."""
-    rng = np.random.default_rng(0)
-    member = rng.integers(0, 300, ROWS)
-    labels = (rng.random(ROWS) < 0.1 + 0.3 * (member % 3 == 0)).astype(np.float32)
-    logits = rng.normal(-3 + labels, 1 + member / 300).astype(np.float32)
-    order = {
-        "score": np.argsort(logits),
-        "score, falling": np.argsort(-logits),
-        "label": np.argsort(labels),
-        "label, falling": np.argsort(-labels),
-        "member": np.argsort(member),
-    }[by]
-    return logits[order, None], labels[order, None], member[order]
-
-
-@pytest.mark.parametrize("parts", [1, 7])
-@pytest.mark.parametrize("by", ["score", "score, falling", "label", "label, falling", "member"])
-def test_the_order_of_the_rows_says_nothing(by: str, parts: int) -> None:
-    logits, labels, member = sorted_rows(by)
-    auc = BootstrapAuc(1, 30)
-    for part in np.array_split(np.arange(ROWS), parts):
-        auc.update(logits[part] / 1e3, labels[part], member[part])
-    (found,) = auc.auc()
-    exact = exact_auc(logits[:, 0] / np.float32(1e3), labels[:, 0])
-    assert found[0] == pytest.approx(exact, abs=1e-12)
-    often = member_weights(member, 30)
-    for b in (1, 30):
-        again = np.repeat(np.arange(ROWS), often[:, b])
-        assert found[b] == pytest.approx(exact_auc(logits[again, 0], labels[again, 0]), abs=1e-9)
-    said = interval(found)
-    assert said["low"] < exact < said["high"]
 
 
 @pytest.mark.parametrize("place", [0, 17_000, ROWS - 1], ids=["first", "middle", "last"])
@@ -179,3 +114,68 @@ def test_the_interval_is_that_of_the_resamples_alone() -> None:
     half = np.concatenate([[7.0], np.arange(41.0), np.full(40, np.nan)])
     assert interval(half) == {"value": 7, "low": 1, "high": 39}
     assert interval(np.append(half, np.nan)) == {"value": None, "low": None, "high": None}
+
+
+def sorted_rows(by: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in an order that says something of their scores."""
+    rng = np.random.default_rng(0)
+    member = rng.integers(0, 300, ROWS)
+    labels = (rng.random(ROWS) < 0.1 + 0.3 * (member % 3 == 0)).astype(np.float32)
+    logits = rng.normal(-3 + labels, 1 + member / 300).astype(np.float32)
+    order = {
+        "score": np.argsort(logits),
+        "score, falling": np.argsort(-logits),
+        "label": np.argsort(labels),
+        "label, falling": np.argsort(-labels),
+        "member": np.argsort(member),
+    }[by]
+    return logits[order, None], labels[order, None], member[order]
+
+
+@pytest.mark.parametrize("parts", [1, 7])
+@pytest.mark.parametrize("by", ["score", "score, falling", "label", "label, falling", "member"])
+def test_the_order_of_the_rows_says_nothing(by: str, parts: int) -> None:
+    logits, labels, member = sorted_rows(by)
+    auc = BootstrapAuc(1, 30)
+    for part in np.array_split(np.arange(ROWS), parts):
+        auc.update(logits[part] / 1e3, labels[part], member[part])
+    (found,) = auc.auc()
+    exact = exact_auc(logits[:, 0] / np.float32(1e3), labels[:, 0])
+    assert found[0] == pytest.approx(exact, abs=1e-12)
+    often = member_weights(member, 30)
+    for b in (1, 30):
+        again = np.repeat(np.arange(ROWS), often[:, b])
+        assert found[b] == pytest.approx(exact_auc(logits[again, 0], labels[again, 0]), abs=1e-9)
+    said = interval(found)
+    assert said["low"] < exact < said["high"]
+
+
+@pytest.fixture(params=[1, 2, 7, 16_384], ids=lambda rows: f"blocks of {rows}")
+def block(request, monkeypatch) -> int:
+    """Rows whose weights are handled at once; a tie may lie across blocks."""
+    monkeypatch.setattr("components.bootstrap.BLOCK_ROWS", request.param)
+    return request.param
+
+
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(rows=st.integers(0, 60), seed=st.integers(0, 2**16), parts=st.integers(1, 4))
+def test_each_resample_is_the_auc_of_rows_repeated(
+    rows: int, seed: int, parts: int, block: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    member = rng.integers(0, 9, rows)
+    logits = rng.normal(size=(rows, 2)).astype(np.float32)
+    logits[:, 1] = logits[:, 1].round(1) / 1e4
+    labels = rng.integers(0, 2, (rows, 2)).astype(np.float32)
+    labels[rng.random((rows, 2)) < 0.1] = np.nan
+    auc = BootstrapAuc(2, 5)
+    for part in np.array_split(rng.permutation(rows), parts):
+        auc.update(logits[part], labels[part], member[part])
+    often = member_weights(member, 5)
+    for b in range(6):
+        again = np.repeat(np.arange(rows), often[:, b])
+        for k in range(2):
+            expected = exact_auc(logits[again, k], labels[again, k])
+            np.testing.assert_allclose(auc.auc()[k, b], expected, atol=1e-12)
