@@ -3,19 +3,31 @@
 
 Instruction sets, chosen at run time, the fastest first:
   float32   avx512 (multiply-adds)
-  bfloat16  amx_bf16 (tiles), avx512_bf16 (dot products of pairs), avx512 (widened to float32),
-            and amx_emulated (the tiles in plain C++: slow, for tests)
+  bfloat16  amx_bf16 (tiles), avx512_bf16 (dot products of pairs), avx512 (widened to float32)
 The order is measured, on an AMD EPYC without tiles and on a Xeon with them: README, "How it runs".
+Each is there once more in plain C++, its name followed by _emulated (`amx_emulated` the tiles):
+slow, never chosen by itself, and the same on every x86-64, so that the kernels are tested there.
+FEEDSR_INSTRUCTIONS names the one that computes; a dtype that has not got it here is not computed by
+C++ then.
 
 Threads are torch's setting. Knows nothing of autograd (`ops.py`).
 """
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
 from kernels._native import native
+
+VARIABLE = "FEEDSR_INSTRUCTIONS"
+NAMES = (
+    *("amx_bf16", "avx512_bf16", "avx512"),
+    *("amx_emulated", "avx512_bf16_emulated", "avx512_emulated"),
+)
+"""All that there are on some processor."""
 
 
 def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str]:
@@ -27,18 +39,41 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str
         return False, reason
     if dtype not in (torch.float32, torch.bfloat16) or head_dim % 16 or not 16 <= head_dim <= 128:
         return False, "the C++ kernel is for float32 or bfloat16 and a head_dim of 16, 32, ... 128"
-    names = instructions(dtype)
-    if not names:
+    names, asked = instructions(dtype), _asked()
+    if asked and asked not in (*names, *emulated(dtype)):
+        return False, f"{VARIABLE}={asked}, which this processor has not got for {dtype}"
+    if not asked and not names:
         return False, "the processor has no AVX-512"
-    return True, f"C++ with {names[0]}"
+    return True, f"C++ with {asked or names[0]}"
 
 
 def instructions(dtype: torch.dtype) -> list[str]:
     """The instruction sets that this processor can run for a dtype, the fastest first."""
+    return _names("instructions", dtype)
+
+
+def emulated(dtype: torch.dtype) -> list[str]:
+    """Those that are written out in plain C++, for tests."""
+    return _names("emulated", dtype)
+
+
+def _names(which: str, dtype: torch.dtype) -> list[str]:
     module = native("shared_context_attention")[0]
     assert module is not None
-    names: list[str] = module.instructions(dtype == torch.bfloat16)
+    names: list[str] = getattr(module, which)(dtype == torch.bfloat16)
     return names
+
+
+def _asked() -> str:
+    """What the environment asks for; empty is the fastest.
+
+    Raises:
+        ValueError: there is no such instruction set anywhere.
+    """
+    asked = os.environ.get(VARIABLE, "")
+    if asked and asked not in NAMES:
+        raise ValueError(f"{VARIABLE} is {asked!r}, want one of {', '.join(NAMES)}; or unset it")
+    return asked
 
 
 def context_forward(
@@ -58,14 +93,15 @@ def context_forward(
 
     Raises:
         ValueError: shapes, offsets or prefixes that do not fit; `instructions` that the processor
-            does not have (empty is the fastest).
+            does not have (empty is what FEEDSR_INSTRUCTIONS says, or the fastest).
     """
     out, lse = _like(q)
     module = native("shared_context_attention")[0]
     assert module is not None
     threads = torch.get_num_threads()
     qkv = (_bits(x) for x in (q, k, v))
-    module.context(*qkv, *offsets, prefix, group, scale, threads, instructions, _bits(out), lse)
+    chosen = instructions or _asked()
+    module.context(*qkv, *offsets, prefix, group, scale, threads, chosen, _bits(out), lse)
     return out, lse
 
 
@@ -91,7 +127,8 @@ def candidate_forward(
     assert module is not None
     threads = torch.get_num_threads()
     tensors = (_bits(x) for x in (*own, k, v))
-    module.candidates(*tensors, *offsets, scale, threads, instructions, _bits(out), lse)
+    chosen = instructions or _asked()
+    module.candidates(*tensors, *offsets, scale, threads, chosen, _bits(out), lse)
     return out, lse
 
 

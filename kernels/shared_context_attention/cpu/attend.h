@@ -42,21 +42,32 @@ struct Problem {
 };
 
 // Whether this processor, and this build, can run each of them. `has_tiles` asks Linux for AMX's
-// registers and multiplies once; `emulated` are the tiles in plain C++, which are for tests.
+// registers and multiplies once.
 bool has_avx512();
 bool has_avx512_bf16();
-bool has_tiles(bool emulated);
+bool has_tiles();
 
 template <class T>  // float or Bf16
 void attend_avx512(const Problem<T>& problem);
 void attend_dot_products(const Problem<Bf16>& problem);
-void attend_tiles(const Problem<Bf16>& problem, bool emulated);
+void attend_tiles(const Problem<Bf16>& problem);
+template <class T>
+void attend_emulated(const Problem<T>& problem, const std::string& instructions);
 
 // The instruction sets that this processor can run for a dtype, the fastest first.
 template <class T>
 std::vector<std::string> instructions_for();
 
-// Computes a problem by one of them; empty is the first. Throws invalid_argument for another.
+// Those that are written out in plain C++, for tests: the same kernels on any x86-64.
+template <class T>
+std::vector<std::string> emulated_for();
+template <>
+std::vector<std::string> emulated_for<float>();
+template <>
+std::vector<std::string> emulated_for<Bf16>();
+
+// Computes a problem by one of either; empty is this processor's first. Throws invalid_argument for
+// another.
 template <class T>
 void attend(const Problem<T>& problem, std::string instructions);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Python face of the native kernel. Every shape and offset is checked here, once.
 
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -27,6 +28,13 @@ void require(bool right, const std::string& what) {
   if (!right) {
     throw std::invalid_argument("shared_context_attention: " + what);
   }
+}
+
+// As fp32, in which scores are; finite, or every output is NaN.
+float checked_scale(double softmax_scale) {
+  const auto scale = static_cast<float>(softmax_scale);
+  require(std::isfinite(scale), "softmax_scale must be a finite number");
+  return scale;
 }
 
 template <class T>
@@ -95,7 +103,7 @@ void context(const In<T>& q, const In<T>& k, const In<T>& v, const Ints& cu_quer
   require(group >= 1 && threads >= 1, "group and threads must be at least 1");
   p.group = group;
   p.causal = true;
-  p.scale = static_cast<float>(softmax_scale);
+  p.scale = checked_scale(softmax_scale);
   p.threads = threads;
   for (std::int64_t s = 0; s < p.sequences; ++s) {
     require(p.cu_queries[s + 1] - p.cu_queries[s] <= p.cu_keys[s + 1] - p.cu_keys[s],
@@ -118,7 +126,7 @@ void candidates(const In<T>& q, const In<T>& k_self, const In<T>& v_self, const 
   require(threads >= 1, "threads must be at least 1");
   p.k_self = heads_of(k_self, "k_self", q.shape(0), q);
   p.v_self = heads_of(v_self, "v_self", q.shape(0), q);
-  p.scale = static_cast<float>(softmax_scale);
+  p.scale = checked_scale(softmax_scale);
   p.threads = threads;
   nb::gil_scoped_release released;
   feedsr::attend(p, instructions);
@@ -126,6 +134,10 @@ void candidates(const In<T>& q, const In<T>& k_self, const In<T>& v_self, const 
 
 std::vector<std::string> instructions(bool bfloat16) {
   return bfloat16 ? feedsr::instructions_for<feedsr::Bf16>() : feedsr::instructions_for<float>();
+}
+
+std::vector<std::string> emulated(bool bfloat16) {
+  return bfloat16 ? feedsr::emulated_for<feedsr::Bf16>() : feedsr::emulated_for<float>();
 }
 
 // The two calls for one dtype; bfloat16 comes as its bits.
@@ -148,6 +160,8 @@ NB_MODULE(_cpu, m) {
   m.doc() = "Shared-context attention in one pass, fp32 and bf16, in AVX-512 or AMX.";
   m.def("instructions", &instructions, nb::arg("bfloat16"),
         "The instruction sets that this processor can run for a dtype, the fastest first.");
+  m.def("emulated", &emulated, nb::arg("bfloat16"),
+        "Those written out in plain C++, slow and for tests: the same kernels on any x86-64.");
   define<float>(m);
   define<feedsr::Bf16>(m);
 }

@@ -16,7 +16,7 @@ std::vector<std::string> instructions_for<float>() {
 template <>
 std::vector<std::string> instructions_for<Bf16>() {
   std::vector<std::string> names;
-  if (has_tiles(false)) {
+  if (has_tiles()) {
     names.emplace_back("amx_bf16");
   }
   if (has_avx512_bf16()) {
@@ -25,19 +25,23 @@ std::vector<std::string> instructions_for<Bf16>() {
   if (has_avx512()) {
     names.emplace_back("avx512");
   }
-  if (has_tiles(true)) {
-    names.emplace_back("amx_emulated");
-  }
   return names;
 }
 
 template <class T>
 void attend(const Problem<T>& p, std::string instructions) {
   const std::vector<std::string> names = instructions_for<T>();
+  const std::vector<std::string> emulated = emulated_for<T>();
+  const auto among = [&](const std::vector<std::string>& all) {
+    return std::find(all.begin(), all.end(), instructions) != all.end();
+  };
   if (instructions.empty() && !names.empty()) {
     instructions = names.front();
   }
-  if (std::find(names.begin(), names.end(), instructions) == names.end()) {
+  if (among(emulated)) {
+    return attend_emulated(p, instructions);
+  }
+  if (!among(names)) {
     throw std::invalid_argument("shared_context_attention: this processor has no instructions '" +
                                 instructions + "' for this dtype");
   }
@@ -45,8 +49,8 @@ void attend(const Problem<T>& p, std::string instructions) {
     if (instructions == "avx512_bf16") {
       return attend_dot_products(p);
     }
-    if (instructions != "avx512") {
-      return attend_tiles(p, instructions == "amx_emulated");
+    if (instructions == "amx_bf16") {
+      return attend_tiles(p);
     }
   }
   attend_avx512(p);

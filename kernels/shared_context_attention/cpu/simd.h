@@ -3,7 +3,11 @@
 // has its own copy, compiled for its own instructions; hence the unnamed namespace.
 #pragma once
 
+#if defined(FEEDSR_EMULATED)
+#include "emulated.h"
+#else
 #include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>

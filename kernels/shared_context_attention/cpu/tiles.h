@@ -128,7 +128,7 @@ class AmxTiles {
 };
 
 // What the processor says of AMX, and whether Linux lets this process have the tiles' registers.
-bool amx_permitted() {
+[[maybe_unused]] bool amx_permitted() {
   constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long tile_data = 18;               // XFEATURE_XTILEDATA
   constexpr unsigned bf16_and_tiles = (1U << 22) | (1U << 24);
@@ -143,12 +143,12 @@ bool amx_permitted() {
 #else
 
 using AmxTiles = EmulatedTiles;
-bool amx_permitted() { return false; }
+[[maybe_unused]] bool amx_permitted() { return false; }
 
 #endif
 
 // The bits of a whole number below 256.
-Bf16 whole_bf16(int x) {
+[[maybe_unused]] Bf16 whole_bf16(int x) {
   const auto wide = static_cast<float>(x);
   std::uint32_t bits;
   std::memcpy(&bits, &wide, sizeof bits);
