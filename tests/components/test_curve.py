@@ -50,6 +50,7 @@ def test_a_throughput_is_what_was_counted_over_the_time_since_it_was_made(
     throughput = Throughput()
     assert str(throughput) == "0 sequences/s, 0 impressions/s"
     throughput.count(8, 300)
+    assert str(throughput) == "8000000000 sequences/s, 300000000000 impressions/s"  # no time yet
     throughput.count(12, 500)
     now[0] = 104.0
     assert str(throughput) == "5 sequences/s, 200 impressions/s"

@@ -19,6 +19,7 @@ from components.data import (
     propensity,
     shard_format,
     to_train_batch,
+    window_limit,
 )
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import KUAIRAND, SIMULATOR
@@ -99,6 +100,63 @@ def test_the_propensity_table_finds_the_rates() -> None:
     assert table[:5] == pytest.approx([1, 0.8, 0.5, 0.1, 1.0], abs=0.02)
     assert min(table) >= 0.1
     assert max(table) <= 1
+
+
+def test_the_propensity_table_by_hand() -> None:
+    """Rates are smoothed by a hundred impressions of the overall one; the last place is shared."""
+    position = np.repeat(np.array([0, 1, 59, 75, -1], np.int16), [300, 100, 50, 50, 40])
+    click = np.zeros(540, np.int8)
+    click[:90] = 1  # of the 300 at place 0
+    click[300:310] = 1  # of the 100 at place 1
+    click[400], click[450] = 1, 1  # of the 100 at the last place
+    click[500:540] = 1  # without a place
+    click[290:300] = -1
+    table = propensity([pack([540], position=position, click=click)], "click")
+    overall = 102 / 490
+    rate = [(90 + 100 * overall) / 390, (10 + 100 * overall) / 200, overall]
+    rate.append((2 + 100 * overall) / 200)
+    assert len(table) == 60
+    assert [table[p] for p in (0, 1, 30, 59)] == pytest.approx([r / rate[0] for r in rate])
+
+
+def test_one_click_makes_a_table_whose_floor_is_a_tenth() -> None:
+    click = np.array([1, 0], np.int8)
+    table = propensity([pack([2], position=np.array([0, 1], np.int16), click=click)], "click")
+    overall = 0.5
+    assert table[1] == pytest.approx((50 / 101) / (51 / 101))
+    assert table[2] == pytest.approx(overall / (51 / 101))
+    click = np.repeat(np.array([1, 0], np.int8), 100_000)
+    position = np.repeat(np.array([0, 1], np.int16), 100_000)
+    low = propensity([pack([200_000], position=position, click=click)], "click")
+    assert low[:2] == (1.0, 0.1)
+
+
+def test_a_window_is_read_to_twice_its_most() -> None:
+    assert window_limit(KUAIRAND) == 2 * (1000 + 64) == 2128
+
+
+def test_batches_to_evaluate_have_64_sequences(tmp_path: Path) -> None:
+    write_shards(tmp_path, KUAIRAND, [2] * 70, shards=1)
+    sizes = [packed.num_sequences for _, packed in evaluation_batches(tmp_path, KUAIRAND)]
+    assert sizes == [64, 6]
+
+
+def test_a_weighting_of_its_own_scale() -> None:
+    packed = pack([2])
+    assert weights(packed) == pytest.approx([0.5**0.5, 1])
+    assert weights(packed, scale=3.0) == pytest.approx([3 * 0.5**0.5, 3])
+
+
+def test_estimated_weights_halve_as_they_are_told() -> None:
+    """By age and by place, both unlike their defaults, over two packs."""
+    packs = [pack([2], event_time=[0, DAY_MS]), pack([1], event_time=[3 * DAY_MS])]
+    config = TrainConfig(age_half_life_days=2.0, position_half_life=4)
+    found = estimate_weighting(packs, KUAIRAND, config, 5 * DAY_MS)
+    plain = [0.5 ** (1 / 4 + 5 / 2), 0.5 ** (4 / 2), 0.5 ** (2 / 2)]
+    mean = sum(plain) / 3
+    ours = [w for each in packs for w in found.weigh(each).tolist()]
+    assert ours == pytest.approx([w / mean for w in plain], rel=1e-5)
+    assert found.scale == pytest.approx(1 / mean, rel=1e-6)
 
 
 @pytest.mark.parametrize("position", [-1, 3])

@@ -125,14 +125,14 @@ def test_posts_of_equal_relevance_come_out_equal_wherever_they_were_shown(
 def test_a_label_of_an_examined_task_is_divided_by_its_positions_propensity() -> None:
     position = np.array([0, 1, 2, 70, -1, 1, 1])
     done = np.array([1, 1, 1, 1, 1, 0, -1])
-    table = (1.0, 0.5, 0.25)
+    table = (0.8, 0.5, 0.25)
     for code in (1, 2):
         packed = pack(position, dict.fromkeys(TASKS, done), code)
         batch = to_train_batch(packed, SIMULATOR, propensity=table)
         labels = batch.labels_RK if code == 1 else batch.auxiliary_labels_AK
         assert labels.dtype == torch.float32
         for k, name in enumerate(TASKS):
-            expected = [1, 1, 1, 1, 1] if name == "skip" else [1, 2, 4, 4, 1]
+            expected = [1, 1, 1, 1, 1] if name == "skip" else [1.25, 2, 4, 4, 1]
             assert labels[:, k].tolist()[:6] == [*expected, 0], name
             assert labels[6, k].isnan()
         other = batch.auxiliary_labels_AK if code == 1 else batch.labels_RK
@@ -195,6 +195,8 @@ def test_a_label_above_one_is_its_likelihood_and_the_complements() -> None:
     labels = torch.tensor([[4.0], [2.5], [1.0], [10.0]])
     p = torch.sigmoid(logits.double())
     expected = -(labels * p.log() + (1 - labels) * (1 - p).log())
+    far = task_sums(torch.tensor([[8.0]]), torch.tensor([[2.5]]), torch.ones(1))
+    assert far.item() == pytest.approx(np.log1p(np.exp(-8)) - 1.5 * 5, abs=1e-5)
     for row in range(4):
         part = slice(row, row + 1)
         sums = task_sums(logits[part], labels[part], torch.tensor([3.0]))

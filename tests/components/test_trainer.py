@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from components import trainer as module
 from components.checkpoints import save_checkpoint
@@ -247,6 +251,7 @@ def test_labels_are_mixed_with_what_the_teachers_say(shards: Path, tmp_path: Pat
 def test_a_run_goes_over_everything_once_an_epoch(shards: Path, tmp_path: Path) -> None:
     config = PLAIN.model_copy(update={"epochs": 2, "micro_batch": 3})
     trainer = make_trainer(shards, tmp_path, config)
+    trainer.model.eval()
     trainer.run()
     assert trainer.step == trainer.total == 6
     assert trainer.throughput.sequences == 2 * 20
@@ -262,6 +267,94 @@ def test_a_process_that_does_not_lead_writes_nothing(shards: Path, tmp_path: Pat
     assert not folder.exists()
     make_trainer(shards, folder, config).run()  # and none after the last step
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+class TwoAlike(Group):
+    """As if another process had the very same rows."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor * 2
+
+
+def test_two_processes_with_the_same_rows_take_the_step_of_one(
+    shards: Path, tmp_path: Path
+) -> None:
+    """Each gradient is that of the whole, since gradients are averaged over the processes."""
+    batch = batch_of()
+    trainer = make_trainer(shards, tmp_path)
+    trainer.group = TwoAlike(rank=0, world=2, device=torch.device("cpu"))
+    losses, grads = by_hand(STILL, batch, 1.0)
+    assert trainer._take_step([batch]) == pytest.approx(losses, rel=1e-5)
+    assert_close(gradients(trainer), grads)
+    trainer._count([batch])
+    assert (trainer.throughput.sequences, trainer.throughput.impressions) == (2 * 3, 2 * 17)
+
+
+def test_gradients_are_exchanged_once_a_step(shards: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(shards, tmp_path)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        replica = DistributedDataParallel(trainer.model, find_unused_parameters=True)
+        exchanged: list[int] = []
+
+        def hook(state, bucket):  # type: ignore[no-untyped-def]
+            exchanged.append(bucket.index())
+            future: torch.futures.Future[Tensor] = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        replica.register_comm_hook(None, hook)
+        trainer.replica = replica
+        trainer._take_step([batch_of(0)])
+        once = len(exchanged)
+        assert once > 0
+        exchanged.clear()
+        trainer._take_step([batch_of(1), batch_of(2), batch_of(3)])
+        assert len(set(exchanged)) == len(exchanged) <= once
+    finally:
+        dist.destroy_process_group()
+
+
+def test_progress_and_the_log_say_where_a_run_is(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    said: list[Any] = []
+
+    @contextmanager
+    def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        said.append((title, total))
+        yield said.append
+
+    monkeypatch.setattr(module, "progress", progress)
+    monkeypatch.setattr(module.Throughput, "due", lambda self: True)
+    trainer = make_trainer(shards, tmp_path / "all")
+    with caplog.at_level("INFO", logger="feedsr.train"):
+        trainer.run()
+    assert said == [("train", 3), 0, 1, 1, 1]
+    (first, *_, last) = [r.getMessage() for r in caplog.records]
+    assert first.startswith(f"step 1 of 3: loss {trainer.curve.points[0]['loss']:.4f}, ")
+    assert last.startswith("trained 3 steps, ")
+    said.clear()
+    later = make_trainer(shards, tmp_path / "later")
+    save_checkpoint(tmp_path / "later", dataclasses.replace(trainer.checkpoint(), step=2))
+    later.run()
+    assert said == [("train", 3), 2, 1]
+    caplog.clear()
+    with caplog.at_level("INFO", logger="feedsr.train"):
+        make_trainer(shards, tmp_path / "other", rank=1).run()
+    assert said == [("train", 3), 2, 1]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_enough_to_stop(
+    shards: Path, tmp_path: Path, value: float
+) -> None:
+    trainer = make_trainer(shards, tmp_path)
+    trainer._check_finite([1.0, -2.0], torch.tensor(3.0))
+    for losses, norm in (([value, 1.0], 1.0), ([1.0, value], 1.0), ([1.0, 1.0], value)):
+        with pytest.raises(ValueError, match=r"stopped at step 0 of 3: .* the gradient norm"):
+            trainer._check_finite(losses, torch.tensor(norm))
 
 
 class _StopError(Exception):
