@@ -12,7 +12,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from rich.progress import Progress
 
 from components.config import load_config
 from components.console import bar_columns, console, parse_event
-from components.layout import Layout
+from components.layout import Layout, path_without
 from components.steps import StepError, refuse_day_without_log, refuse_first_day
 from components.writer import writing
 
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from kfp.local import SubprocessRunner
 
 LABEL_WIDTH = 14
+PLACEHOLDER = "{{"
+"""What Kubeflow puts a value of its own in place of, in any argument."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +106,8 @@ def _run_pipeline(
     artifacts = layout.run(day) / "kfp"
     shutil.rmtree(artifacts, ignore_errors=True)
     with (
-        _without_placeholder(str(layout.root)) as root,
-        _without_placeholder(config) as chosen,
+        path_without(PLACEHOLDER, str(layout.root)) as root,
+        path_without(PLACEHOLDER, config) as chosen,
         contextlib.redirect_stdout(watch),
     ):
         local.init(
@@ -118,20 +119,6 @@ def _run_pipeline(
             daily_pipeline(root=root, day=day, config=chosen)
         except RuntimeError as error:
             raise watch.failure() from error
-
-
-@contextlib.contextmanager
-def _without_placeholder(path: str) -> Iterator[str]:
-    """A path that Kubeflow passes on as it is: `{{` begins a placeholder of its own, for which it
-    knows no escape, so a link of a plain name stands for such a path.
-    """
-    if "{{" not in path:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="feedsr-daily-") as folder:
-        link = Path(folder) / "link"
-        link.symlink_to(path)
-        yield str(link)
 
 
 class Watch(io.TextIOBase):

@@ -149,6 +149,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def path_without(text: str, path: str) -> Iterator[str]:
+    """The path, or a link of a plain name to it where it holds a text that a reader takes for
+    something of its own and knows no escape for.
+    """
+    if text not in path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="feedsr-link-") as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path)
+        yield str(link)
+
+
 def check_writable(path: Path) -> None:
     """Makes a file's folder, and fails now rather than after the work whose result it is to hold.
 

@@ -258,8 +258,6 @@ def _last_end(layout: Layout, config: DailyConfig) -> int:
 
 
 def _most_active(layout: Layout) -> int:
-    if not layout.impression_days():
-        raise ValueError(f"{layout.root} has no impressions; run feedsr daily first")
     with duckdb.connect() as connection:
         row = connection.execute(
             f"select member_id from {_impressions(layout)} group by member_id "
@@ -271,7 +269,10 @@ def _most_active(layout: Layout) -> int:
 
 
 def _impressions(layout: Layout) -> str:
-    return _parquet(*map(layout.impressions_day, layout.impression_days()))
+    days = layout.impression_days()
+    if not days:
+        raise ValueError(f"{layout.root} has no impressions; run feedsr daily first")
+    return _parquet(*map(layout.impressions_day, days))
 
 
 def _parquet(*paths: Path) -> str:

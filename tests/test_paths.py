@@ -94,12 +94,26 @@ def test_a_log_in_folders_of_any_name_is_brought_as_from_a_plain_one(
         for home in (plain, odd):
             (home / name).mkdir(parents=True)
             written = write(home / name)
-            layout = Layout.at(tmp_path / "roots" / f"{home.name}-{name}-{home == plain}")
+            layout = Layout.at(home / f"root of {name}")
             data = written if isinstance(written, Path) else home / name
             detect_source(data).load(data, layout, spec)
             found.append(digests(layout.root, "raw"))
         assert found[0] == found[1]
         assert found[0]
+
+
+def test_a_log_is_not_read_with_its_neighbours(tmp_path: Path) -> None:
+    """duckdb would take `a?b` and `a*b` for both folders."""
+    from components.sources.kuairand import import_kuairand
+
+    found = []
+    for name in ("plain", "aXb", "a?b", "a*b"):
+        (tmp_path / name).mkdir()
+        write_csv(tmp_path / name)
+        layout = Layout.at(tmp_path / "roots" / name)
+        import_kuairand(tmp_path / name, layout)
+        found.append(digests(layout.root, "raw"))
+    assert all(digest == found[0] for digest in found)
 
 
 def test_a_relative_root_that_looks_like_something_else(

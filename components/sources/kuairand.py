@@ -102,7 +102,9 @@ def import_kuairand(data_dir: Path | str, layout: Layout, spec: Spec = KUAIRAND)
     """
     files = find_files(Path(data_dir))
     layout.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=layout.root, prefix=".import-") as scratch:
+    # duckdb reads what follows a `?` in a database's name as settings, and knows no escape.
+    beside = None if "?" in str(layout.root) else layout.root
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".import-") as scratch:
         connection = duckdb.connect(str(Path(scratch) / "log.duckdb"))
         try:
             return _Import(connection, layout, spec).run(files)

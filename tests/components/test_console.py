@@ -45,3 +45,12 @@ def test_each_mode_says_it_its_own_way(
     assert err in shown.err
     if mode == "off":
         assert shown == ("", "")
+
+
+def test_work_of_nothing_is_shown_as_done(capsys: pytest.CaptureFixture[str]) -> None:
+    for mode in ("lines", "events", "off", "bar"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FEEDSR_PROGRESS", mode)
+            with progress("nothing", 0) as advance:
+                advance(0)
+    assert "Traceback" not in capsys.readouterr().err

@@ -17,12 +17,13 @@ import pytest
 
 from components import materialize as module
 from components.events import column, history_order, with_content
-from components.features import day_end
-from components.histories import encode_histories
-from components.layout import Layout
+from components.features import day_end, features
+from components.histories import encode_histories, histories
+from components.layout import Layout, write_parquet
 from components.materialize import materialize, online_histories, push_history
 from components.store import open_store
 from serving.history import decode_history, history_as_of
+from serving.store_client import StoreClient
 from tests.log_builders import Log, build_run, random_log, small_config, small_spec
 
 SPEC = small_spec("kuairand")
@@ -208,6 +209,31 @@ def test_a_bad_history_is_not_pushed(layout):
     with pytest.raises(ValueError, match="history value is damaged"):
         push_history(open_store(layout, CONFIG), values, 2**41, SPEC)
     assert online(layout)["history"] == before
+
+
+def test_days_with_nothing_in_them_are_brought_online_as_such(layout):
+    log = random_log(SPEC, 6)
+    nothing = dataclasses.replace(
+        log,
+        impressions=log.impressions.slice(0, 0),
+        posts=log.posts.slice(0, 0),
+        members=log.members.slice(0, 0),
+    )
+    days = ["2022-04-18", "2022-04-19"]
+    write_parquet(layout.posts, nothing.posts)
+    write_parquet(layout.members, nothing.members)
+    for day in days:
+        write_parquet(layout.impressions_day(day), nothing.impressions)
+        features(layout, day, CONFIG)
+        histories(layout, day, CONFIG)
+        assert set(materialize(layout, day, CONFIG).values()) == {0}
+    store = open_store(layout, CONFIG)
+    assert online_histories(store, []) == {}
+    assert push_history(store, {}, 2**41, SPEC) == 0
+    client = StoreClient(layout.feast, SPEC)
+    assert client.as_of_ms("affinity") == day_end(SPEC, days[-1])
+    assert client.read("history", []) == client.read_cached("affinity", []) == []
+    assert client.read("history", [(1,)])[0].value is None
 
 
 def test_a_day_without_features_says_what_to_run(layout):

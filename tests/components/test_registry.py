@@ -173,6 +173,16 @@ def test_old_versions_are_deleted_but_for_production_and_the_way_back(layout) ->
     assert registry.rollback(layout) == names[0]
 
 
+def test_a_registry_with_nothing_in_it(layout) -> None:
+    assert registry.versions(layout) == registry.promotions(layout) == []
+    assert registry.current(layout) is None
+    assert not layout.registry.exists(), "asking makes nothing"
+    assert registry.prune(layout, 1) == []
+    with pytest.raises(ValueError, match="no earlier version to roll back to; promote one by name"):
+        registry.rollback(layout)
+    assert [p.name for p in layout.registry.iterdir()] == [".lock"]
+
+
 def test_a_refused_version_is_promoted_only_by_force(layout) -> None:
     version = registered(layout, DAYS[0], auc=0.5)
     with pytest.raises(ValueError, match=r"the gate refused .*AUC of long_dwell is 0\.5"):
