@@ -8,6 +8,7 @@ design's law 5 a result does not depend on its company.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,11 +31,21 @@ class BatcherConfig:
             waits.
         max_batch: most items in one call.
         max_queue: most items that wait; the next one is refused with 503.
+
+    Raises:
+        ValueError: limits under which nothing would ever be called.
     """
 
     window_ms: float = 2.0
     max_batch: int = 16
     max_queue: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.window_ms < math.inf:
+            raise ValueError(f"the batch window is {self.window_ms} ms, want 0 or more")
+        for name in ("max_batch", "max_queue"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, want 1 or more")
 
 
 @dataclass(eq=False)

@@ -36,7 +36,12 @@ def build_rank_batch(
 
     Each history is cut to what had arrived before `spec.cutoff(time_ms, freshness)`, and its first
     `remembered` impressions, whose keys and values `FeedSR.rank_after` is given, are left out.
+
+    Raises:
+        ValueError: there is no request; a batch of none has no tensors to join.
     """
+    if not requests:
+        raise ValueError("there is no request to rank; send at least one")
     histories = [known_history(spec, freshness, r) for r in requests]
     firsts = [0] * len(histories) if remembered is None else remembered
     pairs = list(zip(histories, firsts, strict=True))

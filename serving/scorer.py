@@ -74,8 +74,10 @@ class Scorer:
 
     def __call__(self, requests: list[RankRequest]) -> Sequence[npt.NDArray[np.float32]]:
         """The probabilities `[N, K]` of each request; a candidate that it names twice has the same
-        bits twice.
+        bits twice, and no request has none.
         """
+        if not requests:
+            return []
         once, places = zip(*(request.distinct() for request in requests), strict=True)
         with torch.inference_mode():
             logits_NK = self._logits(list(once))

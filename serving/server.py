@@ -100,11 +100,14 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """ValueError for a flag of KServe's that means nothing here, and for a port that is taken."""
+    """ValueError for a flag that means nothing here, and for a port that is taken."""
     if arguments.workers != 1:
         raise ValueError(
             f"--workers is {arguments.workers}, want 1: a model has one process; run more pods"
         )
+    for name in ("max_candidates", "max_queue"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name} is {getattr(arguments, name)}, want 1 or more")
     check_ports(arguments.host, arguments.http_port, arguments.grpc_port)
 
 

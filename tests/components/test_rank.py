@@ -106,6 +106,11 @@ def test_newest_posts_leaves_out_what_was_seen_and_what_is_not_made_yet(
         newest_posts(small_run.layout, small_run.members[0], 0)
 
 
+def test_no_candidate_is_not_every_candidate(small_run: SmallRun) -> None:
+    with pytest.raises(ValueError, match="there are no candidates to rank"):
+        rank(small_run.layout, small_run.config, member=small_run.members[0], candidates=[])
+
+
 def test_without_a_model_it_says_what_to_run(small_run: SmallRun, tmp_path: Path) -> None:
     empty = Layout.at(tmp_path)
     with pytest.raises(ValueError, match="has no features; run feedsr daily first"):

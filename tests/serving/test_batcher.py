@@ -191,3 +191,46 @@ def test_a_caller_who_left_takes_no_place_in_the_queue() -> None:
 @pytest.mark.parametrize("kind", [Unavailable, TooLate])
 def test_a_refusal_says_its_sentence(kind: type[Exception]) -> None:
     assert str(kind("no room")) == "no room"
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_batch": 0}, "max_batch is 0, want 1 or more"),
+        ({"max_batch": -3}, "max_batch is -3, want 1 or more"),
+        ({"max_queue": 0}, "max_queue is 0, want 1 or more"),
+        ({"window_ms": -0.5}, "the batch window is -0.5 ms, want 0 or more"),
+        ({"window_ms": float("inf")}, "the batch window is inf ms, want 0 or more"),
+        ({"window_ms": float("nan")}, "the batch window is nan ms, want 0 or more"),
+    ],
+)
+def test_limits_under_which_nothing_is_called_are_refused(limits: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        BatcherConfig(**limits)
+
+
+def test_the_smallest_limits_serve() -> None:
+    async def main() -> list[int]:
+        batcher = Batcher(Work(), BatcherConfig(window_ms=0, max_batch=1, max_queue=1))
+        return [await batcher.submit(i) for i in (3, 5)]
+
+    assert run(main()) == [6, 10]
+
+
+def test_an_empty_queue_calls_nothing() -> None:
+    """Nobody is left of those who waited: the next caller is served, alone."""
+    gate = threading.Event()
+    work = Work(gate)
+
+    async def main() -> int:
+        batcher = Batcher(work)
+        first = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0.05)
+        late = asyncio.create_task(batcher.submit(2, time.monotonic() + 0.01))
+        await asyncio.sleep(0.05)
+        gate.set()
+        await asyncio.gather(first, late, return_exceptions=True)
+        return await batcher.submit(4)
+
+    assert run(main()) == 8
+    assert work.batches == [[1], [4]]

@@ -76,3 +76,8 @@ def test_every_candidate_is_scored_at_the_assumed_position() -> None:
     assert batch.position_N.tolist() == [SERVING_POSITION] * 6
     assert batch.cu_candidates.tolist() == [0, 4, 6]
     assert batch.history.cu_seqlens[-1] == batch.history.num_impressions
+
+
+def test_no_request_is_no_batch() -> None:
+    with pytest.raises(ValueError, match="there is no request to rank"):
+        build_rank_batch(SPEC, "day", [])

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from prometheus_client import REGISTRY
 
@@ -14,7 +16,7 @@ from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.features import Fetched
 from serving.feed_request import FeedRequest, Ranked
-from serving.request_log import LogConfig, RequestLog, read_log, sample_log
+from serving.request_log import SCHEMA, LogConfig, RequestLog, read_log, sample_log
 from serving.utility import weights_of
 from tests.serving_builders import NOW_MS, candidates
 
@@ -157,3 +159,47 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="is no request log"):
         read_log(file.parent)
+
+
+def test_a_file_without_a_row_is_a_day_without_requests(tmp_path: Path) -> None:
+    with pa.OSFile(str(tmp_path / "1.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA):
+        pass
+    assert read_log(tmp_path) == []
+    assert sample_log(tmp_path, 3, lambda row: "") == ([], {})
+    log = RequestLog(tmp_path, SPEC)
+    log.add(*served(1), b"c")
+    log.close()
+    [written] = tmp_path.rglob("day=*/*.arrow")
+    written.rename(tmp_path / "2.arrow")
+    assert [r["member_id"] for r in read_log(tmp_path)] == [1]
+    assert [r["member_id"] for r in sample_log(tmp_path, 3, lambda row: "")[0]] == [1]
+    assert sample_log(tmp_path, 0, lambda row: "")[0] == []
+    assert sample_log(tmp_path, 3, lambda row: "all") == ([], {"all": 1})
+
+
+def test_a_file_of_no_bytes_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "1.arrow").touch()
+    for read in (read_log, lambda folder: sample_log(folder, 3, lambda row: "")):
+        with pytest.raises(ValueError, match=r"1\.arrow is no request log: .*; remove it"):
+            read(tmp_path)
+
+
+def test_a_log_that_was_asked_nothing_writes_nothing(tmp_path: Path) -> None:
+    log = RequestLog(tmp_path / "requests", SPEC, LogConfig(seconds=0.02))
+    time.sleep(0.1)
+    log._write([])
+    log.close()
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_request_without_candidates_or_features_is_logged(tmp_path: Path) -> None:
+    ranked, fetched = served(1)
+    asked = dataclasses.replace(ranked.asked, post_ids=np.zeros(0, np.int64), request={})
+    none = np.zeros((0, 6), np.float32)
+    ranked = dataclasses.replace(ranked, asked=asked, probabilities_NK=none, flags=[])
+    log = RequestLog(tmp_path, SPEC)
+    log.add(ranked, dataclasses.replace(fetched, history=b"", as_of_ms={}), b"")
+    log.close()
+    [row] = read_log(next(tmp_path.iterdir()))
+    assert (row["post_ids"], row["probabilities"], row["request"]) == ([], [], [])
+    assert (row["history"], row["candidates"], row["flags"]) == (b"", b"", [])

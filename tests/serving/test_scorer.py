@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of requests: a candidate named twice has one score, to the bit."""
+"""Scores of requests: split as they came, remembered or not; a candidate named twice has one
+score, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from feature_repo.spec import Spec
 from feature_repo.specs import KUAIRAND
 from feature_repo.specs import SIMULATOR as SPEC
+from model import DCNv2Config, build_ranker
+from serving.history_cache import HistoryCache
+from serving.rank_batch import build_rank_batch
 from serving.scorer import Scorer, ScorerConfig
 from serving.wire import RankRequest
 from tests.serving_builders import noisy_ranker, rank_request, take
@@ -110,3 +116,87 @@ def test_a_missing_number_is_the_same_candidate_as_itself() -> None:
 def test_no_candidates_are_distinct() -> None:
     once, places = with_rows(rank_request(SPEC, 0, 2, seed=2), []).distinct()
     assert (once.num_candidates, places.tolist()) == (0, [])
+
+
+CACHES = [0, 2**24]
+LOOSE = 2e-5
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_no_request_has_no_scores(cache: int) -> None:
+    assert list(scorer(history_cache_bytes=cache)([])) == []
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_each_request_gets_its_own_candidates_scores(cache: int) -> None:
+    """Requests of one, none and several candidates, with histories and without."""
+    requests = [
+        rank_request(SPEC, rows, count, seed)
+        for seed, (rows, count) in enumerate([(7, 3), (0, 1), (5, 0), (40, 4), (0, 0)], 1)
+    ]
+    want = []
+    for request in requests:
+        batch = build_rank_batch(SPEC, "day", [request])
+        with torch.inference_mode():
+            want.append(noisy_ranker(SPEC).rank(batch).sigmoid().numpy())
+    one = scorer(history_cache_bytes=cache)
+    for _ in range(2):
+        got = one(requests)
+        assert [g.shape for g in got] == [(3, 6), (1, 6), (0, 6), (4, 6), (0, 6)]
+        for mine, theirs in zip(got, want, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=LOOSE)
+            assert mine.dtype == np.float32
+
+
+def test_a_history_is_remembered_where_there_is_one() -> None:
+    one = scorer(history_cache_bytes=2**24)
+    assert isinstance(one.cache, HistoryCache)
+    requests = [rank_request(SPEC, 7, 2, 1), rank_request(SPEC, 0, 2, 2)]
+    kept: list[int] = []
+    put = one.cache.put
+
+    def counted(history: object, memory: object) -> None:
+        kept.append(history.member_id)  # type: ignore[attr-defined]
+        put(history, memory)  # type: ignore[arg-type]
+
+    one.cache.put = counted  # type: ignore[method-assign, assignment]
+    one(requests)
+    assert kept == [1]
+    one(requests)
+    assert kept == [1]
+
+
+def test_a_ranker_without_a_memory_remembers_nothing() -> None:
+    pointwise = build_ranker(DCNv2Config(), SPEC).eval()
+    one = Scorer(pointwise, "day", ScorerConfig(history_cache_bytes=2**24, dtype="bfloat16"))
+    assert one.cache is None
+    assert [g.shape for g in one([rank_request(SPEC, 3, 2, 1)])] == [(2, 6)]
+
+
+def test_no_bytes_for_histories_is_no_cache() -> None:
+    assert scorer(history_cache_bytes=0).cache is None
+    assert scorer(history_cache_bytes=1).cache is not None
+
+
+def test_blocks_compute_in_what_was_asked_for() -> None:
+    request = rank_request(SPEC, 30, 5, 3)
+    [full], [half] = scorer()([request]), scorer(dtype="bfloat16")([request])
+    assert half.dtype == np.float32
+    assert 0 < np.abs(full - half).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"dtype": "float16"}, "dtype is 'float16', want one of float32, bfloat16"),
+        ({"history_cache_bytes": -1}, "the history cache has -1 bytes, want 0"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused(setting: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ScorerConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_the_device_is_the_one_that_was_named() -> None:
+    assert scorer().device == torch.device("cpu")
+    assert ScorerConfig() == ScorerConfig(device="cpu", dtype="float32", history_cache_bytes=0)

@@ -328,12 +328,21 @@ def test_a_mistake_of_our_own_is_500_and_says_nothing_of_the_payload() -> None:
     assert "is not ready" in client.get(f"/v2/models/{NAME}/ready").json()["error"]
 
 
-def test_a_flag_that_means_nothing_here_is_refused() -> None:
-    arguments = argparse.Namespace(workers=2, host="127.0.0.1", http_port=0, grpc_port=0)
-    with pytest.raises(ValueError, match="--workers is 2, want 1"):
-        check_flags(arguments)
-    arguments.workers = 1
-    check_flags(arguments)
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("workers", 2, "--workers is 2, want 1"),
+        ("workers", 0, "--workers is 0, want 1"),
+        ("max_candidates", 0, "--max_candidates is 0, want 1 or more"),
+        ("max_queue", 0, "--max_queue is 0, want 1 or more"),
+        ("max_queue", -1, "--max_queue is -1, want 1 or more"),
+    ],
+)
+def test_a_flag_that_means_nothing_here_is_refused(name: str, value: int, said: str) -> None:
+    usual = {"workers": 1, "max_candidates": 1, "max_queue": 1, "http_port": 0, "grpc_port": 0}
+    check_flags(argparse.Namespace(host="127.0.0.1", **usual))
+    with pytest.raises(ValueError, match=said):
+        check_flags(argparse.Namespace(host="127.0.0.1", **{**usual, name: value}))
 
 
 @pytest.mark.parametrize(
