@@ -98,7 +98,7 @@ def _auc(
     """
     below_B, wins_B, positives_B = np.zeros((3, weights_SB.shape[1]))
     open_value, open_2B = -math.inf, np.zeros((2, weights_SB.shape[1]))
-    for rows in _blocks(np.argsort(logits_R, kind="stable")):
+    for rows in _blocks(np.argsort(logits_R)):
         value_D, group_R = np.unique(logits_R[rows], return_inverse=True)
         sums_2DB = _sums(group_R, positive_R[rows], weights_SB[place_R[rows]])
         if len(value_D) and value_D[0] == open_value:

@@ -25,6 +25,17 @@ def test_weights_are_poisson_and_a_members_own() -> None:
     assert (member_weights(members, 50, seed=1) != weights).any()
 
 
+def test_a_members_weights_are_those_of_every_release() -> None:
+    """Differences that are published are told apart from those that are made anew."""
+    assert member_weights(np.array([0, 1, 7, 2**60]), 8).tolist() == [
+        [1, 0, 0, 1, 0, 1, 1, 0, 2],
+        [1, 0, 0, 0, 0, 1, 0, 1, 1],
+        [1, 0, 0, 1, 0, 0, 2, 2, 1],
+        [1, 2, 1, 0, 1, 3, 1, 0, 4],
+    ]
+    assert member_weights(np.array([7]), 8, seed=3).tolist() == [[1, 2, 1, 1, 1, 1, 0, 0, 0]]
+
+
 ROWS = 40_000
 
 
