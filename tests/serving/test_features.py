@@ -31,9 +31,13 @@ class Shelf:
         self.as_of: dict[str, int] = {}
         self.default_as_of = as_of_ms
         self.reads: list[tuple[str, list[Key]]] = []
+        self.cached: list[str] = []
+        self.refreshed = 0
 
     def refresh(self) -> None:
-        """Nothing changes behind its back."""
+        """Before anything is read: what is read then is at least as new."""
+        assert not self.reads
+        self.refreshed += 1
 
     def as_of_ms(self, view: str) -> int:
         return self.as_of.get(view, self.default_as_of)
@@ -42,7 +46,9 @@ class Shelf:
         self.reads.append((view, list(keys)))
         return [self.values.get((view, key), NOTHING) for key in keys]
 
-    read_cached = read
+    def read_cached(self, view: str, keys: Sequence[Key]) -> list[Stored]:
+        self.cached.append(view)
+        return self.read(view, keys)
 
 
 def record(view: str, **values: Any) -> bytes:
@@ -209,6 +215,19 @@ def test_an_invalid_value_of_the_request_is_flagged_and_counted() -> None:
     assert counted("request", "invalid") == before + 1
 
 
+def test_a_members_own_values_are_read_and_shared_ones_may_be_cached() -> None:
+    shelf = full_shelf()
+    fetch(shelf)
+    assert shelf.refreshed == 1
+    assert sorted(shelf.cached) == ["actor_popularity", "post_content", "post_popularity"]
+    assert sorted({view for view, _ in shelf.reads} - set(shelf.cached)) == [
+        "affinity",
+        "history",
+        "member_activity",
+        "member_profile",
+    ]
+
+
 def test_several_invalid_values_are_each_flagged() -> None:
     shelf = full_shelf(post_content={"media": 9, "length_s": INF}, member_profile={"industry": 99})
     shelf.values["post_content", (20,)] = Stored(record("post_content", media=-7), NOW - HOUR)
@@ -287,6 +306,7 @@ AGE = 168 * HOUR
         (NOW - AGE - 1, NOW - AGE, ""),
         (1, NOW - AGE, ""),
         (0, 0, "stale"),
+        (0, NOW, ""),
     ],
 )
 def test_a_value_is_as_young_as_its_own_time_or_its_views(
