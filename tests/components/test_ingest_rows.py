@@ -24,7 +24,7 @@ from components.ingest import DECLARED, DIFFERS, TableCounts, ingest
 from components.layout import Layout, write_parquet
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
-from tests.raw_builders import make_impressions, make_members, make_posts, set_value, stack
+from tests.raw_builders import make_impressions, make_members, make_posts
 
 CONFIG = PROFILES["demo"]
 DAY, NEXT = "2026-02-03", "2026-02-04"
@@ -76,7 +76,8 @@ LATER_DAY = [
 ]
 PLACES = ("first", "last", "between", "alone")
 
-Row = Callable[[int, str, int], pa.Table]
+Values = dict[str, Any]
+Row = Callable[[int, str, int], Values]
 
 
 @pytest.fixture
@@ -88,29 +89,27 @@ def layout(tmp_path: Path) -> Layout:
     return layout
 
 
-def changed(row: pa.Table, **values: Any) -> pa.Table:
-    for name, value in values.items():
-        row = set_value(row, name, 0, value)
-    return row
-
-
-def spelled(cases: list[str], row: Row) -> list[pa.Table]:
+def spelled(cases: list[str], row: Row) -> list[Values]:
     """The rows of every case, the first of each case before the second of any."""
     keys = [[(FIRST_KEY + i, letter, n) for n, letter in enumerate(c)] for i, c in enumerate(cases)]
     return [row(*one) for turn in zip_longest(*keys) for one in turn if one is not None]
 
 
-def among(others: pa.Table, mine: list[pa.Table], place: str) -> pa.Table:
+def table_of(rows: list[Values], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def among(others: pa.Table, mine: list[Values], place: str) -> pa.Table:
     """My rows before the others, after them, one by one between them, or without them."""
-    parts = [others.slice(i, 1) for i in range(others.num_rows)]
-    if place == "first":
-        return stack([*mine, *parts])
-    if place == "last":
-        return stack([*parts, *mine])
-    if place == "alone":
-        return stack(mine)
-    pairs = zip_longest(mine, parts)
-    return stack([part for pair in pairs for part in pair if part is not None])
+    theirs = others.to_pylist()
+    pairs = zip_longest(mine, theirs)
+    rows = {
+        "first": [*mine, *theirs],
+        "last": [*theirs, *mine],
+        "alone": mine,
+        "between": [row for pair in pairs for row in pair if row is not None],
+    }[place]
+    return table_of(rows, others.schema)
 
 
 def by_key(path: Path, key: str) -> dict[int, list[dict[str, Any]]]:
@@ -142,9 +141,13 @@ def assert_counts(counts: TableCounts, **want: Any) -> None:
         assert getattr(counts, name) == value, name
 
 
-def post_row(key: int, letter: str, _: int) -> pa.Table:
+POST, MEMBER = make_posts(SIMULATOR, 1).to_pylist()[0], make_members(SIMULATOR, 1).to_pylist()[0]
+IMPRESSION = make_impressions(SIMULATOR, DAY, 1).to_pylist()[0]
+
+
+def post_row(key: int, letter: str, _: int) -> Values:
     length = {"g": 3.5, "d": 4.5, "e": 5.5, "b": INF}[letter]
-    return changed(make_posts(SIMULATOR, 1), post_id=key, length_s=length)
+    return {**POST, "post_id": key, "length_s": length}
 
 
 LENGTHS = {3.5: "g", 4.5: "d", 5.5: "e"}
@@ -172,10 +175,10 @@ def test_the_first_good_row_of_a_post_stands(layout: Layout, place: str) -> None
 def test_a_post_that_an_earlier_day_refused_was_not_declared(layout: Layout) -> None:
     cases, others = [c[1] for c in LATER_DAY], make_posts(SIMULATOR, 5)
     mine = spelled([c[0] for c in LATER_DAY], post_row)
-    write_parquet(layout.raw_posts, stack([*mine, others]))
+    write_parquet(layout.raw_posts, among(others, mine, "first"))
     ingest(layout, DAY, CONFIG)
     write_parquet(layout.raw_day(NEXT), make_impressions(SIMULATOR, NEXT, 4))
-    write_parquet(layout.raw_posts, stack(spelled(cases, post_row)))
+    write_parquet(layout.raw_posts, table_of(spelled(cases, post_row), others.schema))
     counts = ingest(layout, NEXT, CONFIG).posts
     found = by_key(layout.posts, "post_id")
     assert_others(found, others, "first")
@@ -188,9 +191,9 @@ def test_a_post_that_an_earlier_day_refused_was_not_declared(layout: Layout) -> 
     assert_counts(counts, read=18, kept=6, duplicates=0, quarantined=bad, replaced=0)
 
 
-def member_row(key: int, letter: str, _: int) -> pa.Table:
+def member_row(key: int, letter: str, _: int) -> Values:
     connections = {"g": 3.5, "d": 4.5, "e": 5.5, "b": INF}[letter]
-    return changed(make_members(SIMULATOR, 1), member_id=key, connections=connections)
+    return {**MEMBER, "member_id": key, "connections": connections}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -214,9 +217,9 @@ def impression_row(since: int) -> Row:
     """Rows of a key arrive in the order in which they are spelled."""
     position = {"g": 3, "d": 4, "e": 5, "b": -7}
 
-    def row(key: int, letter: str, number: int) -> pa.Table:
-        mine = changed(make_impressions(SIMULATOR, DAY, 1), post_id=key, event_time=START)
-        return changed(mine, position=position[letter], arrival_time=since + number)
+    def row(key: int, letter: str, number: int) -> Values:
+        times = {"event_time": START, "arrival_time": since + number}
+        return {**IMPRESSION, **times, "post_id": key, "position": position[letter]}
 
     return row
 
@@ -252,9 +255,10 @@ def test_the_first_good_impression_to_arrive_stands(
 def test_an_impression_that_an_earlier_day_refused_was_not_there(layout: Layout) -> None:
     cases, noon = [c[1] for c in LATER_DAY], START + DAY_MS // 2
     mine = spelled([c[0] for c in LATER_DAY], impression_row(noon))
-    write_parquet(layout.raw_day(DAY), stack(mine))
+    write_parquet(layout.raw_day(DAY), table_of(mine, SIMULATOR.event_schema))
     ingest(layout, DAY, CONFIG)
-    write_parquet(layout.raw_day(NEXT), stack(spelled(cases, impression_row(noon + DAY_MS))))
+    again = spelled(cases, impression_row(noon + DAY_MS))
+    write_parquet(layout.raw_day(NEXT), table_of(again, SIMULATOR.event_schema))
     counts = ingest(layout, NEXT, CONFIG)
     found = by_key(layout.impressions_day(NEXT), "post_id")
     for i, (before, rows, kept, _, _) in enumerate(LATER_DAY):
