@@ -36,13 +36,14 @@ class Shelf:
 
     def refresh(self) -> None:
         """Before anything is read: what is read then is at least as new."""
-        assert not self.reads
+        self.reads, self.cached = [], []
         self.refreshed += 1
 
     def as_of_ms(self, view: str) -> int:
         return self.as_of.get(view, self.default_as_of)
 
     def read(self, view: str, keys: Sequence[Key]) -> list[Stored]:
+        assert self.refreshed
         self.reads.append((view, list(keys)))
         return [self.values.get((view, key), NOTHING) for key in keys]
 
