@@ -164,7 +164,7 @@ def _wants_binary(request: InferRequest, name: str) -> bool:
 def _raw_value(tensor: InferInput, raw: bytes) -> bytes:
     """The bytes behind their own length: four bytes, little-endian."""
     said = (tensor.parameters or {}).get("binary_data_size", len(raw))
-    size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else -1
+    size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else None
     if said != len(raw) or size != len(raw) - 4:
         raise ValueError(
             f"input {tensor.name!r} has {len(raw)} bytes, want one value behind its length in four"
