@@ -137,10 +137,13 @@ def _run_tests(module: str, tree: ast.Module | None, tests: Sequence[str], log: 
 
 
 def _libraries() -> list[str]:
-    """What is imported from outside: none of it depends on what is changed."""
+    """What is imported from outside: none of it depends on what is changed. An extension of ours
+    lies outside too, and importing it would import the module beside it as it is.
+    """
     files = {name: str(getattr(module, "__file__", "")) for name, module in sys.modules.items()}
     outside = {n for n, f in files.items() if "site-packages" in f or not f.startswith(str(ROOT))}
-    return sorted(outside - {"__main__", "conftest"})
+    ours = {module.split("/")[0] for module in MODULES}
+    return sorted(n for n in outside - {"__main__", "conftest"} if n.split(".")[0] not in ours)
 
 
 def _preload(names: Sequence[str]) -> None:
