@@ -16,15 +16,18 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from components import checkpoints
 from components.config import DailyConfig, TrainConfig
-from components.data import shard_format
+from components.data import Weighting, shard_format
 from components.distributed import Group
 from components.layout import Layout
 from components.train import _open as open_training
 from components.train import fit, main, train
+from components.trainer import Trainer
 from feature_repo.specs import KUAIRAND
 from kernels.loader import inspect_shard
 from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
@@ -473,3 +476,33 @@ def test_the_command_says_a_mistake_in_one_sentence(
         said = capsys.readouterr().err.strip()
         assert said.startswith(f"error: {sentence}")
         assert len(said.splitlines()) == 1
+
+
+class _OneOfTwo(Group):
+    """The first of two processes whose other has no row."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_processes_that_train_together_do_it_in_replicas(
+    shards: Path, tmp_path: Path, world: int
+) -> None:
+    group = _OneOfTwo(rank=0, world=world, device=torch.device("cpu"))
+    trainer = Trainer(
+        model=build_ranker(STILL, KUAIRAND, 0),
+        spec=KUAIRAND,
+        config=SMALL.model_copy(update={"global_batch": 300}),
+        loader=open_training(shards, KUAIRAND, SMALL, "day", group),
+        weighting=Weighting(as_of_ms=0, age_half_life_days=60.0, position_half_life=None),
+        group=group,
+        inputs="",
+        checkpoints=tmp_path,
+    )
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        trainer.run()
+    finally:
+        dist.destroy_process_group()
+    assert isinstance(trainer.replica, DistributedDataParallel) == (world == 2)
