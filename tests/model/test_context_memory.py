@@ -146,3 +146,8 @@ def test_all_that_the_stream_goes_through_is_rounded_and_nothing_else() -> None:
     kept = {n.split(".")[0] for n, p in low.named_parameters() if p.dtype != torch.bfloat16}
     assert rounded == {"blocks", "norm"}
     assert not rounded & kept
+
+
+def test_a_memory_is_where_the_weights_are() -> None:
+    memory = ContextMemory([None], [2], (1, 2, 4), torch.zeros(1, device="meta"))
+    assert memory.of_each()[0].device.type == "meta"

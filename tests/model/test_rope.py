@@ -86,3 +86,15 @@ def test_a_rotation_keeps_the_dtype_of_the_heads_and_its_own() -> None:
         for heads in (torch.bfloat16, torch.float32, torch.float64):
             with torch.no_grad():
                 assert rotation(torch.ones(1, 1, 4, dtype=heads)).dtype == heads
+
+
+def test_a_rotation_is_made_where_its_tokens_are() -> None:
+    """On a device that has no numbers, so that every machine can try."""
+    tokens = torch.arange(5, device="meta")
+    for rotation in (
+        Rotation.at(tokens, 4, 100.0, torch.float32),
+        Rotation.at_times(tokens, 4, torch.float32),
+    ):
+        with torch.no_grad():
+            assert rotation(torch.zeros(5, 2, 4, device="meta")).device.type == "meta"
+        assert rotation.cos.device.type == rotation.sin.device.type == "meta"
