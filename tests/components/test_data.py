@@ -54,6 +54,9 @@ def test_a_batch_is_what_the_shard_says(tmp_path: Path, spec) -> None:
     for name, tensor in {**impressions.features, **impressions.actions}.items():
         np.testing.assert_array_equal(tensor.numpy(), packed.columns[name])
     assert impressions.known_M.tolist() == packed.columns["known"].tolist()
+    assert impressions.cu_seqlens.tolist() == packed.cu_seqlens.tolist()
+    assert impressions.time_M is not None
+    assert impressions.time_M.tolist() == packed.columns["event_time"].tolist()
 
 
 def pack(lengths: list[int], **columns: list) -> Packed:
