@@ -9,6 +9,7 @@ import base64
 import json
 import struct
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -353,6 +354,12 @@ def test_a_deadline_is_counted_from_now_in_milliseconds() -> None:
     for wrong in (-1, infer.MAX_TIME_MS, 0.5, "5", True):
         with pytest.raises(ValueError, match="deadline_ms is"):
             deadline_of({"deadline_ms": wrong})
+
+
+def test_every_time_has_a_date_in_every_time_zone() -> None:
+    last = datetime(9999, 12, 31, tzinfo=UTC)
+    assert infer.MAX_TIME_MS == last.timestamp() * 1000
+    assert infer.MAX_REQUESTS == 32
 
 
 def test_a_v1_body_has_one_to_32_requests_and_may_have_a_deadline() -> None:
