@@ -358,7 +358,7 @@ def test_a_deadline_is_counted_from_now_in_milliseconds() -> None:
 
 def test_every_time_has_a_date_in_every_time_zone() -> None:
     last = datetime(9999, 12, 31, tzinfo=UTC)
-    assert infer.MAX_TIME_MS == last.timestamp() * 1000
+    assert last.timestamp() * 1000 == infer.MAX_TIME_MS
     assert infer.MAX_REQUESTS == 32
 
 
