@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from components.config import DailyConfig, GateConfig
 from components.layout import Layout, write_json
-from components.plan import plan
+from components.plan import fingerprint, plan
 from model import DCNv2Config, FeedSRConfig
 from tests.loop_builders import tiny_config
 
@@ -103,6 +104,25 @@ def test_a_day_keeps_its_plan_after_its_model_is_promoted(tmp_path: Path) -> Non
     promote_by_hand(layout, f"{DAY}-bbbbbbbb", config)
     assert plan(layout, DAY, config, renew=True) == cold
     assert "is not older than" in plan(layout, DAY, wider).reason
+
+
+def test_a_run_that_begins_again_keeps_its_plan_where_production_stayed(tmp_path: Path) -> None:
+    config = tiny_config()
+    layout = root_with_production(tmp_path, config)
+    made = plan(layout, DAY, config)
+    (layout.model(TRAINED, "dcnv2") / "config.json").unlink()
+    assert plan(layout, DAY, config, renew=True) == made
+    (layout.registry / "current").unlink()
+    assert plan(layout, DAY, config, renew=True) == made, "nothing in production is no other"
+
+
+def test_a_plan_names_the_configuration_by_sixteen_digits(tmp_path: Path) -> None:
+    config = tiny_config()
+    assert re.fullmatch(r"[0-9a-f]{16}", fingerprint(config))
+    made = plan(root_with_production(tmp_path, config), DAY, config)
+    assert made.config == fingerprint(config)
+    assert made.reason == f"warm start from {VERSION}, trained through 2026-01-07"
+    assert (made.day, made.production) == (DAY, VERSION)
 
 
 def test_another_gate_keeps_the_start(tmp_path: Path) -> None:

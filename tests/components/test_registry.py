@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import fcntl
 import itertools
 import multiprocessing
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -58,7 +60,7 @@ def test_a_version_is_read_only_and_says_where_it_comes_from(layout) -> None:
         "model.safetensors", "config.json", "version.json"
     }  # fmt: skip
     for path in [folder, *folder.iterdir()]:
-        assert not path.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+        assert stat.S_IMODE(path.stat().st_mode) == (0o444 if path.is_file() else 0o555)
     record = registry.version_record(layout, version)
     assert record["spec_hash"] == CONFIG.spec.hash
     assert record["gate"]["passed"]
@@ -173,7 +175,115 @@ def test_old_versions_are_deleted_but_for_production_and_the_way_back(layout) ->
     assert registry.rollback(layout) == names[0]
 
 
-def test_a_registry_with_nothing_in_it(layout) -> None:
+def test_production_and_the_way_back_stay_of_many_that_were_promoted(layout) -> None:
+    names = [registered(layout, day, seed=i) for i, day in enumerate(DAYS[:6])]
+    for version in names[1:5]:
+        registry.promote(layout, version)
+    assert registry.prune(layout, 6) == registry.prune(layout, 7) == []
+    assert registry.prune(layout, 1) == names[:3]
+    assert registry.versions(layout) == names[3:]
+
+
+def test_a_rollback_to_a_damaged_version_is_refused(layout) -> None:
+    a, b = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:2]))
+    for version in (a, b):
+        registry.promote(layout, version)
+    path = registry.version_folder(layout, a) / "config.json"
+    path.chmod(0o644)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=f"{a} are not the ones that were registered"):
+        registry.rollback(layout)
+    assert registry.current(layout) == b
+    assert len(registry.promotions(layout)) == 2
+
+
+def test_a_crash_between_rolling_back_and_recording_is_repaired(layout) -> None:
+    a, b, c = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:3]))
+    for version in (a, b, c):
+        registry.promote(layout, version)
+    before = (layout.registry / "promotions.json").read_bytes()
+    assert registry.rollback(layout) == b
+    (layout.registry / "promotions.json").write_bytes(before)
+    assert registry.rollback(layout) == a
+    assert [e["action"] for e in registry.promotions(layout)] == [
+        "promote", "promote", "promote", "rollback", "rollback"
+    ]  # fmt: skip
+
+
+def test_a_promotion_says_when_to_the_second_and_what_a_killed_one_left_is_no_matter(
+    layout,
+) -> None:
+    version = registered(layout, DAYS[0])
+    (layout.registry / f".current.{os.getpid()}").symlink_to("half")
+    registry.promote(layout, version)
+    (entry,) = registry.promotions(layout)
+    assert (entry["action"], entry["version"]) == ("promote", version)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", entry["time"])
+    assert (layout.registry / "current").readlink() == Path("versions") / version
+
+
+def test_a_version_is_made_beside_the_others_unseen(layout, monkeypatch) -> None:
+    """Not where temporary files go: another disk, from which nothing can be renamed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(layout.root / "nowhere"))
+    seen, copy = [], registry.shutil.copyfile
+
+    def failing(source: Path, target: Path) -> None:
+        seen.append(target.parent)
+        copy(source, target)
+        assert registry.versions(layout) == []
+        if len(seen) == 2:
+            raise OSError("no space")
+
+    monkeypatch.setattr(registry.shutil, "copyfile", failing)
+    with pytest.raises(OSError, match="no space"):
+        registered(layout, DAYS[0])
+    assert seen[0].name.startswith(f".{DAYS[0]}-")
+    assert seen[0].parent == layout.registry / "versions"
+    assert list(seen[0].parent.iterdir()) == [], "what failed leaves nothing"
+
+
+def test_what_is_registered_and_promoted_is_on_the_disk(layout, monkeypatch) -> None:
+    flushed, flush = [], os.fsync
+
+    def noting(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink())
+        flush(handle)
+
+    judged_model(layout, DAYS[0])
+    monkeypatch.setattr(os, "fsync", noting)
+    handles = open_files()
+    version = registry.register(layout, DAYS[0], CONFIG)
+    names = sorted(path.name for path in flushed[:-2])
+    assert names == ["config.json", "model.safetensors", "version.json"]
+    assert flushed[-2].parent == flushed[-1] == layout.registry / "versions"
+    registry.promote(layout, version)
+    assert flushed[-1] == layout.registry
+    assert open_files() == handles
+
+
+def open_files() -> int:
+    """How many files this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_who_changes_the_registry_waits_for_who_does(layout) -> None:
+    version = registered(layout, DAYS[0])
+    with (layout.registry / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = multiprocessing.get_context("fork").Process(
+            target=registry.promote, args=(layout, version)
+        )
+        process.start()
+        process.join(0.3)
+        assert process.is_alive()
+        assert registry.current(layout) is None
+        fcntl.flock(file, fcntl.LOCK_UN)
+        process.join()
+    assert registry.current(layout) == version
+
+
+def test_a_registry_with_nothing_in_it(tmp_path) -> None:
+    layout = Layout.at(tmp_path / "new")
     assert registry.versions(layout) == registry.promotions(layout) == []
     assert registry.current(layout) is None
     assert not layout.registry.exists(), "asking makes nothing"
