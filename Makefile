@@ -28,10 +28,10 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants asan lint format pipeline manifests serve rank bench results constraints clean
+.PHONY: help setup demo test test-isa mutants asan lint format pipeline manifests serve rank bench results constraints clean
 
 help: ## list every target
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv and install everything into it (instant when nothing changed)
 
@@ -67,6 +67,9 @@ demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand o
 
 test: $(PEERS) lint ## lint, type check and run every test; WORKERS=0 for one process (--pdb, -s)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-isa: $(PEERS) ## kernels', model's and serving's tests under each instruction set to be had; ARGS='<setting> -- <files>'
+	@$(BIN)/python -m tests.instruction_sets $(ARGS)
 
 mutants: $(PEERS) ## small changes of the core that no test notices; ARGS='<module> --all', WORKERS=2
 	@$(BIN)/python -m tests.mutants --workers $(WORKERS) $(ARGS)
