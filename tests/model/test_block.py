@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from kernels.shared_context_attention import SeqlenInfo
 from model import FeedSRConfig
-from model.block import Block
+from model.block import MLP, Block
 from model.layer import Placement
 from model.rope import Rotation
 from tests.builders import offsets_of
+from tests.model.patterned import patterned
 
 
 def make_block(mlp: str = "gelu", **parts: object) -> Block:
@@ -138,3 +141,28 @@ def test_a_gate_opens_and_closes_each_channel_by_its_token() -> None:
     torch.testing.assert_close(
         block.attention.join(heads, share), norm.sigmoid() @ block.attention.out.weight.T
     )
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_an_mlp_is_its_formula(gradients: bool) -> None:
+    """One channel in and out, by hand: GELU by the error function, SwiGLU's gate first."""
+    x = 0.75
+    plain, gated = (patterned(MLP(1, 3.0, kind)) for kind in ("gelu", "swiglu"))
+    assert (plain.hidden, gated.hidden) == (3, 2)
+
+    def hidden(mlp: MLP) -> list[float]:
+        weights = zip(mlp.up.weight[:, 0].tolist(), mlp.up.bias.tolist(), strict=True)
+        return [weight * x + bias for weight, bias in weights]
+
+    def out(mlp: MLP, activated: list[float]) -> float:
+        down = zip(mlp.down.weight[0].tolist(), activated, strict=True)
+        return sum(weight * value for weight, value in down) + mlp.down.bias.item()
+
+    gelu = [h * (1 + math.erf(h / math.sqrt(2))) / 2 for h in hidden(plain)]
+    gate, value = hidden(gated)[:2], hidden(gated)[2:]
+    swiglu = [g / (1 + math.exp(-g)) * v for g, v in zip(gate, value, strict=True)]
+    rows = torch.tensor([[x]], dtype=torch.float64)
+    with torch.set_grad_enabled(gradients):
+        assert plain(rows).item() == pytest.approx(out(plain, gelu), rel=1e-12)
+        assert gated(rows).item() == pytest.approx(out(gated, swiglu), rel=1e-12)
+    assert rows.item() == x
