@@ -169,7 +169,7 @@ def _codes(spec: Spec, request: Mapping[str, Any]) -> tuple[dict[str, int], tupl
     check_known("request feature", request, features)
     for name in [name for name, value in request.items() if value is not None]:
         kind, code = features[name].kind, whole(name, request[name])
-        if illegal(kind, np.array([code])).any():
+        if illegal(kind, np.array([code]))[0]:
             invalid.append(name)
             code = default_value(kind)
         codes[name] = whole(name, code, *CODE)

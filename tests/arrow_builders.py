@@ -41,3 +41,13 @@ def stream(*batches: pa.RecordBatch, metadata: dict[str, str] | None = None) -> 
         for batch in batches:
             writer.write_batch(batch.replace_schema_metadata(metadata))
     return sink.getvalue().to_pybytes()
+
+
+def longer(data: bytes, rows: int, claimed: int) -> bytes:
+    """A stream of one batch of `rows` whose message claims more rows than its buffers hold."""
+    one, other = (n.to_bytes(8, "little") for n in (rows, claimed))
+    schema_end = 8 + int.from_bytes(data[4:8], "little")
+    size = int.from_bytes(data[schema_end + 4 : schema_end + 8], "little")
+    message = data[schema_end : schema_end + 8 + size]
+    assert one in message
+    return data[:schema_end] + message.replace(one, other) + data[schema_end + 8 + size :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from feature_repo.spec import HashedId, Kind, Numeric, Spec
 from feature_repo.specs import KUAIRAND
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.feed_request import FeedRequest, Ranked, from_arrow, from_json, to_arrow, to_json
@@ -332,6 +334,47 @@ def test_a_code_that_ingest_refuses_is_the_default_and_named(value: int, kept: b
     both = json_request(request={"surface": 4, "hour": 24})
     assert both.request == {"surface": -1, "hour": -1}
     assert both.invalid == ("surface", "hour")
+
+
+def with_surface(kind: Kind) -> Spec:
+    """The simulator's spec, its `surface` of another kind."""
+    features = (replace(f, kind=kind) if f.name == "surface" else f for f in SPEC.features)
+    return replace(SPEC, features=tuple(features))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "want"),
+    [
+        (Numeric(), 2**31 - 1, 2**31 - 1),
+        (Numeric(), -(2**31), -(2**31)),
+        (Numeric(), 2**31, None),
+        (Numeric(), -(2**31) - 1, None),
+        (HashedId(table="place", buckets=4, dim=2), 2**31 - 1, 2**31 - 1),
+        (HashedId(table="place", buckets=4, dim=2), 2**31, None),
+        (HashedId(table="place", buckets=4, dim=2), -1, -1),
+        (HashedId(table="place", buckets=4, dim=2), -2, 0),
+        (HashedId(table="place", buckets=4, dim=2), -(2**40), 0),
+    ],
+)
+def test_a_feature_of_another_kind_is_an_int32(kind: Kind, value: int, want: int | None) -> None:
+    body = {"instances": [{**PLAIN, "request": {"surface": value}}]}
+    if want is None:
+        with pytest.raises(
+            ValueError, match=rf"surface is {value}, want -2147483648 to 2147483647"
+        ):
+            from_json(with_surface(kind), body, LIMIT)
+    else:
+        [asked] = from_json(with_surface(kind), body, LIMIT)
+        assert asked.request == {"surface": want}
+        assert asked.invalid == (() if want == value else ("surface",))
+
+
+def test_a_code_that_its_dictionary_does_not_have_is_refused() -> None:
+    """Whoever reads it unchecked reads behind the dictionary's end."""
+    beyond = pa.DictionaryArray.from_arrays(pa.array([2]), pa.array([7, 8]), safe=False)
+    for columns in ({"member_id": beyond}, {"surface": beyond}):
+        with pytest.raises(ValueError, match="requests are not an Arrow IPC stream"):
+            arrow_request(**columns)
 
 
 def test_features_are_those_of_the_spec() -> None:

@@ -18,7 +18,6 @@ from components.histories import history_batch
 from feature_repo.spec import DAY_MS, FRESHNESS, window_start
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import (
-    OVERHEAD_BYTES,
     History,
     decode_history,
     empty_history,
@@ -27,7 +26,7 @@ from serving.history import (
     known_counts,
     max_value_bytes,
 )
-from tests.arrow_builders import Hole, holes, stream, with_hole
+from tests.arrow_builders import Hole, holes, longer, stream, with_hole
 from tests.log_builders import random_log, small_spec
 
 SPECS = [small_spec("kuairand"), small_spec("simulator")]
@@ -263,8 +262,10 @@ def test_a_value_of_exactly_the_limit_is_read_and_one_byte_more_is_not():
     spec = SPECS[0]
     rows = 12 + 4 - 1
     # 8 bytes: three times, post and actor; 4: six codes, dwell and duration; 2: position; 1: timed
-    # and six actions.
-    assert max_value_bytes(spec) == OVERHEAD_BYTES + 2 * rows * (5 * 8 + 8 * 4 + 2 + 1 + 6)
+    # and six actions. The simulator: one id more, four codes and numbers, 50 values of 2 bytes.
+    assert max_value_bytes(spec) == 65_536 + 2 * rows * (5 * 8 + 8 * 4 + 2 + 1 + 6)
+    other = 6 * 8 + 5 * 4 + 50 * 2 + 2 + 1 + 6
+    assert max_value_bytes(SPECS[1]) == 65_536 + 2 * rows * other
     plain = make_value(spec)[:-4]
     padded = plain + bytes(max_value_bytes(spec) - 4 - len(plain))
     for shorter in (1, 0):
@@ -366,3 +367,42 @@ def test_the_tail_is_the_newest_rows_and_where_they_begin():
         tail, kept = whole.tail(rows), min(rows, 9)
         assert (tail.count, tail.start, tail.member_id) == (21, 21 - kept, 5)
         assert_same(tail.batch, whole.batch.slice(9 - kept))
+
+
+def test_a_value_is_compressed():
+    rows = 1_000
+    arrays = [
+        pa.array([np.float16(0)] * 50 * rows) if f.name == "content" else pa.array(np.zeros(rows))
+        for f in SIMULATOR.history_schema
+    ]
+    arrays = [
+        pa.FixedSizeListArray.from_arrays(a, type=f.type) if f.name == "content" else a.cast(f.type)
+        for a, f in zip(arrays, SIMULATOR.history_schema, strict=True)
+    ]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=SIMULATOR.history_schema)
+    value = encode_history(batch, member_id=1, count=rows, spec=SIMULATOR)
+    assert batch.nbytes > 100_000
+    assert len(value) < 10_000
+    assert decode_history(value, SIMULATOR).batch.equals(batch)
+
+
+def test_another_type_is_refused_when_written():
+    spec = SPECS[0]
+    batch = make_batch(spec, 9)
+    place = batch.schema.get_field_index("duration_s")
+    wide = batch.set_column(place, "duration_s", batch.column("duration_s").cast(pa.float64()))
+    with pytest.raises(ValueError, match="'duration_s' is double with 0 nulls, want float without"):
+        encode_history(wide, member_id=1, count=9, spec=spec)
+
+
+def test_a_value_that_cannot_be_read_says_why():
+    spec = SPECS[0]
+    batch = make_batch(spec, 9)
+    with pytest.raises(ValueError, match=r"cannot be read \('utf-8' codec can't decode byte 0xff"):
+        decode_history(sealed(stream(batch, metadata={"spec_hash": b"\xff"})), spec)
+    # After 90 impressions a window holds 14; the buffers hold 9.
+    metadata = {"member_id": "3", "count": "90", "spec_hash": spec.hash}
+    with pytest.raises(ValueError, match=r"cannot be read \(.*[Bb]uffer"):
+        decode_history(sealed(longer(stream(batch, metadata=metadata), 9, 14)), spec)
+    with pytest.raises(ValueError, match="built with spec unknown"):
+        decode_history(sealed(stream(batch)), spec)

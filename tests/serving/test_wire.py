@@ -21,8 +21,9 @@ from serving.wire import (
     columns_of,
     decode_candidates,
     encode_candidates,
+    to_numpy,
 )
-from tests.arrow_builders import Hole, holes, stream, with_hole
+from tests.arrow_builders import Hole, holes, longer, stream, with_hole
 from tests.serving_builders import arrow, candidates
 
 SPECS = [KUAIRAND, SIMULATOR]
@@ -258,3 +259,27 @@ def test_a_column_is_sent_in_the_specs_type_whatever_it_was() -> None:
     )
     with pytest.raises(ValueError, match="length"):
         encode_candidates(SIMULATOR, {**features, "media": np.zeros(2, np.int32)}, context)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_no_column_says_that_it_may_be_null(spec: Spec) -> None:
+    assert not any(field.nullable for field in candidate_schema(spec))
+    assert not any(field.nullable for field in batch_of(spec, 1).schema)
+
+
+def test_a_column_whose_buffers_do_not_hold_it_is_refused() -> None:
+    """Whoever reads it unchecked reads behind the buffer's, or the dictionary's, end."""
+    batch = batch_of(SIMULATOR, 3)
+    media = batch.schema.get_field_index("media")
+    beyond = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2]), pa.array([4, 5]), safe=False)
+    indices = stream(batch.set_column(media, "media", beyond))
+    for data in (longer(stream(batch), 3, 60), indices):
+        with pytest.raises(ValueError, match="not an Arrow IPC stream of one batch"):
+            decode_candidates(SIMULATOR, data, 64)
+
+
+def test_an_array_is_never_a_copy() -> None:
+    two = pa.list_(pa.bool_(), 2)
+    for column in (pa.array([True]), pa.array([1, None]), pa.array([[True, False]], two)):
+        with pytest.raises(pa.ArrowInvalid, match=r"(?i)zero.copy"):
+            to_numpy(column)
