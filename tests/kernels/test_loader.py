@@ -34,7 +34,9 @@ from serving.history import known_counts
 from tests.shard_builders import random_lengths, write_shards
 
 FORMAT = shard_format(KUAIRAND)
-needs_native = pytest.mark.skipif(available()[0] is None, reason="no compiled loader")
+needs_native = pytest.mark.skipif(
+    available()[0] is None, reason="no compiled loader; covered by NumPy's"
+)
 
 
 @pytest.fixture(scope="module")

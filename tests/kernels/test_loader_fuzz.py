@@ -23,7 +23,9 @@ from tests.shard_builders import random_lengths, write_shards
 
 FORMAT = shard_format(KUAIRAND)
 CONFIG = LoaderConfig(batch=7, session_shuffle=True, limit=5, prefetch=0, threads=2)
-needs_native = pytest.mark.skipif(available()[0] is None, reason="no compiled loader")
+needs_native = pytest.mark.skipif(
+    available()[0] is None, reason="no compiled loader; covered by NumPy's"
+)
 IMPLEMENTATIONS = ["numpy", pytest.param("native", marks=needs_native)]
 
 

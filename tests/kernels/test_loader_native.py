@@ -22,7 +22,9 @@ from kernels.loader.checksums import checksum_of
 from tests.shard_builders import random_lengths, write_shards
 
 MODULE, _REASON = native.available()
-needs_native = pytest.mark.skipif(MODULE is None, reason="no compiled loader")
+needs_native = pytest.mark.skipif(
+    MODULE is None, reason="no compiled loader; NumPy's is covered by test_loader"
+)
 
 
 def assert_same(ours: Packed, theirs: Packed) -> None:
@@ -109,7 +111,7 @@ def test_many_record_batches_and_threads_change_nothing(tmp_path: Path) -> None:
 def test_the_checksum_is_zlibs(size: int) -> None:
     assert MODULE is not None
     if not MODULE.crc32_usable():
-        pytest.skip("the processor has no carry-less product")
+        pytest.skip("the processor has no carry-less product; covered by zlib's")
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
     for value in (0, 1, 0xFFFFFFFF, 0x12345678):
         assert MODULE.crc32(data, value) == zlib.crc32(data, value)
@@ -264,7 +266,10 @@ def test_a_native_loader_that_is_not_there_is_told(
     )
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.skipif(
+    torch.accelerator.is_available(),
+    reason="needs a machine without a GPU; pinning is covered here",
+)
 def test_pinned_memory_without_a_gpu_is_refused(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, KUAIRAND, [3], shards=1)
     with pytest.raises(ValueError, match="pin is for a GPU"):
@@ -273,7 +278,7 @@ def test_pinned_memory_without_a_gpu_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @needs_native
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; covered unpinned")
 def test_batches_are_in_pinned_memory(tmp_path: Path) -> None:
     paths = write_shards(tmp_path, KUAIRAND, random_lengths(50), shards=1)
     options: dict[str, Any] = {"batch": 16}

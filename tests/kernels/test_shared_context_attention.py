@@ -330,7 +330,7 @@ def test_head_dims_that_fill_no_vector(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; covered on the CPU")
 @pytest.mark.parametrize("prefix", ["none", "random"])
 def test_the_same_on_a_gpu(prefix: str) -> None:
     case = make_case([300, 0, 41], [5, 2, 0], prefix=prefix).to(torch.float32)

@@ -38,6 +38,7 @@ from tests.kernels.test_shared_context_attention import biggest_error, offsets, 
 pytest.importorskip("triton", reason="needs Triton: install the extra gpu")
 
 HAS_GPU = torch.cuda.is_available()
+NEEDS_GPU = "needs a GPU; covered by the interpreter, and by the compiler for sm_80 and sm_90"
 RAGGED = ([80, 0, 1, 21], [40, 2, 0, 3])
 SHARED_MEMORY = 99 * 1024
 """Bytes a program may have on the smallest GPUs of compute capability 8.0 and above."""
@@ -45,10 +46,12 @@ SHARED_MEMORY = 99 * 1024
 
 @pytest.fixture(
     params=[
-        pytest.param("cpu", marks=pytest.mark.skipif(HAS_GPU, reason="runs on the GPU")),
+        pytest.param(
+            "cpu", marks=pytest.mark.skipif(HAS_GPU, reason="runs on the GPU; covered there")
+        ),
         pytest.param(
             "cuda",
-            marks=[pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")],
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason=NEEDS_GPU)],
         ),
     ]
 )
@@ -171,14 +174,14 @@ def test_low_precision(device: str, dtype: torch.dtype, head_dim: int) -> None:
     the kernels run.
     """
     if device == "cpu" and head_dim != 64:
-        pytest.skip("the interpreter has seen one head_dim of this dtype")
+        pytest.skip("the interpreter is slow; covered by head_dim 64")
     truncates = device == "cpu" and dtype == torch.bfloat16
     case = make([150, 0, 9], [70, 2, 0], head_dim, dtype=dtype, device=device)
     assert_errs_like(case, 10.0 if truncates else 2.0)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
+@pytest.mark.skipif(not HAS_GPU, reason=NEEDS_GPU)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_large_batch_on_a_gpu(dtype: torch.dtype) -> None:
     assert_errs_like(make([2000, 777, 0], [512, 100, 3], 64, dtype=dtype, device="cuda"))
@@ -339,7 +342,7 @@ def test_info_elsewhere_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
+@pytest.mark.skipif(not HAS_GPU, reason=NEEDS_GPU)
 def test_is_chosen_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
     dispatch._choose.cache_clear()
     with caplog.at_level(logging.INFO, logger=dispatch.__name__):
@@ -393,7 +396,7 @@ def test_without_triton() -> None:
 
 WHOLE_MATRIX = pytest.mark.skipif(
     "FEEDSR_COMPILE_ALL" not in os.environ,
-    reason="every kind takes three minutes to compile; FEEDSR_COMPILE_ALL=1 does",
+    reason="every kind takes three minutes to compile; a few are covered, FEEDSR_COMPILE_ALL=1 all",
 )
 FEW = {
     80: ["float16:32:context", "bfloat16:128:candidates"],
