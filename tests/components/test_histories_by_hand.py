@@ -74,3 +74,18 @@ def test_the_files_of_a_day(tmp_path):
         schema = pq.read_schema(layout.feature_day("history", day))
         assert schema.names == ["member_id", "event_timestamp", "created_timestamp", "history"]
         assert schema.field("event_timestamp").type == pa.timestamp("us", tz="UTC")
+
+
+def test_what_an_impression_and_its_post_say_is_in_the_history():
+    log = random_log(SPEC, 7)
+    events = history_order(with_content(log.impressions, log.posts, SPEC))
+    batch = history_batch(events, SPEC)
+    same = set(SPEC.history_schema.names) - {"dwell_ms"}
+    assert same >= {"tab", "hour", "tag", "actor_id", "post_id", "session_id", "like", "position"}
+    for name in same:
+        np.testing.assert_array_equal(column(batch, name), column(events, name), err_msg=name)
+    assert len(set(column(batch, "tab").tolist())) > 2
+    early = history_batch(events.drop_columns(["tab", "hour"]), SPEC)
+    assert set(column(early, "tab").tolist()) == {-1}
+    hours = (column(events, "event_time") // 3_600_000 + SPEC.utc_offset_hours) % 24
+    assert column(early, "hour").tolist() == hours.tolist()

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import PROFILES
-from components.ingest import DIFFERS, ingest
+from components.ingest import DECLARED, DIFFERS, ingest
 from components.layout import Layout, write_parquet
 from components.sessions import mix
 from feature_repo.specs import SIMULATOR
@@ -186,3 +186,23 @@ def test_times_in_seconds_write_nothing(layout: Layout, column: str) -> None:
     assert not layout.posts.exists()
     write(layout, DAY, rows[0], row(1, 3, noon, noon))
     assert ingest(layout, DAY, CONFIG).kept == 1
+
+
+def test_the_first_day_begins_the_posts_anew_and_no_later_one_does(layout: Layout) -> None:
+    number = SIMULATOR.day_number(DAY)
+    days = [SIMULATOR.day_name(number + i) for i in range(3)]
+    for i, day in enumerate(days):
+        noon = START + i * DAY_MS + DAY_MS // 2
+        write(layout, day, row(1, i, noon, noon))
+    posts = make_posts(SIMULATOR, 3).to_pylist()
+    # Each run brings another length of post 1; which one stands after it.
+    for length, (day, stands) in enumerate(
+        [(0, 0), (0, 1), (1, 1), (2, 1), (1, 1), (2, 1), (0, 6), (1, 6)]
+    ):
+        posts[1] = {**posts[1], "length_s": float(length)}
+        write_parquet(layout.raw_posts, pa.Table.from_pylist(posts, SIMULATOR.post_schema))
+        counts = ingest(layout, days[day], CONFIG).posts
+        assert pq.read_table(layout.posts)["length_s"][1].as_py() == stands
+        assert counts.quarantined == ({} if stands == length else {DECLARED: 1})
+    layout.posts.unlink()
+    assert ingest(layout, days[1], CONFIG).posts.quarantined == {}
