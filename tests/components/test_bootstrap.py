@@ -57,6 +57,15 @@ def test_the_same_score_for_everything_is_a_half_to_the_bit() -> None:
     assert auc.auc().tolist() == [[0.5] * 4]
 
 
+def test_a_tie_of_more_rows_than_a_byte_counts_is_summed_whole() -> None:
+    """200 positives tie with 300 negatives, 100 negatives are above: .5 of three in four."""
+    labels = np.repeat(np.float32([1, 0, 0]), [200, 300, 100])[:, None]
+    logits = np.repeat(np.float32([2, 2, 3]), [200, 300, 100])[:, None]
+    auc = BootstrapAuc(1, 0)
+    auc.update(logits, labels, np.arange(600))
+    assert auc.auc() == [[0.375]]
+
+
 def test_nothing_has_no_auc_and_no_interval() -> None:
     never, empty = BootstrapAuc(2, 3), BootstrapAuc(2, 3)
     empty.update(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, np.int64))

@@ -294,6 +294,8 @@ def test_the_curve_and_its_error_by_hand() -> None:
     np.testing.assert_allclose(
         metrics.ece()[0], (4 * abs(low - 1 / 4) + 2 * abs(third - 1 / 2) + 2 * (1 - high)) / 8
     )
+    spread = fed(*scored(500))
+    assert spread.ece().tolist() == spread.ece(10).tolist() != spread.ece(11).tolist()
     predicted, observed, count = metrics.calibration(1)
     assert count.tolist() == [[8], [1]]
     np.testing.assert_array_equal(observed, [[4 / 8], [1]])
