@@ -7,6 +7,7 @@ reads.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -54,7 +55,7 @@ def write_folder(directory: Path | str, files: Mapping[str, bytes]) -> None:
     directory = Path(directory)
     with _one_sentence(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        for stale in directory.parent.glob(f".{directory.name}.new-*"):
+        for stale in directory.parent.glob(f".{glob.escape(directory.name)}.new-*"):
             shutil.rmtree(stale, ignore_errors=True)
         new = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.new-"))
         try:

@@ -16,6 +16,7 @@ from components.daily import daily
 from components.layout import Layout
 from components.materialize import materialize, online_histories
 from components.rank import newest_posts, usual_request
+from components.sources import detect_source
 from components.store import open_store
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history
@@ -81,8 +82,6 @@ def test_a_day_in_a_root_of_every_name(tmp_path: Path) -> None:
 def test_a_log_in_folders_of_any_name_is_brought_as_from_a_plain_one(
     tmp_path: Path, reader: str
 ) -> None:
-    from components.sources import detect_source
-
     plain, odd = tmp_path / "plain", nested(tmp_path / "odd", READERS[reader])
     for name, write, spec in (
         ("own", write_own, SIMULATOR),
@@ -121,6 +120,8 @@ def test_a_relative_root_that_looks_like_something_else(
     monkeypatch.chdir(tmp_path)
     for name in ("~no such user", "s3:x", "-x", "$EXPANDED", "a%20b"):
         assert Layout.at(name).root == tmp_path / name
+        write_own(tmp_path / name)
+        assert detect_source(name).name == "parquet"
     monkeypatch.setenv("HOME", str(tmp_path / "mine"))
     assert Layout.at("~/runs").root == tmp_path / "mine" / "runs"
 

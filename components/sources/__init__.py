@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from components.sources.base import Source, SourceCounts
@@ -30,7 +31,9 @@ SOURCES = (
 
 def detect_source(data_dir: Path | str) -> Source:
     """The source whose files a folder holds; ValueError says what was looked for."""
-    folder = Path(data_dir).expanduser()
+    folder = Path(data_dir)
+    with suppress(RuntimeError):  # a name that begins with ~ and is no user's
+        folder = folder.expanduser()
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give the folder that holds your log")
     for source in SOURCES:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def test_what_was_noted_is_known_by_the_next_process(
     online = OnlineFiles(path, STORE)
     assert online.last_day("affinity") == "2026-01-02"
     assert online.last_day("history") is None
+    kept = online.views["affinity"]["2026-01-01"]["bytes"]
+    assert kept == hashlib.sha256(b"rows of 2026-01-01").hexdigest()[:16]
     assert not online.changed("affinity", files), "a newer day is new, not changed"
     online.note("history", through(files, "2026-01-01"))
     online.forget("affinity")

@@ -226,6 +226,20 @@ def test_saving_again_replaces(folder: Path) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("name", ["a*", "a?", "[ab]", "a[!x]"])
+def test_what_a_neighbour_writes_is_left_alone(tmp_path: Path, name: str) -> None:
+    """A name is no pattern: `[ab]` would clear away what is being written for `a`."""
+    neighbours = [tmp_path / f".{other}.new-half" for other in ("a", "ab", "b", "a1")]
+    for neighbour in neighbours:
+        neighbour.mkdir()
+    (tmp_path / f".{name}.new-left").mkdir()
+    write_folder(tmp_path / name, {"weights": b"new"})
+    assert (tmp_path / name / "weights").read_bytes() == b"new"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != name) == sorted(
+        neighbour.name for neighbour in neighbours
+    )
+
+
 def test_killed_between_the_two_renames_the_old_one_is_found(folder: Path, ranker: Ranker) -> None:
     folder.rename(folder.with_name(".model.previous"))
     assert load_model(folder, TINY)[1] == {"epochs": 2}
