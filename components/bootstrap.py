@@ -128,7 +128,7 @@ def _sums(
         mine = np.flatnonzero(positive_R == label)
         there, first = np.unique(group_R[mine], return_index=True)
         if len(there):
-            sums[label, there] = np.add.reduceat(weights_RB[mine], first)
+            sums[label, there] = np.add.reduceat(weights_RB[mine], first, dtype=np.int32)
     return sums
 
 
