@@ -415,3 +415,12 @@ def test_a_caller_who_left_while_it_was_computed_harms_nobody() -> None:
     left, second, third = run(main())
     assert isinstance(left, asyncio.CancelledError)
     assert (second, third) == (6, 8)
+
+
+def test_there_is_one_thread_and_it_has_a_name() -> None:
+    async def main() -> str:
+        batcher = Batcher(lambda items: [threading.current_thread().name for _ in items])
+        assert batcher._thread._max_workers == 1
+        return await batcher.submit(1)
+
+    assert run(main()).startswith("model")

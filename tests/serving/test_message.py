@@ -383,6 +383,7 @@ def test_a_tensor_of_bytes_is_as_kserve_makes_it() -> None:
     assert (one.name, one.shape, one.datatype, one.data) == ("a", [1], "BYTES", None)
     assert one._raw_data == b"\x02\x00\x00\x00\x00x"
     assert one.parameters == {"binary_data_size": 6}
+    assert bytes_tensor("a", b"x\x00\x00")._raw_data == b"\x03\x00\x00\x00x\x00\x00"
 
 
 SCORES = np.array([[0.25, 0.5], [0.125, 1.0], [0.0, 0.75]], np.float32)
@@ -441,3 +442,5 @@ def test_grpc_answers_in_binary_form_whatever_was_asked_for() -> None:
     reply = answer(asked, SCORES).to_grpc()
     assert list(reply.raw_output_contents) == [SCORES.tobytes()]
     assert reply.model_version == "v7"
+    assert answer(asked, SCORES).from_grpc is True
+    assert answer(message(), SCORES).from_grpc is False
