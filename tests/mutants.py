@@ -79,7 +79,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "serving/features.py": ("serving/test_features.py",),
     "serving/assemble.py": ("serving/test_assemble.py",),
     "serving/utility.py": ("serving/test_utility.py",),
-    "serving/infer.py": ("serving/test_predictor.py",),
+    "serving/infer.py": ("serving/test_message.py",),
+    "serving/message.py": ("serving/test_message.py",),
+    "serving/body.py": ("serving/test_body.py",),
+    "serving/errors.py": ("serving/test_errors.py",),
+    "serving/excerpt.py": ("serving/test_excerpt.py",),
+    "serving/rank_batch.py": ("serving/test_rank_batch.py", "serving/test_scorer.py"),
+    "serving/scorer.py": ("serving/test_scorer.py",),
+    "serving/request_log.py": ("serving/test_request_log.py",),
     "serving/batcher.py": ("serving/test_batcher.py",),
 }
 """The core, and the tests (under `tests/`, the quickest first) that must notice its changes."""
