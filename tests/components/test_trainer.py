@@ -269,6 +269,23 @@ def test_a_process_that_does_not_lead_writes_nothing(shards: Path, tmp_path: Pat
     assert sorted(p.name for p in folder.iterdir()) == ["step-00000001", "step-00000002"]
 
 
+def test_a_step_moves_every_weight_that_has_a_gradient_and_a_bad_one_none(
+    shards: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(shards, tmp_path)
+    model, start = trainer.model, build_ranker(STILL, KUAIRAND, 0).state_dict()
+    bad = dataclasses.replace(batch_of(), weight_R=torch.full_like(batch_of().weight_R, NAN))
+    with pytest.raises(ValueError, match="stopped at step 0 of 3"):
+        trainer._take_step([bad])
+    assert trainer.step == 0
+    assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
+    trainer._take_step([batch_of()])
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        if parameter.grad.abs().max() > 0:
+            assert not torch.equal(parameter.detach(), start[name]), name
+
+
 class TwoAlike(Group):
     """As if another process had the very same rows."""
 
