@@ -286,6 +286,20 @@ def test_a_step_moves_every_weight_that_has_a_gradient_and_a_bad_one_none(
             assert not torch.equal(parameter.detach(), start[name]), name
 
 
+def test_the_process_that_leads_clears_what_is_not_resumed(shards: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(shards, tmp_path)
+    for step, inputs in ((1, "these"), (2, "those")):
+        save_checkpoint(
+            tmp_path, dataclasses.replace(trainer.checkpoint(), step=step, inputs=inputs)
+        )
+    other = make_trainer(shards, tmp_path, rank=1)
+    other.resume()
+    assert (other.step, len(list(tmp_path.iterdir()))) == (1, 2)
+    trainer.resume()
+    assert trainer.step == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
 class TwoAlike(Group):
     """As if another process had the very same rows."""
 
