@@ -206,3 +206,19 @@ def test_the_first_day_begins_the_posts_anew_and_no_later_one_does(layout: Layou
         assert counts.quarantined == ({} if stands == length else {DECLARED: 1})
     layout.posts.unlink()
     assert ingest(layout, days[1], CONFIG).posts.quarantined == {}
+
+
+def test_the_oldest_of_several_late_rows_is_known_again(layout: Layout) -> None:
+    before = SIMULATOR.day_name(SIMULATOR.day_number(DAY) - 3)
+    served = [START - 3 * DAY_MS + 5, START - 3 * DAY_MS + 5000]
+    old = [row(1, post, time, time + 1, request_id=9) for post, time in enumerate(served, 1)]
+    write(layout, before, *old)
+    ingest(layout, before, CONFIG)
+    again = [{**one, "arrival_time": START + 7} for one in old]
+    write(layout, DAY, *again, row(1, 3, START - 9, START + 8, request_id=9))
+    counts = ingest(layout, DAY, CONFIG)
+    assert (counts.duplicates, counts.kept) == (2, 1)
+    table = pq.read_table(layout.impressions_day(before)).drop_columns(["position"])
+    write_parquet(layout.impressions_day(before), table)
+    with pytest.raises(ValueError, match=r"part\.parquet has no column 'position'"):
+        ingest(layout, DAY, CONFIG)
