@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from kernels._native import native as compiled
 from kernels.shared_context_attention import (
     SeqlenInfo,
     Tokens,
+    dispatch,
     native,
     plain,
     reference,
@@ -35,9 +37,12 @@ needs_native = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """C++ by instructions that are everywhere."""
+def _emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """C++ by instructions that are everywhere; no other test's choice follows from it."""
     monkeypatch.setenv(native.VARIABLE, "avx512_emulated")
+    dispatch._choose.cache_clear()
+    yield
+    dispatch._choose.cache_clear()
 
 
 FAST = [
