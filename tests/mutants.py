@@ -22,6 +22,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -51,6 +52,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "model/heads.py": ("model/test_heads.py", "model/test_golden.py"),
     "model/block.py": ("model/test_block.py", "model/test_golden.py", "model/test_accounting.py"),
     "model/hstu.py": ("model/test_hstu.py", "model/test_golden.py", "model/test_accounting.py"),
+    "model/residual.py": ("model/test_residual.py", "model/test_golden.py"),
     "model/positions.py": ("model/test_positions.py", "model/test_golden.py"),
     "components/loss.py": ("components/test_loss.py", "components/test_propensity.py"),
     "components/optimizer.py": ("components/test_optimizer.py", "components/test_train.py"),
@@ -67,10 +69,21 @@ MODULES: dict[str, tuple[str, ...]] = {
     "components/bootstrap.py": ("components/test_bootstrap.py",),
     "components/scorecard.py": ("components/test_scorecard.py",),
     "components/scored.py": ("components/test_scored.py",),
-    "components/ingest.py": ("components/test_ingest.py",),
-    "components/checks.py": ("components/test_ingest.py",),
-    "components/sessions.py": ("components/test_sessions.py", "components/test_ingest.py"),
-    "components/counters.py": ("components/test_counters.py", "components/test_features.py"),
+    "components/ingest.py": (
+        "components/test_ingest_by_hand.py",
+        "components/test_ingest_rows.py",
+        "components/test_nothing_kept.py",
+        "components/test_ingest.py",
+    ),
+    "components/checks.py": ("components/test_checks.py",),
+    "components/times.py": ("components/test_times.py",),
+    "components/schema.py": ("components/test_schema.py",),
+    "components/sessions.py": ("components/test_sessions.py",),
+    "components/counters.py": ("components/test_counters_by_hand.py",),
+    "components/histories.py": ("components/test_histories_by_hand.py",),
+    "components/plan.py": ("components/test_plan.py",),
+    "components/registry.py": ("components/test_registry.py",),
+    "components/layout.py": ("components/test_layout.py",),
     "serving/history.py": ("serving/test_history.py", "serving/test_history_fuzz.py"),
     "serving/history_cache.py": ("serving/test_history_cache.py",),
     "serving/wire.py": ("serving/test_wire.py", "serving/test_scorer.py"),
@@ -106,6 +119,16 @@ class Outcome:
     def survivors(self) -> list[str]:
         """Those that no test noticed."""
         return [name for name, result in self.results.items() if result == "survived"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a child may run, in whole seconds: an endless loop ends by the processor's, a wait
+    without end by the clock's, which a busy machine must not reach.
+    """
+
+    cpu_s: int = 3600
+    wall_s: int = 3600
 
 
 class _Changed(importlib.machinery.SourceFileLoader):
@@ -171,24 +194,27 @@ def _preload(names: Sequence[str]) -> None:
             importlib.import_module(name)
 
 
-def _start(module: str, tree: ast.Module | None, tests: Sequence[str], log: Path) -> int:
+def _start(
+    module: str, tree: ast.Module | None, tests: Sequence[str], log: Path, limits: Limits
+) -> int:
     """Forks the child and returns its process id."""
     pid = os.fork()
     if pid:
         return pid
     code = 70
     try:
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_s, limits.cpu_s))
         code = _run_tests(module, tree, tests, log)
     finally:
         os._exit(code)
 
 
-def _wait(running: dict[int, tuple[Mutant, float]], limit_s: float) -> list[tuple[Mutant, str]]:
+def _wait(running: dict[int, tuple[Mutant, float]], limits: Limits) -> list[tuple[Mutant, str]]:
     """Takes those that have ended out of `running`, and kills those that are over their time."""
     ended = []
     for pid, (mutant, started) in list(running.items()):
         done, status = os.waitpid(pid, os.WNOHANG)
-        if not done and time.monotonic() - started > limit_s:
+        if not done and time.monotonic() - started > limits.wall_s:
             os.killpg(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, 0)
         if done:
@@ -198,15 +224,15 @@ def _wait(running: dict[int, tuple[Mutant, float]], limit_s: float) -> list[tupl
     return ended
 
 
-def _baseline(module: str, tests: Sequence[str]) -> float:
-    """Seconds that the tests take on the module as it is; they must pass."""
+def _baseline(module: str, tests: Sequence[str]) -> Limits:
+    """What a child may take, by what the tests take on the module as it is; they must pass."""
     log, started = RESULTS / f"{os.getpid()}-baseline.log", time.monotonic()
-    _, status = os.waitpid(_start(module, None, tests, log), 0)
+    _, status, usage = os.wait4(_start(module, None, tests, log, Limits()), 0)
     if status:
         sys.exit(f"the tests of {module} fail without any change:\n{log.read_text()[-2000:]}")
-    took = time.monotonic() - started
+    wall_s, cpu_s = time.monotonic() - started, usage.ru_utime + usage.ru_stime
     _preload(json.loads(log.with_suffix(".json").read_text()))
-    return took
+    return Limits(cpu_s=round(10 + 4 * cpu_s), wall_s=round(60 + 10 * wall_s))
 
 
 def _key(module: str, tests: Sequence[str]) -> str:
@@ -242,16 +268,16 @@ def judge(module: str, chosen: list[Mutant], tests: Sequence[str], workers: int)
     results: dict[str, str] = kept.get("results", {}) if kept.get("key") == key else {}
     named = equivalents().get(module, {})
     left = [m for m in chosen if m.name not in results and m.name not in named]
-    limit_s = 20 + 5 * _baseline(module, tests) if left else 0.0
+    limits = _baseline(module, tests) if left else Limits()
     source, running = (ROOT / module).read_text(), dict[int, tuple[Mutant, float]]()
     while left or running:
         while left and len(running) < workers:
             mutant = left.pop(0)
             log = RESULTS / f"{os.getpid()}-{mutant.place}-{mutant.number}.log"
-            pid = _start(module, mutate(source, mutant), tests, log)
+            pid = _start(module, mutate(source, mutant), tests, log, limits)
             running[pid] = (mutant, time.monotonic())
         time.sleep(0.05)
-        for mutant, result in _wait(running, limit_s):
+        for mutant, result in _wait(running, limits):
             results[mutant.name] = result
             (RESULTS / f"{os.getpid()}-{mutant.place}-{mutant.number}.log").unlink(missing_ok=True)
             if result == "survived":
