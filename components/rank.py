@@ -26,6 +26,7 @@ from rich.table import Table
 from components.config import DailyConfig
 from components.features import day_end
 from components.layout import Layout, write_json
+from components.writer import is_alive
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec
 from serving.launch import HOST, NAME, Serving, launch
@@ -227,23 +228,13 @@ def _running(layout: Layout) -> str | None:
     address = json.loads(path.read_text())
     url = str(address["url"])
     # The port of a serve that was killed may be another root's by now.
-    if not url.startswith(f"http://{HOST}:") or not _alive(int(address["pid"])):
+    if not url.startswith(f"http://{HOST}:") or not is_alive(int(address["pid"])):
         return None
     try:
         with urllib.request.urlopen(f"{url}/v2/models/{NAME}/ready", timeout=2):
             return url
     except OSError:
         return None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _address(layout: Layout) -> Path:

@@ -81,6 +81,16 @@ class Trainer:
             self.replica = DistributedDataParallel(self.model)
         self.model.train()
         self.throughput = Throughput()
+        try:
+            self._take_steps()
+        finally:
+            # A replica that outlives its process group ends it under Python's lock, for which the
+            # group's own thread may wait at that moment: neither would ever end.
+            self.replica = self.model
+        if self.group.leads:
+            log.info("trained %d steps, %s", self.step, self.throughput)
+
+    def _take_steps(self) -> None:
         devices = [self.group.device] if self.group.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), self._progress() as advance:
             advance(self.step)
@@ -92,8 +102,6 @@ class Trainer:
                 advance(1)
                 if self.group.leads:
                     self._note(losses[0])
-        if self.group.leads:
-            log.info("trained %d steps, %s", self.step, self.throughput)
 
     def _progress(self) -> Any:
         return progress("train", self.total) if self.group.leads else nullcontext(lambda n: None)

@@ -158,14 +158,15 @@ def _holders(file: TextIO) -> list[dict[str, Any]]:
 
 def _who(holders: list[dict[str, Any]]) -> str:
     """The first holder that still lives, for people; of another host nobody here can tell."""
-    living = [h for h in holders if h["host"] != socket.gethostname() or _alive(int(h["pid"]))]
+    living = [h for h in holders if h["host"] != socket.gethostname() or is_alive(int(h["pid"]))]
     if not living:
         return "another process"
     first = living[0]
     return f"{first['command']} (process {first['pid']} on {first['host']}, since {first['since']})"
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether this machine has such a process, of whichever user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 import types
+import weakref
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from components import checkpoints
@@ -31,6 +33,7 @@ from components.trainer import Trainer
 from feature_repo.specs import KUAIRAND
 from kernels.loader import inspect_shard
 from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
+from model.batch import TrainBatch
 from model.checkpoint import load_model
 from tests.shard_builders import random_lengths, write_shards
 
@@ -485,12 +488,23 @@ class _OneOfTwo(Group):
         return tensor
 
 
+class _Watched(Trainer):
+    """Notes what computes, and how long the replica lives."""
+
+    computed: ClassVar[list[weakref.ref[nn.Module]]] = []
+
+    def _sums(self, batch: TrainBatch) -> Tensor:
+        self.computed.append(weakref.ref(self.replica))
+        self.replicated = isinstance(self.replica, DistributedDataParallel)
+        return super()._sums(batch)
+
+
 @pytest.mark.parametrize("world", [1, 2])
-def test_processes_that_train_together_do_it_in_replicas(
+def test_processes_that_train_together_do_it_in_replicas_that_end_before_their_group(
     shards: Path, tmp_path: Path, world: int
 ) -> None:
     group = _OneOfTwo(rank=0, world=world, device=torch.device("cpu"))
-    trainer = Trainer(
+    trainer = _Watched(
         model=build_ranker(STILL, KUAIRAND, 0),
         spec=KUAIRAND,
         config=SMALL.model_copy(update={"global_batch": 300}),
@@ -503,6 +517,8 @@ def test_processes_that_train_together_do_it_in_replicas(
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         trainer.run()
+        alive = trainer.computed[-1]() is not None
     finally:
         dist.destroy_process_group()
-    assert isinstance(trainer.replica, DistributedDataParallel) == (world == 2)
+    assert trainer.replicated == (world == 2)
+    assert alive == (world == 1)
