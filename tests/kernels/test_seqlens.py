@@ -162,3 +162,9 @@ def test_tokens_that_are_there() -> None:
     q, k, v = torch.rand(3, 1, 1, 1)
     assert [x is y for x, y in zip(Tokens(q, k, v).present, (q, k, v), strict=True)] == [True] * 3
     assert [x is y for x, y in zip(Tokens(None, k, v).present, (k, v), strict=True)] == [True] * 2
+
+
+def test_without_candidates_there_are_none() -> None:
+    info = SeqlenInfo(cu_seqlens=torch.tensor([0, 4, 6], dtype=torch.int32))
+    assert (info.num_tokens, info.num_queries, info.num_candidates) == (6, 6, 0)
+    assert info.requests == [slice(0, 0), slice(0, 0)]

@@ -47,6 +47,17 @@ def test_what_is_sent_arrives_bit_for_bit(spec: Spec, count: int, seed: int) -> 
     assert got_context.tobytes() == context.tobytes()
 
 
+def test_wider_numbers_are_sent_as_the_specs() -> None:
+    features, context = candidates(SIMULATOR, 5, 3)
+    wide = {
+        name: column.astype(np.int64 if column.dtype.kind == "i" else np.float64)
+        for name, column in features.items()
+    }
+    assert encode_candidates(SIMULATOR, wide, context.astype(np.float64)) == encode_candidates(
+        SIMULATOR, features, context
+    )
+
+
 def test_decoding_copies_nothing() -> None:
     data = encode_candidates(SIMULATOR, *candidates(SIMULATOR, 32, 1))
     start = np.frombuffer(data, np.uint8).ctypes.data
