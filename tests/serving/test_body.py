@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
+from starlette.requests import Request
 
-from serving.body import decompress, parse_json
+from serving.body import decompress, parse_json, receive
 from serving.errors import Unsupported
 
 CALL = b'{"instances": [1]}'
@@ -216,3 +218,32 @@ def test_a_damaged_body_is_one_sentence(encoding: str) -> None:
         with pytest.raises(ValueError, match=f"the body is not {encoding}"):
             decompress(body, named, 1000)
     assert decompress(b"", named, 1000) == b""
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
+def test_what_is_labelled_gzip_is_no_other_form_of_zlib(encoding: str) -> None:
+    with pytest.raises(ValueError, match=f"not {encoding}, as its encoding says"):
+        decompress(zlib.compress(CALL), headers(content_encoding=encoding), 1000)
+
+
+def received(parts: list[bytes], limit: int) -> bytes:
+    """What is received of a call whose body comes in parts."""
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def give() -> dict[str, Any]:
+        return messages.pop(0)
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, give)
+    body = asyncio.run(receive(request, limit))
+    assert messages == []
+    return body
+
+
+@pytest.mark.parametrize(
+    "parts", [[b"abcdef"], [b"ab", b"cdef"], [b"abcde", b"f"], [b"", b"abcdef"]]
+)
+def test_a_body_of_exactly_the_limit_is_received_whole(parts: list[bytes]) -> None:
+    assert received(parts, 6) == b"abcdef"
+    with pytest.raises(ValueError, match="more than 5 bytes"):
+        received(parts, 5)
