@@ -125,3 +125,8 @@ def test_the_chosen_modules_and_their_tests_are_there() -> None:
     for module, tests in runner.MODULES.items():
         assert (runner.ROOT / module).is_file(), module
         assert all((runner.ROOT / "tests" / test).is_file() for test in tests), module
+
+
+def test_every_equivalent_mutant_that_is_named_is_there() -> None:
+    assert runner._stale() == []
+    assert all(why for named in runner.equivalents().values() for why in named.values())
