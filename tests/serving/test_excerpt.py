@@ -67,3 +67,9 @@ def test_a_sentence_keeps_its_words() -> None:
     exact = ("word " * SENTENCE)[:SENTENCE]
     assert sentence(exact[:-1] + "s") == exact[:-1] + "s"
     assert sentence(exact + "s") == exact[: SENTENCE - 3] + "..."
+
+
+def test_the_limits_are_those_that_the_wire_page_states() -> None:
+    assert len(sentence("ab " * 400)) == 300
+    assert len(excerpt("x" * 300)) == 60
+    assert excerpt([[[1]]]) == "[[[...]]]"
