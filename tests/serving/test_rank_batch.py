@@ -81,3 +81,14 @@ def test_every_candidate_is_scored_at_the_assumed_position() -> None:
 def test_no_request_is_no_batch() -> None:
     with pytest.raises(ValueError, match="there is no request to rank"):
         build_rank_batch(SPEC, "day", [])
+
+
+def test_each_impression_and_each_candidate_has_its_time() -> None:
+    early, late = rank_request(SPEC, 3, 2, 1), rank_request(SPEC, 2, 1, 2)
+    early, late = at(early, NOW_MS + 2 * DAY_MS), at(late, NOW_MS + 3 * DAY_MS)
+    batch = build_rank_batch(SPEC, "immediate", [early, late])
+    events = [r.history.batch.column("event_time").to_pylist() for r in (early, late)]
+    assert batch.history.time_M is not None
+    assert batch.time_N is not None
+    assert batch.history.time_M.tolist() == events[0] + events[1]
+    assert batch.time_N.tolist() == [early.time_ms, early.time_ms, late.time_ms]
