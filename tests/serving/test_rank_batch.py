@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from feature_repo.spec import DAY_MS, Freshness
 from feature_repo.specs import SIMULATOR as SPEC
+from serving.history import History
 from serving.rank_batch import SERVING_POSITION, build_rank_batch, known_history
 from serving.wire import RankRequest
 from tests.serving_builders import NOW_MS, noisy_ranker, rank_request
@@ -92,3 +95,15 @@ def test_each_impression_and_each_candidate_has_its_time() -> None:
     assert batch.time_N is not None
     assert batch.history.time_M.tolist() == events[0] + events[1]
     assert batch.time_N.tolist() == [early.time_ms, early.time_ms, late.time_ms]
+
+
+def test_a_known_history_counts_from_where_its_window_starts() -> None:
+    request = rank_request(SPEC, 9, 1, 3)
+    batch = request.history.batch
+    slid = History(batch, 64 + batch.num_rows, 64, request.history.member_id)
+    moved = dataclasses.replace(request, history=slid)
+    for served in (NOW_MS - 1, NOW_MS + 2 * DAY_MS):
+        known = known_history(SPEC, "immediate", at(moved, served))
+        assert (known.start, known.count) == (64, 64 + known.batch.num_rows)
+        assert known.member_id == request.history.member_id
+    assert known.batch.num_rows == batch.num_rows
