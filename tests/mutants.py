@@ -99,7 +99,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "serving/errors.py": ("serving/test_errors.py",),
     "serving/excerpt.py": ("serving/test_excerpt.py",),
     "serving/rank_batch.py": ("serving/test_rank_batch.py", "serving/test_scorer.py"),
-    "serving/scorer.py": ("serving/test_scorer.py",),
+    "serving/scorer.py": ("serving/test_scorer.py", "serving/test_history_cache.py"),
     "serving/request_log.py": ("serving/test_request_log.py",),
     "serving/batcher.py": ("serving/test_batcher.py",),
 }

@@ -138,3 +138,19 @@ def test_a_path_with_what_a_reader_would_take_for_its_own_has_a_link(tmp_path: P
         assert Layout.at(path).root == odd
     assert not Path(path).is_symlink()
     assert (odd / "file").is_file()
+
+
+def test_the_same_bytes_written_again_leave_nothing_beside_them(tmp_path: Path) -> None:
+    for _ in range(2):
+        with atomic_path(tmp_path / "file") as temporary:
+            temporary.write_text("the same")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists open files there")
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(20):
+        with atomic_path(tmp_path / str(number)) as temporary:
+            temporary.write_text("x")
+    assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
