@@ -27,7 +27,7 @@ from components.backtest_data import Prepared, Split, config_for, prepare
 from components.config import DailyConfig
 from components.evaluate import evaluate_ranker
 from components.gate import BASELINE, CANDIDATE
-from components.layout import check_writable, write_json
+from components.layout import absolute, check_writable, write_json
 from components.scorecard import compares_within_day
 from components.train import fit
 from feature_repo.spec import Freshness
@@ -99,7 +99,7 @@ def backtest(
     )
     if json_path is not None:
         check_writable(json_path)
-    work = (options.work or default_work(data)).expanduser().resolve()
+    work = absolute(options.work or default_work(data))
     prepared = prepare(data, work, split, config)
     models = work / "models" / f"{train_before}-{options.freshness}"
     runs = [
@@ -109,7 +109,7 @@ def backtest(
         **_summary(runs, config),
         "stages": prepared.stages,
         "settings": {
-            "data": Path(data).expanduser().resolve().name,
+            "data": absolute(data).name,
             "train_before": train_before,
             "test_through": test_through,
             "seeds": options.seeds,
@@ -142,7 +142,7 @@ def ranker_configs(config: DailyConfig, names: Iterable[str]) -> dict[str, Ranke
 def default_work(data: str) -> Path:
     """Where a log's backtests keep their files when no folder was named."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(data).name).strip("-").lower() or "log"
-    where = hashlib.sha256(str(Path(data).expanduser().resolve()).encode()).hexdigest()[:8]
+    where = hashlib.sha256(str(absolute(data)).encode()).hexdigest()[:8]
     return Path("runs") / "backtest" / f"{name}-{where}"
 
 

@@ -37,7 +37,7 @@ from components.events import (
     with_content,
 )
 from components.ingest import ingest
-from components.layout import Layout, write_json
+from components.layout import Layout, absolute, write_json
 from components.sequences import TARGET, build_sequences, mark_loss
 from components.shards import write_shards
 from components.sources import SimulatorConfig, detect_source, simulate
@@ -195,7 +195,7 @@ def _describe(data: str, spec: Spec) -> dict[str, Any]:
     """What a log is told apart by: its files' names, sizes and times, and the spec."""
     if data.startswith(SIMULATED):
         return {"data": data, "spec": spec.hash}
-    folder = Path(data).expanduser()
+    folder = absolute(data)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     listed = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return {"files": listed, "spec": spec.hash}
@@ -208,7 +208,7 @@ def _import(data: str, layout: Layout, spec: Spec) -> dict[str, Any]:
     if data.startswith(SIMULATED):
         counts = simulate(layout, simulated(data))
     else:
-        counts = detect_source(data).load(Path(data).expanduser(), layout, spec)
+        counts = detect_source(data).load(absolute(data), layout, spec)
     return {"impressions": counts.impressions, "days": list(counts.days)}
 
 

@@ -25,15 +25,12 @@ class Layout:
 
     @classmethod
     def at(cls, root: str | Path) -> Layout:
-        """A layout at an absolute path; a leading `~` or `~user` is the home of a user there is.
+        """A layout at an absolute path.
 
         Raises:
             ValueError: a name that is no UTF-8 text, which Feast's registry cannot hold.
         """
-        path = Path(root)
-        with suppress(RuntimeError):
-            path = path.expanduser()
-        path = path.resolve()
+        path = absolute(root)
         try:
             str(path).encode()
         except UnicodeEncodeError as error:
@@ -124,6 +121,16 @@ class Layout:
     def requests_day(self, day: str) -> Path:
         """The folder of the serving requests logged on a day."""
         return self.root / "requests" / f"day={day}"
+
+
+def absolute(path: str | Path) -> Path:
+    """The absolute path of what a person wrote; a leading `~` or `~user` is the home of a user that
+    there is, and else a name like any other.
+    """
+    written = Path(path)
+    with suppress(RuntimeError):
+        written = written.expanduser()
+    return written.resolve()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from components.config import Config, DailyConfig
 from components.counters import event_columns
 from components.events import EventLog, select_list
 from components.gate import CANDIDATE
-from components.layout import Layout, check_writable, write_json
+from components.layout import Layout, absolute, check_writable, write_json
 from components.leakage_table import print_tables
 from components.scorecard import plain
 from components.scored import scored_batches
@@ -119,7 +119,7 @@ def leakage(
     ranker_configs(config, (options.ranker,))  # refuses a name that is none, before any work
     if json_path is not None:
         check_writable(json_path)
-    work = (options.work or default_work(data)).expanduser().resolve()
+    work = absolute(options.work or default_work(data))
     split = partial(Split, train_before=train_before, test_through=test_through, spec=config.spec)
     shards = _shards(data, work, split, config, options)
     runs = [
@@ -128,7 +128,7 @@ def leakage(
     ]
     settings = {
         **options.model_dump(mode="json", exclude={"work", "config"}),
-        "data": Path(data).expanduser().resolve().name,
+        "data": absolute(data).name,
         "train_before": train_before,
         "test_through": test_through,
         "config": config.model_dump(mode="json"),

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
+from components.layout import absolute
 from components.sources.base import Source, SourceCounts
 from components.sources.kuairand import import_kuairand, is_kuairand
 from components.sources.parquet import import_parquet, is_parquet
@@ -31,9 +31,7 @@ SOURCES = (
 
 def detect_source(data_dir: Path | str) -> Source:
     """The source whose files a folder holds; ValueError says what was looked for."""
-    folder = Path(data_dir)
-    with suppress(RuntimeError):  # a name that begins with ~ and is no user's
-        folder = folder.expanduser()
+    folder = absolute(data_dir)
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give the folder that holds your log")
     for source in SOURCES:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.console import progress
+from components.layout import absolute
 from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed
 from components.study.experiments import (
@@ -55,7 +56,7 @@ def run(
     start = log.config(config)
     setting = {**log.setting, "config": start.model_dump(mode="json")}
     results = ResultsFile(path=path, name="ablate", setting=setting)
-    study = Study(log=log, config=start, work=work.expanduser().resolve(), results=results)
+    study = Study(log=log, config=start, work=absolute(work), results=results)
     return ablate(study, experiments, seeds)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from components.backtest import ranker_configs
 from components.console import progress
+from components.layout import absolute
 from components.scorecard import compares_within_day
 from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed, merged
@@ -120,7 +121,7 @@ def run(choosing: Log, test_through: str, options: CompareOptions, path: Path, w
         trials=options.trials,
         choosing_seeds=options.choosing_seeds,
         seeds=options.seeds,
-        work=work.expanduser().resolve(),
+        work=absolute(work),
         results=ResultsFile(path=path, name="compare", setting=setting),
     )
     there = {contender.name for contender in compared} | comparison.results.entries().keys()

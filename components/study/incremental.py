@@ -15,6 +15,7 @@ from typing import Any
 
 from components.backtest_data import Split, prepare
 from components.console import progress
+from components.layout import absolute
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import Differences, Scores, differences, score
@@ -71,7 +72,7 @@ def run(log: Log, stale_days: int, seeds: int, config: str, path: Path, work: Pa
         log=log,
         stale_days=stale_days,
         config=start,
-        work=work.expanduser().resolve(),
+        work=absolute(work),
         results=ResultsFile(path=path, name="incremental", setting=setting),
     )
     compare_daily(study, seeds)

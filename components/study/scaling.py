@@ -17,6 +17,7 @@ import numpy as np
 
 from components.console import progress
 from components.data import evaluation_batches
+from components.layout import absolute
 from components.study.config import StudyConfig, changed
 from components.study.results import ResultsFile
 from components.study.trial import Log, Trial, claimed, run_trial, shards
@@ -73,7 +74,7 @@ def run(log: Log, seeds: int, config: str, path: Path, work: Path) -> int:
             for width, layers in SIZES:
                 trial = sized(log, start, width, layers, seed)
                 row = f"{width} wide, {layers} deep"
-                left += not _measured(results, row, trial, work.expanduser().resolve())
+                left += not _measured(results, row, trial, absolute(work))
                 advance()
     return left
 

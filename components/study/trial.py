@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.backtest_data import SIMULATED, Split, config_for, prepare
-from components.layout import Layout, write_json
+from components.layout import Layout, absolute, write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.position_bias import position_bias
 from components.sources import detect_source
@@ -61,7 +61,7 @@ class Log:
     @property
     def name(self) -> str:
         """Its folder's name, or how it is simulated."""
-        return Path(self.data).expanduser().resolve().name
+        return absolute(self.data).name
 
     def config(self, name: str) -> StudyConfig:
         """The configuration of that name, or the shipped one for this kind of log."""

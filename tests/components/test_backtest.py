@@ -22,6 +22,8 @@ from components.backtest_data import (
 )
 from components.data import evaluation_batches
 from components.layout import Layout, write_parquet
+from components.sources import detect_source
+from components.study.trial import Log
 from feature_repo.spec import FRESHNESS, Freshness
 from feature_repo.specs import SIMULATOR
 from model import build_ranker
@@ -261,3 +263,12 @@ def test_kuairand_is_cut_as_its_readme_says(tmp_path) -> None:
     assert train["targets"] == pytest.approx(150_214, rel=0.005)
     assert test["targets"] == pytest.approx(30_281, rel=0.005)
     assert train["auxiliary"] == pytest.approx(817_187, rel=0.001)
+
+
+def test_a_log_in_a_folder_whose_name_begins_with_a_tilde_is_named_and_missed_in_words() -> None:
+    data = "~nobody that there is"
+    assert default_work(data).name.startswith("nobody-that-there-is-")
+    log = Log(data=data, train_before="2026-01-02", test_through="2026-01-03")
+    assert log.name == data
+    with pytest.raises(ValueError, match=r"there is no folder .*~nobody that there is"):
+        detect_source(data)

@@ -14,6 +14,7 @@ import pytest
 
 from components.layout import (
     Layout,
+    absolute,
     atomic_path,
     check_writable,
     path_without,
@@ -154,3 +155,13 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
         with atomic_path(tmp_path / str(number)) as temporary:
             temporary.write_text("x")
     assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_users_home_or_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "mine"))
+    assert absolute("~/runs") == tmp_path / "mine" / "runs"
+    assert absolute("~nobody that there is/x") == tmp_path / "~nobody that there is" / "x"
+    assert absolute(Path("a") / ".." / "b") == tmp_path / "b"
