@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.shared_context_attention import SeqlenInfo, Tokens, shared_context_attention
+from kernels.shared_context_attention.scale import check_scale
 from kernels.shared_context_attention.seqlens import TILE_ROWS, Tile
 
 Activation = Literal["silu", "relu", "sigmoid"]
@@ -59,14 +60,19 @@ def pointwise_attention(
         candidates: `[N, H, D]`, `q` included; each sees the context of its request, and itself.
         info: who sees whom.
         activation: of each score.
-        softmax_scale: factor of the scores, by the kernel's name; None is `1 / sqrt(head_dim)`.
+        softmax_scale: factor of the scores, by the kernel's name, any finite number; None is
+            `1 / sqrt(head_dim)`.
         divisor: of every row's sum; None is how many keys the row sees, each its own.
 
     Returns:
         (out_context `[Q, H, D]` or None, out_candidates `[N, H, D]` or None), in the dtype of the
         inputs; differentiable once.
+
+    Raises:
+        ValueError: a softmax_scale that is NaN or infinite.
     """
     scale = 1.0 / math.sqrt(context.k.shape[-1]) if softmax_scale is None else softmax_scale
+    check_scale(scale, context.k.dtype)
     out = out_N = None
     if context.q is not None:
         seen_Q = info.prefix_Q + info.position_Q - info.own_Q + 1

@@ -242,3 +242,11 @@ def test_a_name_is_an_attention_of_its_own(name: str) -> None:
     mine, *theirs = (attention_by(n)(*batch)[0] for n in (name, *others))  # type: ignore[arg-type]
     assert mine is not None
     assert not any(torch.allclose(mine, x) for x in theirs if x is not None)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_a_scale_that_is_no_finite_number_is_refused(scale: float) -> None:
+    info = SeqlenInfo(cu_seqlens=offsets_of([4]))
+    tokens = Tokens(*(torch.zeros(4, 1, 4) for _ in range(3)))
+    with pytest.raises(ValueError, match=f"softmax_scale is {scale}, want a finite number"):
+        pointwise_attention(tokens, None, info, activation="silu", softmax_scale=scale)
