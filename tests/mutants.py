@@ -57,7 +57,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "model/positions.py": ("model/test_positions.py", "model/test_golden.py"),
     "components/loss.py": ("components/test_loss.py", "components/test_propensity.py"),
     "components/optimizer.py": ("components/test_optimizer.py",),
-    "components/trainer.py": ("components/test_trainer.py", "components/test_train.py"),
+    "components/trainer.py": (
+        "components/test_trainer.py",
+        "components/test_distributed.py",
+        "components/test_train.py",
+    ),
     "components/data.py": (
         "components/test_data.py",
         "components/test_propensity.py",

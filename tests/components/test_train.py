@@ -10,66 +10,47 @@ import signal
 import subprocess
 import sys
 import time
-import types
-import weakref
 from pathlib import Path
-from typing import ClassVar
 
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from components import checkpoints
-from components.config import DailyConfig, TrainConfig
-from components.data import Weighting, shard_format
+from components.config import TrainConfig
+from components.data import shard_format
 from components.distributed import Group
 from components.layout import Layout
 from components.train import _open as open_training
 from components.train import fit, main, train
-from components.trainer import Trainer
 from feature_repo.specs import KUAIRAND
 from kernels.loader import inspect_shard
-from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
-from model.batch import TrainBatch
+from model import DCNv2Config, build_ranker
 from model.checkpoint import load_model
 from tests.shard_builders import random_lengths, write_shards
-
-DAY = "2024-01-02"
-HEAD = HeadConfig(name="linear", gate_dropout=0)
-# without dropout the cut into micro-batches and processes cannot matter
-STILL = FeedSRConfig(width=16, layers=1, heads=2, embedding_dropout=0, head=HEAD)
-STILL_BASELINE = DCNv2Config(embedding_dropout=0, head=HEAD)
-NOISY = FeedSRConfig(width=16, layers=1, heads=2, embedding_dropout=0.2, head=HEAD)
-SMALL = TrainConfig(global_batch=32, micro_batch=16, checkpoint_steps=3, learning_rate=3e-3)
+from tests.training_builders import (
+    DAY,
+    NOISY,
+    SMALL,
+    STILL,
+    assert_equal,
+    daily_config,
+    distance,
+    environment,
+    prepared,
+    weights,
+    written_shards,
+)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_shards(folder, KUAIRAND, random_lengths(300), shards=2)
-    return folder
+    return written_shards(tmp_path_factory.mktemp("shards"))
 
 
 def fitted(shards: Path, out: Path, ranker=NOISY, config: TrainConfig = SMALL, start=None) -> dict:
     return fit(shards, out, ranker, KUAIRAND, config, "day", start)
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return load_model(folder, KUAIRAND)[0].state_dict()
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
-
-
-def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """The largest difference of any weight."""
-    return max(float((a[n].double() - b[n].double()).abs().max()) for n in a)
 
 
 @pytest.mark.parametrize("ranker", [NOISY, DCNv2Config()], ids=["feed_sr", "dcnv2"])
@@ -385,24 +366,6 @@ def test_shards_without_a_target_are_refused(tmp_path: Path) -> None:
 # --- processes
 
 
-def daily_config(config: TrainConfig, ranker: FeedSRConfig = NOISY) -> DailyConfig:
-    return DailyConfig(
-        spec_name="kuairand", feed_sr=ranker, dcnv2=STILL_BASELINE, cold=config, warm=config
-    )
-
-
-def prepared(root: Path, shards: Path, config: DailyConfig) -> list[str]:
-    """A root to train in, and the arguments of the command that does."""
-    layout = Layout.at(root)
-    shutil.copytree(shards, layout.sequences("train", DAY))
-    (root / "config.json").write_text(config.model_dump_json())
-    return ["--root", str(root), "--day", DAY, "--config", str(root / "config.json")]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "FEEDSR_PROGRESS": "off"}
-
-
 @pytest.mark.law
 @pytest.mark.parametrize("teachers", [0, 1])
 def test_killed_in_training_the_same_command_ends_at_the_same_weights(
@@ -432,43 +395,6 @@ def test_killed_in_training_the_same_command_ends_at_the_same_weights(
     assert not list(killed.rglob("teachers/feed_sr"))
 
 
-@pytest.mark.parametrize(("major", "computes"), [(7, False), (9, True)])
-def test_bf16_is_for_devices_that_compute_in_it_not_for_those_that_emulate_it(
-    monkeypatch: pytest.MonkeyPatch, major: int, computes: bool
-) -> None:
-    properties = types.SimpleNamespace(major=major)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
-    group = Group(rank=0, world=1, device=torch.device("cuda", 0))
-    assert group.autocast._enabled == computes
-    assert not Group(rank=0, world=1, device=torch.device("cpu")).autocast._enabled
-
-
-@pytest.mark.parametrize(("ranker", "teachers"), [("feed_sr", 0), ("dcnv2", 0), ("feed_sr", 1)])
-def test_two_processes_train_as_one(shards: Path, tmp_path: Path, ranker, teachers) -> None:
-    """On the same global batches; the last one, of a single sequence, leaves a process idle."""
-    recipe = {"global_batch": 23, "micro_batch": 4, "teachers": teachers}
-    config = daily_config(SMALL.model_copy(update=recipe), STILL)
-    one, two = tmp_path / "one", tmp_path / "two"
-    prepared(one, shards, config)
-    record = train(Layout.at(one), DAY, config, ranker)
-    assert record["sequences"] % 23 == 1
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *torchrun, "-m", "components.train", *prepared(two, shards, config)]
-    command += ["--ranker", ranker]
-    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    ours, theirs = (Layout.at(r).model(DAY, ranker) for r in (two, one))
-    assert distance(weights(ours), weights(theirs)) < 1e-4
-    start = build_ranker(load_model(ours)[0].config, KUAIRAND, 0).state_dict()
-    assert distance(weights(theirs), start) > 1e-2
-    curve = load_model(ours, KUAIRAND)[1]["curve"]
-    for mine, other in zip(curve, record["curve"], strict=True):
-        assert mine["loss"] == pytest.approx(other["loss"], abs=1e-4)
-
-
 def test_the_command_says_a_mistake_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -479,46 +405,3 @@ def test_the_command_says_a_mistake_in_one_sentence(
         said = capsys.readouterr().err.strip()
         assert said.startswith(f"error: {sentence}")
         assert len(said.splitlines()) == 1
-
-
-class _OneOfTwo(Group):
-    """The first of two processes whose other has no row."""
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-
-class _Watched(Trainer):
-    """Notes what computes, and how long the replica lives."""
-
-    computed: ClassVar[list[weakref.ref[nn.Module]]] = []
-
-    def _sums(self, batch: TrainBatch) -> Tensor:
-        self.computed.append(weakref.ref(self.replica))
-        self.replicated = isinstance(self.replica, DistributedDataParallel)
-        return super()._sums(batch)
-
-
-@pytest.mark.parametrize("world", [1, 2])
-def test_processes_that_train_together_do_it_in_replicas_that_end_before_their_group(
-    shards: Path, tmp_path: Path, world: int
-) -> None:
-    group = _OneOfTwo(rank=0, world=world, device=torch.device("cpu"))
-    trainer = _Watched(
-        model=build_ranker(STILL, KUAIRAND, 0),
-        spec=KUAIRAND,
-        config=SMALL.model_copy(update={"global_batch": 300}),
-        loader=open_training(shards, KUAIRAND, SMALL, "day", group),
-        weighting=Weighting(as_of_ms=0, age_half_life_days=60.0, position_half_life=None),
-        group=group,
-        inputs="",
-        checkpoints=tmp_path,
-    )
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        trainer.run()
-        alive = trainer.computed[-1]() is not None
-    finally:
-        dist.destroy_process_group()
-    assert trainer.replicated == (world == 2)
-    assert alive == (world == 1)
