@@ -71,7 +71,7 @@ def ablate(
     from components.study.trial import Log
 
     log = Log(data=data, train_before=train_before, test_through=test_through)
-    experiments = chosen(log.kind, _names(parts))
+    experiments = chosen(log, _names(parts))
     results = _results(json_file, "ablate", log)
     _tell_left(run(log, experiments, seeds, config, results, work))
 

@@ -8,13 +8,18 @@ share its work: a trial that another one holds is left to it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from components.backtest_data import simulated
 from components.console import progress
 from components.layout import absolute
+from components.sources.feedback import examination
 from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed
 from components.study.experiments import (
@@ -22,6 +27,7 @@ from components.study.experiments import (
     PARTS,
     Experiment,
     reference_of,
+    training,
     with_references,
 )
 from components.study.results import ResultsFile
@@ -81,8 +87,8 @@ def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
     return left
 
 
-def chosen(kind: str, parts: Sequence[str]) -> list[Experiment]:
-    """The experiments of these parts (all, where none is named) that say something on such a log.
+def chosen(log: Log, parts: Sequence[str]) -> list[Experiment]:
+    """The experiments of these parts (all, where none is named) that say something on this log.
 
     Raises:
         ValueError: there is no such part.
@@ -90,9 +96,20 @@ def chosen(kind: str, parts: Sequence[str]) -> list[Experiment]:
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"there is no part {part!r}; have {', '.join(PARTS)}")
+    wanted = [e for e in ABLATION if not parts or e.part in parts]
     return [
-        e for e in ABLATION if (kind in e.logs or kind == "own") and (not parts or e.part in parts)
+        _told(e, log) if e.planted else e
+        for e in wanted
+        if log.kind in e.logs or (log.kind == "own" and not e.planted)
     ]
+
+
+def _told(experiment: Experiment, log: Log) -> Experiment:
+    """The experiment with the propensities that the simulator plants in this log."""
+    simulator = simulated(log.data)
+    planted = examination(np.arange(simulator.request_size), simulator).tolist()
+    changes = {**experiment.changes, **training(propensity=planted)}
+    return dataclasses.replace(experiment, changes=changes)
 
 
 def _measured(study: Study, experiment: Experiment, trial: Trial) -> bool:

@@ -11,11 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
-from components.sources.feedback import examination
-from components.sources.simulator_config import SimulatorConfig
-
 LogKind = Literal["kuairand", "simulator"]
 BOTH: tuple[LogKind, ...] = ("kuairand", "simulator")
 REFERENCE = "default"
@@ -33,6 +28,7 @@ class Experiment:
         changes: values of the configuration, nested as in its JSON.
         base: values that the row's reference has as well, where it is not the default.
         logs: the logs on which it says something.
+        planted: whether it is told the propensities of the simulated log at hand.
         paper: percent, as the paper reports it; None where it has no such row.
     """
 
@@ -41,6 +37,7 @@ class Experiment:
     changes: Mapping[str, Any]
     base: Mapping[str, Any] = field(default_factory=dict)
     logs: tuple[LogKind, ...] = BOTH
+    planted: bool = False
     paper: float | None = None
 
     @property
@@ -139,8 +136,6 @@ WEIGHTS = (
         logs=("kuairand",),
     ),
 )
-# What the simulator plants at its default `position_exponent`.
-PLANTED = examination(np.arange(SimulatorConfig().request_size), SimulatorConfig()).tolist()
 PROPENSITY = (
     Experiment(
         part="inverse propensity",
@@ -151,13 +146,15 @@ PROPENSITY = (
     Experiment(
         part="inverse propensity",
         name="as planted",
-        changes=training(propensity=PLANTED),
+        changes={},
+        planted=True,
         logs=("simulator",),
     ),
     Experiment(
         part="inverse propensity",
         name="as planted, no logit offsets",
-        changes={**training(propensity=PLANTED), **model(offset_positions=0)},
+        changes=model(offset_positions=0),
+        planted=True,
         logs=("simulator",),
     ),
 )

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ablation on a small simulated log, every part of it the real one."""
 
+import dataclasses
 import fcntl
 import json
 
 import pytest
 
-from components.study.ablate import Study, ablate
+from components.study.ablate import Study, ablate, chosen
 from components.study.config import study_config
 from components.study.experiments import (
     CONTEXT,
@@ -20,6 +21,7 @@ from components.study.scores import Scores, differences
 from components.study.tables import ablation_table, difference, in_order, render
 from components.study.trial import Log
 from feature_repo.specs import SIMULATOR
+from tests.components.test_parquet import write_own
 from tests.loop_builders import small_config
 
 LOG = Log(data="sim:4000", train_before="2026-01-12", test_through="2026-01-13")
@@ -178,3 +180,20 @@ def test_a_row_whose_trials_are_made_otherwise_begins_anew(tmp_path) -> None:
         "changes": {"layers": 4},
         "seeds": {"1": {"fingerprint": "other"}},
     }
+
+
+def test_planted_propensities_are_those_of_the_log_at_hand(tmp_path) -> None:
+    def planted(data: str) -> dict[str, list[float]]:
+        rows = chosen(dataclasses.replace(LOG, data=data), ["inverse propensity"])
+        return {e.name: e.changes["cold"]["propensity"] for e in rows if "planted" in e.name}
+
+    quarter, whole = planted("sim:4000"), planted("sim:4000,position_exponent=1,request_size=3")
+    assert quarter["as planted"][:3] == pytest.approx([1, 2**-0.25, 3**-0.25])
+    assert whole == {name: pytest.approx([1, 1 / 2, 1 / 3]) for name in quarter}
+    write_own(tmp_path)
+    own = dataclasses.replace(LOG, data=str(tmp_path))
+    assert own.kind == "own"
+    names = [e.name for e in chosen(own, ["inverse propensity"])]
+    assert names == ["estimated"]
+    with pytest.raises(ValueError, match="there is no part 'colour'"):
+        chosen(own, ["colour"])

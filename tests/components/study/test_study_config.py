@@ -2,13 +2,18 @@
 import pytest
 
 from components.config import PROFILES, load_config
+from components.study.ablate import chosen
 from components.study.config import changed, fused_early, study_config, without_groups
 from components.study.experiments import ABLATION, CONTEXT, POPULARITY, with_references
+from components.study.trial import Log
 from feature_repo.spec import HashedId
 from feature_repo.specs import KUAIRAND
 from model.accounting import hstu_layers_per_block
 
 CONFIG = study_config(load_config("kuairand"))
+SIMULATED = Log(data="sim:1000", train_before="2026-01-12", test_through="2026-01-13")
+EXPERIMENTS = [*chosen(SIMULATED, []), *(e for e in ABLATION if "simulator" not in e.logs)]
+"""All, told what they need to know of a log."""
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
@@ -20,7 +25,7 @@ def test_the_start_of_a_study_is_the_configuration_itself(name) -> None:
     assert study.cold == config.cold
 
 
-@pytest.mark.parametrize("experiment", ABLATION, ids=lambda e: e.row)
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.row)
 def test_every_experiment_is_a_configuration_of_its_own(experiment) -> None:
     for kind in experiment.logs:
         start = changed(
@@ -30,7 +35,8 @@ def test_every_experiment_is_a_configuration_of_its_own(experiment) -> None:
 
 
 def test_no_two_experiments_are_the_same_trial() -> None:
-    rows = with_references(ABLATION)
+    assert len(EXPERIMENTS) == len(ABLATION)
+    rows = with_references(EXPERIMENTS)
     configs = [changed(changed(CONFIG, e.base), e.changes).model_dump_json() for e in rows]
     assert len(set(configs)) == len(rows) == len({e.row for e in rows})
 
@@ -105,10 +111,3 @@ def test_as_many_hstu_layers_as_cost_the_default_s_blocks(name, impressions) -> 
 def test_the_papers_figure_stands_beside_the_published_block_alone() -> None:
     papers = {e.changes["feed_sr"]["block"]: e.paper for e in ABLATION if e.part == "block"}
     assert papers == {"hstu_published": -0.23, "hstu": None}
-
-
-def test_the_planted_propensities_are_those_of_the_simulators_default() -> None:
-    rows = {e.name: e for e in ABLATION if e.part == "inverse propensity"}
-    table = rows["as planted"].changes["cold"]["propensity"]
-    assert table == pytest.approx([(1 + position) ** -0.25 for position in range(10)])
-    assert all(e.logs == ("simulator",) for e in rows.values())
