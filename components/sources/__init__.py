@@ -33,7 +33,7 @@ def detect_source(data_dir: Path | str) -> Source:
     """The source whose files a folder holds; ValueError says what was looked for."""
     folder = absolute(data_dir)
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}; give the folder that holds your log")
+        raise ValueError(f"there is no folder {data_dir}; give the folder that holds your log")
     for source in SOURCES:
         if source.matches(folder):
             return source
