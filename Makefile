@@ -28,7 +28,7 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-isa mutants asan lint format pipeline manifests serve rank bench results constraints clean
+.PHONY: help setup demo test test-isa mutants same asan lint format pipeline manifests serve rank bench results constraints clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ test-isa: $(PEERS) ## kernels', model's and serving's tests under each instructi
 
 mutants: $(PEERS) ## small changes of the core that no test notices; ARGS='<module> --all', WORKERS=2
 	@$(BIN)/python -m tests.mutants --workers $(WORKERS) $(ARGS)
+
+same: setup ## whether a refactor computes the same bytes: two days of the loop, against build/same.json; ARGS=--keep
+	@$(BIN)/python -m tests.same $(ARGS)
 
 asan: setup ## the kernels' tests on a build with AddressSanitizer and UBSan (wants g++)
 	@$(BIN)/python -m pip install -q -c constraints.txt cmake ninja nanobind 2> >(grep -v '^WARNING' >&2)
