@@ -28,7 +28,7 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-isa mutants same asan lint format pipeline manifests serve rank bench results constraints clean
+.PHONY: help setup demo test test-isa mutants same asan lint format docs pipeline manifests serve rank bench results constraints clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,10 @@ lint: setup ## ruff (lint and format) and mypy
 format: setup ## format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
+
+docs: setup ## the site of docs/ and the READMEs into build/site; a link that leads nowhere ends it
+	@$(BIN)/mkdocs build -q
+	@echo "build/site/index.html"
 
 pipeline: setup ## compile the daily loop to build/pipeline.yaml
 	@$(BIN)/feedsr pipeline --out build/pipeline.yaml
