@@ -96,7 +96,7 @@ format: setup ## format the code and mend what ruff can mend
 	@$(BIN)/ruff format $(SOURCES)
 
 docs: setup ## the site of docs/ and the READMEs into build/site; a link that leads nowhere ends it
-	@$(BIN)/mkdocs build -q
+	@$(BIN)/mkdocs build 2>&1 | { grep -v '^INFO' || true; }
 	@echo "build/site/index.html"
 
 pipeline: setup ## compile the daily loop to build/pipeline.yaml
