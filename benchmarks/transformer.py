@@ -27,7 +27,7 @@ from kserve import InferRequest
 
 from benchmarks._record import Result, finish, over, parser, percentiles, spread_ms, start
 from components.config import load_config
-from components.features import day_end, features
+from components.features import features
 from components.histories import histories
 from components.ingest import ingest
 from components.layout import Layout
@@ -126,7 +126,7 @@ def measure(layout: Layout, count: int, repeats: int) -> Result:
         NAME, TransformerConfig(spec_name=SPEC.name, feast_dir=layout.feast, predictor_host="")
     )
     transformer.load()
-    taken = timed(transformer, posts, actors, turns, day_end(SPEC, layout.raw_days()[-1]))
+    taken = timed(transformer, posts, actors, turns, SPEC.day_end(layout.raw_days()[-1]))
     lengths = [history(transformer._fetcher.store, m).num_rows for m in members]
     transformer.close()
     ms = percentiles(taken, 50)

@@ -23,12 +23,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from components.backtest_data import Prepared, Split, config_for, prepare
+from components.backtest_data import Prepared, config_for, prepare
 from components.config import DailyConfig
 from components.evaluate import evaluate_ranker
 from components.gate import BASELINE, CANDIDATE
 from components.layout import absolute, check_writable, write_json
 from components.scorecard import compares_within_day
+from components.split import Split
 from components.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig

@@ -18,7 +18,8 @@ import pyarrow as pa
 from components.counters import count_as_of
 from components.events import Array, column, records
 from components.store import quiet
-from feature_repo.spec import Freshness, Spec, View
+from feature_repo.kinds import View
+from feature_repo.spec import Freshness, Spec
 from serving.assemble import context_matrix
 
 JOIN_ROWS = 100_000

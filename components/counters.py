@@ -19,8 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.events import Array, column
-from feature_repo.spec import DAY_MS, Counter, Spec, View
+from components.events import Array, column, select_list
+from feature_repo.kinds import Counter, View
+from feature_repo.spec import DAY_MS, Spec
 
 DWELL_PRIOR = 0.1
 """The prior of a dwell range and of an action that is no task."""
@@ -63,6 +64,12 @@ def event_columns(view: View) -> list[str]:
     counters = [_counter(f) for f in view.features]
     of = {"dwell_ms" if c.of == "dwell" else c.of for c in counters} - {"impression"}
     return [*view.keys, *({"post_id"} - set(view.keys)), *_TIMES, *sorted(of)]
+
+
+def counted_columns(spec: Spec) -> str:
+    """SQL for a log's `events` with the columns that any of the spec's counters reads."""
+    names = {n for view in spec.views if view.kind == "counters" for n in event_columns(view)}
+    return f"select {select_list(sorted(names))} from events"
 
 
 def windows(view: View) -> list[int]:

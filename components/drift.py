@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.spec import Embedding, Numeric, Spec
+from feature_repo.kinds import Embedding, Numeric
+from feature_repo.spec import Spec
 
 Matrix = npt.NDArray[np.float32]
 Shares = npt.NDArray[np.float64]

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.layout import Layout
+from feature_repo.kinds import View, arrow_field
 from feature_repo.quoting import duckdb_files
-from feature_repo.spec import Spec, View, arrow_field
+from feature_repo.spec import Spec
 
 Array = npt.NDArray[Any]
 HISTORY_ORDER = ("arrival_time", "event_time", "post_id")
@@ -120,6 +121,9 @@ class EventLog:
 
     `events` is the view a query reads: the impressions left joined with the posts' `actor_id` and
     `root_actor_id` (0 where the post is unknown).
+
+    Attributes:
+        posts: the checked posts, whole.
     """
 
     def __init__(self, layout: Layout, through_day: str) -> None:
@@ -130,8 +134,9 @@ class EventLog:
                 "run ingest first"
             )
         self.connection = duckdb.connect()
-        posts = read_posts(layout).select(["post_id", "actor_id", "root_actor_id"])
-        self.connection.register("posts", posts)
+        self.posts = read_posts(layout)
+        authors = self.posts.select(["post_id", "actor_id", "root_actor_id"])
+        self.connection.register("posts", authors)
         self.connection.execute(
             f"create view impressions as select * from "
             f"read_parquet({duckdb_files(files)}, hive_partitioning = false)"

@@ -27,8 +27,9 @@ from components.events import (
     select_list,
 )
 from components.layout import Layout, write_parquet
+from feature_repo.kinds import View
 from feature_repo.quoting import duckdb_files
-from feature_repo.spec import DAY_MS, Spec, View
+from feature_repo.spec import DAY_MS, Spec
 
 EPOCH = 0
 """The event time of the members that a log begins with, and of a post whose creation time is
@@ -55,16 +56,11 @@ def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
     return written
 
 
-def day_end(spec: Spec, day: str) -> int:
-    """The first millisecond after a local day: what the day's rows are as of."""
-    return int(spec.day_start(spec.day_number(day) + 1))
-
-
 def previous_end(layout: Layout, view: str, day: str, spec: Spec) -> int | None:
     """The end of the latest earlier day that has rows of a view; None if this is the first."""
     days = [p.stem[4:] for p in layout.feature_dir(view).glob("day=*.parquet")]
     earlier = [d for d in days if d < day]
-    return day_end(spec, max(earlier)) if earlier else None
+    return spec.day_end(max(earlier)) if earlier else None
 
 
 def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Array) -> pa.Table:
@@ -77,7 +73,7 @@ def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Arra
 
 
 def _counted(layout: Layout, log: EventLog, view: View, day: str, spec: Spec) -> pa.Table:
-    end = day_end(spec, day)
+    end = spec.day_end(day)
     changed = log.query(_changed_keys(view, previous_end(layout, view.name, day, spec), end))
     names = select_list(view.keys)
     events = log.query(
@@ -107,7 +103,7 @@ def _changed_keys(view: View, since: int | None, end: int) -> str:
 
 def _static(layout: Layout, view: View, day: str, spec: Spec) -> pa.Table:
     """The posts or members whose record is new or another than the last one written."""
-    end = day_end(spec, day)
+    end = spec.day_end(day)
     (key,) = view.keys
     table = read_posts(layout) if view.kind == "content" else read_members(layout)
     if view.kind == "content":

@@ -26,7 +26,7 @@ from components.events import (
     select_list,
     with_content,
 )
-from components.features import day_end, feature_rows, previous_end
+from components.features import feature_rows, previous_end
 from components.layout import Layout, atomic_path
 from feature_repo.spec import Spec
 from serving.assemble import sequence_features
@@ -46,7 +46,7 @@ def histories(layout: Layout, day: str, config: DailyConfig) -> int:
     """
     spec = config.spec
     posts = read_posts(layout)
-    end = day_end(spec, day)
+    end = spec.day_end(day)
     with (
         EventLog(layout, day) as log,
         atomic_path(layout.feature_day(VIEW, day)) as temporary,

@@ -29,11 +29,9 @@ import torch
 from pydantic import Field
 
 from components.backtest import default_work, ranker_configs, versions
-from components.backtest_data import SIMULATED, Prepared, Split, Stages, config_for, prepare
+from components.backtest_data import SIMULATED, Prepared, config_for, prepare
 from components.bootstrap import BootstrapAuc, interval
 from components.config import Config, DailyConfig
-from components.counters import event_columns
-from components.events import EventLog, select_list
 from components.gate import CANDIDATE
 from components.layout import Layout, absolute, check_writable, write_json
 from components.leakage_table import print_tables
@@ -41,6 +39,8 @@ from components.scorecard import plain
 from components.scored import scored_batches
 from components.session_cut import SessionCut, Sessions, write_cut
 from components.sources.planted import planted
+from components.split import Split
+from components.stages import Stages
 from components.train import fit
 from feature_repo.spec import Freshness, Spec
 from kernels.loader.checksums import CHECKSUMS
@@ -53,7 +53,6 @@ DIFFERENCES = {
     "net": ("reported", "honest"),
 }
 """What is reported of two AUCs: the first minus the second."""
-CUT_CODE = ("session_cut.py", "counters.py", "shards.py")
 
 
 class LeakageOptions(Config):
@@ -187,25 +186,16 @@ def _cut_stage(
     """
     what = "history" if counters_through is None else "cut"
     target = source.with_name(f"{source.name}-{what}-{sessions}")
-    home = Path(__file__).parent
-    code = b"".join((home / name).read_bytes() for name in CUT_CODE)
-    inputs = [hashlib.sha256(part).hexdigest() for part in _bytes(source, code)]
+    shards = hashlib.sha256((source / CHECKSUMS).read_bytes()).hexdigest()
 
     def work() -> dict[str, Any]:
-        if counters_through is None:
-            return write_cut(source, target, SessionCut(spec=spec, sessions=sessions))
-        with EventLog(layout, counters_through) as log:
-            names = {n for v in spec.views if v.kind == "counters" for n in event_columns(v)}
-            events = log.query(f"select {select_list(sorted(names))} from events")
-        return write_cut(source, target, SessionCut(spec=spec, sessions=sessions, events=events))
+        cut = SessionCut(spec=spec, sessions=sessions)
+        if counters_through is not None:
+            cut = cut.with_counters(layout, counters_through)
+        return write_cut(source, target, cut)
 
-    stages.run(target.name, inputs, work)
+    stages.run(target.name, shards, work, code=write_cut.__module__)
     return target
-
-
-def _bytes(source: Path, code: bytes) -> tuple[bytes, bytes]:
-    """What a cut is made from: the checksums of the shards, and the code."""
-    return (source / CHECKSUMS).read_bytes(), code
 
 
 def _train(

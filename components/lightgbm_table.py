@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from feature_repo.spec import UNKNOWN, Categorical, Embedding, Feature, HashedId, Spec
+from feature_repo.kinds import UNKNOWN, Categorical, Embedding, Feature, HashedId
+from feature_repo.spec import Spec
 from model.batch import TrainBatch
 
 Floats = npt.NDArray[np.float32]

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from components.config import DailyConfig
 from components.console import progress
 from components.events import column
-from components.features import day_end
 from components.histories import VIEW as HISTORY
 from components.layout import Layout
 from components.online_files import OnlineFiles
@@ -137,7 +136,7 @@ def _materialize_view(
 
 def _bring_online(store: Any, name: str, files: Mapping[str, Path], spec: Spec) -> int:
     """Materializes the rows of some days' files, the first of which may be online already."""
-    new, end = _keys(files), _utc(day_end(spec, max(files)))
+    new, end = _keys(files), _utc(spec.day_end(max(files)))
     if not new.num_rows:
         # An interval without rows is still recorded: the next day starts from here.
         store.materialize(end - timedelta(milliseconds=1), end, feature_views=[name])

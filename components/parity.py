@@ -25,7 +25,6 @@ import pyarrow as pa
 from components.config import DailyConfig
 from components.console import progress
 from components.events import EventLog, column
-from components.features import day_end
 from components.layout import Layout, write_json
 from components.rank import ask
 from components.replay import (
@@ -281,7 +280,7 @@ def _unfit(spec: Spec, row: dict[str, Any]) -> str:
 def _send_probes(layout: Layout, day: str, config: DailyConfig, count: int) -> list[dict[str, Any]]:
     """Probes through a real transformer and predictor on the day's model, as their log has them."""
     spec = config.spec
-    time_ms = max(day_end(spec, day), _online_as_of(layout, config))
+    time_ms = max(spec.day_end(day), _online_as_of(layout, config))
     instances = probe_instances(layout, day, config, count, time_ms)
     with tempfile.TemporaryDirectory(prefix="feedsr-parity-") as folder:
         serving = Serving(

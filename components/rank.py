@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config import DailyConfig
-from components.features import day_end
 from components.layout import Layout, write_json
 from components.writer import is_alive
 from feature_repo.quoting import duckdb_files
@@ -245,7 +244,7 @@ def _last_end(layout: Layout, config: DailyConfig) -> int:
     days = sorted(p.stem[4:] for p in layout.feature_dir("history").glob("day=*.parquet"))
     if not days:
         raise ValueError(f"{layout.root} has no features; run feedsr daily first")
-    return day_end(config.spec, days[-1])
+    return config.spec.day_end(days[-1])
 
 
 def _most_active(layout: Layout) -> int:

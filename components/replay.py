@@ -26,7 +26,8 @@ from components.events import EventLog, column, read_posts, records, select_list
 from components.histories import encode_histories
 from components.layout import Layout
 from components.store import open_store
-from feature_repo.spec import UNKNOWN, Binary, Freshness, Spec
+from feature_repo.kinds import UNKNOWN, Binary
+from feature_repo.spec import Freshness, Spec
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.ranker import Ranker
 from serving.assemble import sequence_features

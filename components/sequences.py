@@ -10,8 +10,9 @@ loss is on the targets alone; everything older is what they may look at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,11 +26,9 @@ from components.events import (
     EventLog,
     column,
     history_order,
-    read_posts,
     select_list,
     with_content,
 )
-from components.features import day_end
 from components.histories import history_batch
 from components.layout import Layout
 from components.shards import BATCH_ROWS, ShardCounts, write_shards
@@ -41,10 +40,11 @@ NO_LOSS, TARGET, AUXILIARY = 0, 1, 2
 """A row of a sequence is only looked at, a target with context, or trained on without context."""
 
 CHUNK_ROWS = 400_000
-"""Impressions built at once; bounds memory."""
+"""Impressions of whole members that become sequences at once; bounds memory."""
 
 Split = Literal["train", "eval"]
 Ints = npt.NDArray[np.int64]
+Loss = npt.NDArray[np.int8]
 
 
 def sequences(
@@ -73,24 +73,60 @@ def sequences(
         if not layout.feature_day(view.name, day).is_file():
             raise ValueError(f"view {view.name} has no rows of {day}; run features first")
     context = PointInTimeContext(open_store(layout, config), spec)
-    posts = read_posts(layout)
-    folder = layout.sequences(split, day)
+    cut = Cut(
+        mark=lambda events: [mark_loss(events, spec, after_day, through_day)],
+        freshness=config.freshness,
+        cap=after_day is None,
+        as_of_ms=spec.day_end(through_day),
+        members=_members_with_targets(spec, after_day, through_day),
+    )
+    with EventLog(layout, day) as log:
+        return write_sequences(log, cut, context, layout.sequences(split, day))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """What of a log becomes sequences.
+
+    Attributes:
+        mark: the losses, int8 `[n]` each, to build sequences of some members' impressions with, one
+            after the other (`mark_loss`).
+        freshness: how late serving is.
+        cap: see `build_sequences`.
+        as_of_ms: everything that is trained on was served before it.
+        members: SQL for the members (`member_id`) and how many `rows` they have, in order.
+    """
+
+    mark: Callable[[pa.Table], Iterable[Loss]]
+    freshness: Freshness
+    cap: bool
+    as_of_ms: int
+    members: str = "select member_id, count(*) as rows from impressions group by 1 order by 1"
+
+
+def write_sequences(log: EventLog, cut: Cut, context: Context, folder: Path) -> ShardCounts:
+    """Writes the sequences of a log to a folder of shards, some members at a time."""
+    spec = context.spec
+    metadata = {
+        "spec_hash": spec.hash,
+        "freshness": cut.freshness,
+        "as_of_ms": str(cut.as_of_ms),
+    }
+    members = log.query(cut.members)
+    ids, rows = column(members, "member_id"), column(members, "rows")
     with (
-        EventLog(layout, day) as log,
-        write_shards(folder, _metadata(config, through_day)) as shards,
+        write_shards(folder, metadata) as shards,
+        progress(f"{folder.name} sequences", len(ids)) as advance,
     ):
-        members = log.query(_members_with_targets(spec, after_day, through_day))
-        ids, rows = column(members, "member_id"), column(members, "rows")
-        with progress(f"{split} sequences", len(ids)) as advance:
-            for chunk in log.member_chunks(ids, rows, CHUNK_ROWS):
-                events = history_order(log.query(_all_rows(spec), chunk=chunk))
-                loss = mark_loss(events, spec, after_day, through_day)
-                events = with_content(events, posts, spec)
+        for chunk in log.member_chunks(ids, rows, CHUNK_ROWS):
+            events = history_order(log.query(_all_rows(spec), chunk=chunk))
+            events = with_content(events, log.posts, spec)
+            for loss in cut.mark(events):
                 for batch in build_sequences(
-                    events, loss, context, spec, config.freshness, cap=after_day is None
+                    events, loss, context, spec, cut.freshness, cap=cut.cap
                 ):
                     shards.write(batch)
-                advance(chunk.num_rows)
+            advance(chunk.num_rows)
     return shards.counts
 
 
@@ -255,10 +291,10 @@ def _lists(offsets: Ints, values: pa.Array) -> pa.ListArray:
 
 def _members_with_targets(spec: Spec, after_day: str | None, through_day: str) -> str:
     """SQL for the members with anything newer than the watermark, and how many rows they have."""
-    through = day_end(spec, through_day)
+    through = spec.day_end(through_day)
     news = f"(timed and event_time < {through}) or (not timed and arrival_time < {through})"
     if after_day is not None:
-        news = f"({news}) and arrival_time >= {day_end(spec, after_day)}"
+        news = f"({news}) and arrival_time >= {spec.day_end(after_day)}"
     return (
         f"select member_id, count(*) as rows from impressions "
         f"group by member_id having bool_or({news}) order by member_id"
@@ -268,11 +304,3 @@ def _members_with_targets(spec: Spec, after_day: str | None, through_day: str) -
 def _all_rows(spec: Spec) -> str:
     names = select_list((*spec.event_schema.names, "session_id"))
     return f"select {names} from impressions semi join chunk using (member_id)"
-
-
-def _metadata(config: DailyConfig, through_day: str) -> dict[str, str]:
-    return {
-        "spec_hash": config.spec.hash,
-        "freshness": config.freshness,
-        "as_of_ms": str(day_end(config.spec, through_day)),
-    }

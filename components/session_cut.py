@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.counters import count_as_of
+from components.counters import count_as_of, counted_columns
 from components.data import shard_format, shard_paths
+from components.events import EventLog
+from components.layout import Layout
 from components.shards import write_shards
 from feature_repo.spec import Spec
 from kernels.loader import TARGET, Packed, read_shard
@@ -41,13 +43,18 @@ class SessionCut:
         sessions: "logged" takes ingest's sessions: the request where one is logged, else runs
             without a pause; "pause" takes the latter everywhere, so that a visit of several
             requests is one session.
-        events: the log with the columns that counters read (`components.counters.event_columns`):
+        events: the log with the columns that counters read (`components.counters.counted_columns`):
             counters are cut too; None leaves the context as it was.
     """
 
     spec: Spec
     sessions: Sessions = "logged"
     events: pa.Table | None = None
+
+    def with_counters(self, layout: Layout, through_day: str) -> SessionCut:
+        """The cut that counts anew over what had arrived by the end of a day."""
+        with EventLog(layout, through_day) as log:
+            return replace(self, events=log.query(counted_columns(self.spec)))
 
 
 def session_numbers(packed: Packed, cut: SessionCut) -> Ints:

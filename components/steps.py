@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from components.plan import plan
 from components.writer import follow_run, writing
 
 Values = dict[str, Any]
+DayStep = Callable[[Layout, str, DailyConfig], object]
+"""A step that does one day at a time."""
 
 ORDER = (
     "ingest",
@@ -110,16 +111,11 @@ def sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _function(name: str) -> Callable[..., Any]:
-    """The step's function, from the module of its name."""
-    return getattr(import_module(f"components.{name}"), name)
-
-
 def _cover(
-    name: str, layout: Layout, day: str, config: DailyConfig, inputs: dict[str, Path]
+    step: DayStep, layout: Layout, day: str, config: DailyConfig, inputs: dict[str, Path]
 ) -> list[str]:
     """Runs a step on every day up to `day` that it has not covered; returns the days."""
-    step = _function(name)
+    name = step.__name__
     ledger = Ledger(layout.root / "ledger" / f"{name}.json", config.spec.hash)
     stale = ledger.stale(inputs, day)
     with progress(f"{name}, days", len(stale)) as advance:
@@ -133,11 +129,13 @@ def _cover(
 
 
 def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
+    from components.ingest import ingest, refuse_nothing
+
     refuse_day_without_log(layout, day)
     raw = layout.raw_days()
     _refuse_other_log(layout, raw)
-    days = _cover("ingest", layout, day, config, {d: layout.raw_day(d) for d in raw})
-    import_module("components.ingest").refuse_nothing(layout, day)
+    days = _cover(ingest, layout, day, config, {d: layout.raw_day(d) for d in raw})
+    refuse_nothing(layout, day)
     counts = [json.loads(layout.ingest_counts(d).read_text()) for d in days]
     total: Values = {"days": len(days)}
     empty = [d for d, c in zip(days, counts, strict=True) if c["read"] and not c["kept"]]
@@ -185,31 +183,38 @@ def _ingested(layout: Layout) -> dict[str, Path]:
 
 
 def _features(layout: Layout, day: str, config: DailyConfig) -> Values:
-    days = _cover("features", layout, day, config, _ingested(layout))
+    from components.features import features
+
+    days = _cover(features, layout, day, config, _ingested(layout))
     return {"days": len(days), "views": len(config.spec.views)}
 
 
 def _histories(layout: Layout, day: str, config: DailyConfig) -> Values:
-    return {"days": len(_cover("histories", layout, day, config, _ingested(layout)))}
+    from components.histories import histories
+
+    return {"days": len(_cover(histories, layout, day, config, _ingested(layout)))}
 
 
 def _materialize(layout: Layout, day: str, config: DailyConfig) -> Values:
-    _function("materialize")(layout, day, config)
+    from components.materialize import materialize
+
+    materialize(layout, day, config)
     return {"store": config.online_store}
 
 
 def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
+    from components.sequences import sequences
+
     refuse_first_day(layout.impression_days() or [day], day)
-    build = _function("sequences")
     chosen = plan(layout, day, config)
-    train = build(layout, day, config, "train", chosen.after_day, chosen.through_day)
+    train = sequences(layout, day, config, "train", chosen.after_day, chosen.through_day)
     if not train.targets + train.auxiliary:
         since = f"after {chosen.after_day}" if chosen.after_day else "of the log"
         raise ValueError(
             f"there is nothing to train on: no impression {since} through {chosen.through_day} is "
             "in the log; run a later day, or bring the days that are missing"
         )
-    if not build(layout, day, config, "eval", chosen.through_day, day).targets:
+    if not sequences(layout, day, config, "eval", chosen.through_day, day).targets:
         raise ValueError(
             f"no timed impression was served on {day}: no model can be judged by that day; "
             "choose another"
@@ -218,14 +223,18 @@ def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _train(layout: Layout, day: str, config: DailyConfig, ranker: str) -> Values:
+    from components.train import train
+
     chosen = plan(layout, day, config)
     start = chosen.start if ranker == "feed_sr" else chosen.baseline_start
-    _function("train")(layout, day, config, ranker, start)
+    train(layout, day, config, ranker, start)
     return {"ranker": ranker, "folder": str(layout.model(day, ranker)), "start": str(start or "")}
 
 
 def _evaluate(layout: Layout, day: str, config: DailyConfig) -> Values:
-    _function("evaluate")(layout, day, config)
+    from components.evaluate import evaluate
+
+    evaluate(layout, day, config)
     metrics = json.loads((layout.run(day) / "metrics.json").read_text())
     task = config.gate.task
     return {
@@ -236,7 +245,9 @@ def _evaluate(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _gate(layout: Layout, day: str, config: DailyConfig) -> Values:
-    verdict = _function("gate")(layout, day, config)
+    from components.gate import gate
+
+    verdict = gate(layout, day, config)
     return {
         "verdict": "passed" if verdict.passed else "refused",
         "because": "; ".join(verdict.reasons),
@@ -244,7 +255,9 @@ def _gate(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _parity(layout: Layout, day: str, config: DailyConfig) -> Values:
-    _function("parity")(layout, day, config)
+    from components.parity import parity
+
+    parity(layout, day, config)
     return {"requests": config.parity_requests}
 
 
@@ -267,11 +280,13 @@ def _promote(layout: Layout, day: str, config: DailyConfig, version: str) -> Val
 
 def _report(layout: Layout, day: str, config: DailyConfig) -> Values:
     """No metrics, no report: a step before the evaluation failed, and its log says why."""
+    from components.report import report
+
     metrics = layout.run(day) / "metrics.json"
     # Metrics of an earlier run with another spec have other tasks than the configuration's.
     if not metrics.is_file() or json.loads(metrics.read_text())["spec_hash"] != config.spec.hash:
         return {"report": ""}
-    _function("report")(layout, day, config)
+    report(layout, day, config)
     return {"report": str(layout.run(day) / "report.html")}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from feature_repo.spec import (
+from feature_repo.kinds import (
     Binary,
     Categorical,
     Counter,
@@ -14,10 +14,10 @@ from feature_repo.spec import (
     HashedId,
     Kind,
     Numeric,
-    Spec,
     Task,
     View,
 )
+from feature_repo.spec import Spec
 
 LOG = Numeric(transform="log1p")
 RATE = Numeric()

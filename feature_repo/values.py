@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.spec import UNKNOWN, Binary, Categorical, Embedding, HashedId, Kind
+from feature_repo.kinds import UNKNOWN, Binary, Categorical, Embedding, HashedId, Kind
 
 SANE_MS = (946_684_800_000, 4_102_444_800_000)
 """From the first millisecond of the year 2000 (UTC) to before the first of 2100; a time outside is

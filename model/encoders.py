@@ -15,7 +15,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from feature_repo.spec import Categorical, Embedding, Feature, HashedId, Numeric
+from feature_repo.kinds import Categorical, Embedding, Feature, HashedId, Numeric
 
 EMBEDDING_STD = 0.05
 """Embeddings start near zero, so that a row that training never saw says next to nothing."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from feature_repo.spec import UNKNOWN, Task
+from feature_repo.kinds import UNKNOWN, Task
 from model.config import HeadConfig
 
 OUTPUT_STD = 0.01

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from feature_repo.spec import Embedding, Feature, HashedId, Spec
+from feature_repo.kinds import Embedding, Feature, HashedId
+from feature_repo.spec import Spec
 from model.batch import RankBatch, TrainBatch
 from model.config import RankerConfig
 from model.encoders import FeatureEncoder, NumericBank

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from feature_repo.spec import Binary, Spec
+from feature_repo.kinds import Binary
+from feature_repo.spec import Spec
 from model.encoders import FeatureEncoder, known_codes
 
 

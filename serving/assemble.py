@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.spec import (
+from feature_repo.kinds import (
     Categorical,
     Embedding,
     Feature,
     HashedId,
     Kind,
     Numeric,
-    Spec,
     default_value,
 )
+from feature_repo.spec import Spec
 
 HOUR_MS = 3_600_000
 Array = npt.NDArray[Any]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.spec import UNKNOWN, Spec, View
+from feature_repo.kinds import UNKNOWN, View
+from feature_repo.spec import Spec
 from feature_repo.values import illegal, insane
 from serving import metrics
 from serving.assemble import context_matrix, sequence_features

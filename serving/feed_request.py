@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.spec import Feature, Spec, default_value
+from feature_repo.kinds import Feature, default_value
+from feature_repo.spec import Spec
 from feature_repo.values import illegal
 from serving.excerpt import excerpt
 from serving.infer import check_requests, instances_of

@@ -25,13 +25,8 @@ import pyarrow as pa
 import torch
 from kserve import InferRequest, InferResponse
 
-from feature_repo.spec import (
-    FRESHNESS,
-    UNKNOWN,
-    Freshness,
-    Spec,
-    default_value,
-)
+from feature_repo.kinds import UNKNOWN, default_value
+from feature_repo.spec import FRESHNESS, Freshness, Spec
 from model.checkpoint import load_model
 from serving import infer, metrics, server
 from serving.allocator import keep_freed_memory

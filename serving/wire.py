@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.spec import Spec, arrow_field
+from feature_repo.kinds import arrow_field
+from feature_repo.spec import Spec
 from serving.excerpt import excerpt
 from serving.history import History, nulls_in
 from serving.payload import as_kind, check_known, check_metadata, vectors

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from feature_repo.spec import (
+from feature_repo.kinds import (
     Binary,
     Categorical,
     Embedding,
@@ -21,10 +21,10 @@ from feature_repo.spec import (
     HashedId,
     Kind,
     Numeric,
-    Spec,
     Task,
     View,
 )
+from feature_repo.spec import Spec
 from model.batch import Impressions, RankBatch, TrainBatch
 
 Pattern = Literal["causal", "day"]

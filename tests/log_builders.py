@@ -20,7 +20,8 @@ from components.features import features
 from components.histories import histories
 from components.layout import Layout, write_parquet
 from feature_repo import specs
-from feature_repo.spec import DAY_MS, Binary, Categorical, Embedding, Kind, Numeric, Spec
+from feature_repo.kinds import Binary, Categorical, Embedding, Kind, Numeric
+from feature_repo.spec import DAY_MS, Spec
 
 FIRST_DAY = 19_100
 """The local day number of a log's first day, 2022-04-18."""

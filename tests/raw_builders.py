@@ -12,15 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.layout import Layout, write_parquet
-from feature_repo.spec import (
-    DAY_MS,
-    Binary,
-    Categorical,
-    Embedding,
-    Feature,
-    HashedId,
-    Spec,
-)
+from feature_repo.kinds import Binary, Categorical, Embedding, Feature, HashedId
+from feature_repo.spec import DAY_MS, Spec
 
 HOUR_MS = 3_600_000
 

@@ -22,7 +22,7 @@ from kserve import InferRequest, InferResponse
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from components.config import DailyConfig, load_config
-from components.features import day_end, features
+from components.features import features
 from components.histories import histories
 from components.ingest import ingest
 from components.layout import Layout
@@ -214,4 +214,4 @@ def build_small_run(root: Path) -> SmallRun:
     log = pa.concat_tables(pq.read_table(layout.impressions_day(d)) for d in days)
     seen = log.group_by("member_id").aggregate([([], "count_all")])
     members = seen.sort_by([("count_all", "descending"), ("member_id", "ascending")])["member_id"]
-    return SmallRun(layout, config, day, day_end(spec, day), posts.to_pylist(), members.to_pylist())
+    return SmallRun(layout, config, day, spec.day_end(day), posts.to_pylist(), members.to_pylist())

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.spec import DAY_MS, Embedding, Freshness, HashedId, Spec, arrow_type
+from feature_repo.kinds import Embedding, HashedId, arrow_type
+from feature_repo.spec import DAY_MS, Freshness, Spec
 
 START_MS = 1_700_000_000_000 // DAY_MS * DAY_MS
 POSTS = 500

@@ -22,7 +22,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "feature_repo": (),
 }
 """Which rooms each room may import, beside itself."""
-SPEC = ("feature_repo.spec", "feature_repo.specs")
+SPEC = ("feature_repo.kinds", "feature_repo.spec", "feature_repo.specs")
 """What the rooms that carry no Feast may read of `feature_repo`."""
 HEAVY = ("feast", "kfp", "kserve", "pandas", "duckdb")
 PACKAGES = {

@@ -20,8 +20,9 @@ from components.layout import Layout, write_parquet
 from components.sources import kuairand_sql as sql
 from components.sources.base import SourceCounts, fresh_raw
 from components.times import UNITS, Span, Units, limits
+from feature_repo.kinds import Categorical
 from feature_repo.quoting import duckdb_files
-from feature_repo.spec import Categorical, Spec
+from feature_repo.spec import Spec
 from feature_repo.specs import KUAIRAND
 
 MIN_DAY_ROWS = 1000

@@ -23,7 +23,8 @@ from components.layout import Layout, atomic_path
 from components.schema import check_schema
 from components.sources.base import SourceCounts, fresh_raw
 from components.times import Units
-from feature_repo.spec import UNKNOWN, Spec
+from feature_repo.kinds import UNKNOWN
+from feature_repo.spec import Spec
 from feature_repo.values import insane
 
 BATCH_ROWS = 1 << 17

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from components.config import DailyConfig
-from feature_repo.spec import Feature, Freshness, HashedId, Spec
+from feature_repo.kinds import Feature, HashedId
+from feature_repo.spec import Freshness, Spec
 from feature_repo.specs import spec_by_name
 
 IDS = "ids"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.backtest_data import Split, prepare
+from components.backtest_data import prepare
 from components.console import progress
 from components.layout import absolute
+from components.split import Split
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import Differences, Scores, differences, score

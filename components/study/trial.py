@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.backtest_data import SIMULATED, Split, config_for, prepare
+from components.backtest_data import SIMULATED, config_for, prepare
 from components.layout import Layout, absolute, write_json
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.position_bias import position_bias
 from components.sources import detect_source
+from components.split import Split
 from components.study.config import StudyConfig, changed, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score

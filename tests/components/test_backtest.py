@@ -13,16 +13,13 @@ from hypothesis import strategies as st
 from components.backtest import BacktestOptions, backtest, default_work
 from components.backtest_data import (
     Prepared,
-    Split,
-    Stages,
     config_for,
     prepare,
-    write_test,
-    write_train,
 )
 from components.data import evaluation_batches
 from components.layout import Layout, write_parquet
 from components.sources import detect_source
+from components.split import Split, write_test, write_train
 from components.study.trial import Log
 from feature_repo.spec import FRESHNESS, Freshness
 from feature_repo.specs import SIMULATOR
@@ -178,30 +175,6 @@ def scored(model, folder: Path, split: Split, now: int) -> tuple[np.ndarray, np.
         with torch.no_grad():
             logits.append(model(batch).logits_RK.numpy())
     return np.concatenate(cutoffs), np.concatenate(logits)
-
-
-def test_changed_inputs_or_code_run_a_stage_again(tmp_path) -> None:
-    ran = []
-
-    def work() -> dict:
-        ran.append(1)
-        return {"rows": len(ran)}
-
-    for inputs in ("a", "a", "b", "b", "a"):
-        stages = Stages(tmp_path)
-        stages.run("ingest", inputs, work)
-    assert len(ran) == 3
-    assert stages.values["ingest"]["rows"] == 3
-
-
-def test_a_stage_that_failed_is_run_again(tmp_path) -> None:
-    def fail() -> dict:
-        raise ValueError("no")
-
-    Stages(tmp_path).run("ingest", "a", dict)
-    with pytest.raises(ValueError, match="no"):
-        Stages(tmp_path).run("ingest", "b", fail)
-    assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.parametrize(

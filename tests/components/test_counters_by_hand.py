@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from components.counters import DWELL_PRIOR, count_as_of, event_columns, windows
-from feature_repo.spec import Counter, Feature, Numeric, Spec, Task, View
+from feature_repo.kinds import Counter, Feature, Numeric, Task, View
+from feature_repo.spec import Spec
 
 DAY_MS = 24 * 60 * 60 * 1000
 CUTOFF = 100 * DAY_MS

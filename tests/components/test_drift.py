@@ -8,12 +8,13 @@ import warnings
 import numpy as np
 import pytest
 
-from components.backtest_data import Split, prepare
+from components.backtest_data import prepare
 from components.config import load_config
 from components.data import evaluation_batches
 from components.drift import codes, deciles, drift, shares, stability
 from components.scorecard import plain
-from feature_repo.spec import Embedding, Numeric
+from components.split import Split
+from feature_repo.kinds import Embedding, Numeric
 from feature_repo.specs import SIMULATOR
 
 CONTEXT = SIMULATOR.with_role("context")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from components.counters import count_as_of
 from components.events import column, with_content
-from components.features import day_end, features, read_packed
+from components.features import features, read_packed
 from components.layout import Layout, write_parquet
-from feature_repo.spec import View
+from feature_repo.kinds import View
 from tests.log_builders import Log, build_run, random_log, small_config, small_spec
 
 SPEC = small_spec("simulator")
@@ -52,7 +52,7 @@ def test_a_days_rows_are_the_counters_as_of_its_end(seed, tmp_path_factory):
     for view in (v for v in SPEC.views if v.kind == "counters"):
         for i in (0, len(days) // 2, len(days) - 1):
             keys = events.select(list(view.keys)).group_by(list(view.keys)).aggregate([])
-            cutoff = np.full(len(keys), day_end(SPEC, days[i]))
+            cutoff = np.full(len(keys), SPEC.day_end(days[i]))
             expected = count_as_of(events, view, keys, cutoff, SPEC)
             have = latest(layout, view.name, days[: i + 1])
             for key, record in zip(keys.to_pylist(), expected, strict=True):
@@ -75,7 +75,7 @@ def test_rows_say_when_they_hold_and_only_changes_are_written(tmp_path):
     days = build_run(layout, log, CONFIG)
     table, _ = read_packed(layout, SPEC.view("member_activity"), days[1])
     assert set(table["event_timestamp"].cast(pa.int64()).to_pylist()) == {
-        day_end(SPEC, days[1]) * 1000
+        SPEC.day_end(days[1]) * 1000
     }
     assert table["created_timestamp"].equals(table["event_timestamp"])
     arrived = pq.read_table(layout.impressions_day(days[1]))
@@ -102,7 +102,7 @@ def test_content_holds_from_creation_and_a_change_from_the_days_end(tmp_path):
     assert changed["post_id"].to_pylist() == [log.posts["post_id"][2].as_py()]
     assert values["length_s"].tolist() == [length[2]]
     assert changed["event_timestamp"].cast(pa.int64()).to_pylist() == [
-        day_end(SPEC, days[-1]) * 1000
+        SPEC.day_end(days[-1]) * 1000
     ]
 
 
@@ -149,7 +149,7 @@ def test_a_later_members_profile_holds_from_the_day_that_brought_it(tmp_path):
     first, second = (read_packed(layout, SPEC.view("member_profile"), d)[0] for d in days[:2])
     assert set(first["event_timestamp"].cast(pa.int64()).to_pylist()) == {0}
     assert second["member_id"].to_pylist() == [1]
-    assert second["event_timestamp"].cast(pa.int64()).to_pylist() == [day_end(SPEC, days[1]) * 1000]
+    assert second["event_timestamp"].cast(pa.int64()).to_pylist() == [SPEC.day_end(days[1]) * 1000]
 
 
 def test_posts_made_after_the_day_are_not_in_it(tmp_path):

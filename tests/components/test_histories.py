@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from components import histories as module
 from components.events import column, history_order, with_content
-from components.features import day_end
 from components.histories import encode_histories, histories, history_batch
 from components.layout import Layout
 from feature_repo.spec import window_start
@@ -33,7 +32,7 @@ def test_each_value_is_the_members_log_as_of_the_days_end(seed, chunk, tmp_path_
         days = build_run(layout, log, CONFIG)
     events = history_order(with_content(log.impressions, log.posts, SPEC))
     for day in days:
-        end = day_end(SPEC, day)
+        end = SPEC.day_end(day)
         table = pq.read_table(layout.feature_day("history", day))
         for member, value in zip(*table.select(["member_id", "history"]).columns, strict=True):
             mine = (column(events, "member_id") == member.as_py()) & (

@@ -17,7 +17,7 @@ import pytest
 
 from components import materialize as module
 from components.events import column, history_order, with_content
-from components.features import day_end, features
+from components.features import features
 from components.histories import encode_histories, histories
 from components.layout import Layout, write_parquet
 from components.materialize import materialize, online_histories, push_history
@@ -85,7 +85,7 @@ def test_the_history_online_is_the_one_built_offline_byte_for_byte(layout, seed)
         history = decode_history(value, SPEC)
         mine = column(events, "member_id") == member
         assert (history.member_id, history.count) == (member, mine.sum())
-        cutoff = day_end(SPEC, days[-2])
+        cutoff = SPEC.day_end(days[-2])
         arrival = column(events, "arrival_time")[mine][history.start :]
         known = history_as_of(history.batch, history.count, cutoff)
         assert column(known, "arrival_time").tolist() == arrival[arrival < cutoff].tolist()
@@ -186,14 +186,14 @@ def test_a_pushed_history_stays_until_the_day_that_has_it(layout):
     log = random_log(SPEC, 6, rows=60, members=12)
     days = build_run(layout, log, CONFIG)
     materialize(layout, days[-3], CONFIG)
-    noon = day_end(SPEC, days[-2]) + 12 * 3_600_000
+    noon = SPEC.day_end(days[-2]) + 12 * 3_600_000
     fresh = pushed_values(log, noon)
     before, store = online(layout)["history"], open_store(layout, CONFIG)
     newer = sum(before.get(member) != value for member, value in fresh.items())
     assert newer > 0
     assert push_history(store, fresh, noon, SPEC) == newer
     assert push_history(store, fresh, noon, SPEC) == 0
-    older = pushed_values(log, day_end(SPEC, days[-3]))
+    older = pushed_values(log, SPEC.day_end(days[-3]))
     assert push_history(store, older, noon, SPEC) == 0
     materialize(layout, days[-2], CONFIG)
     assert online(layout)["history"] == fresh
@@ -231,7 +231,7 @@ def test_days_with_nothing_in_them_are_brought_online_as_such(layout):
     assert online_histories(store, []) == {}
     assert push_history(store, {}, 2**41, SPEC) == 0
     client = StoreClient(layout.feast, SPEC)
-    assert client.as_of_ms("affinity") == day_end(SPEC, days[-1])
+    assert client.as_of_ms("affinity") == SPEC.day_end(days[-1])
     assert client.read("history", []) == client.read_cached("affinity", []) == []
     assert client.read("history", [(1,)])[0].value is None
 

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.backtest_data import Split, write_test, write_train
 from components.config import PROFILES, TrainConfig
 from components.data import evaluation_batches
 from components.ingest import ingest
@@ -23,6 +22,7 @@ from components.position_bias import position_bias, slope
 from components.sources import SimulatorConfig, simulate
 from components.sources.feedback import EXAMINED_ACTIONS
 from components.sources.simulator import truth_day
+from components.split import Split, write_test, write_train
 from components.train import fit
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, HeadConfig

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from components import sequences as module
 from components.context import AsOfContext, PointInTimeContext
 from components.events import column, history_order, with_content
-from components.features import day_end
 from components.layout import Layout
 from components.materialize import materialize
 from components.sequences import AUXILIARY, TARGET, build_sequences, mark_loss, sequences
@@ -165,7 +164,7 @@ def test_late_rows_are_targets_once_and_untimed_rows_by_arrival():
     times = np.zeros(len(events), np.int64)
     # A run as of D trains through D - 1 on a log through D; the next starts from there.
     for as_of in range(first + 1, last + 2):
-        known = column(events, "arrival_time") < day_end(SPEC, SPEC.day_name(as_of))
+        known = column(events, "arrival_time") < SPEC.day_end(SPEC.day_name(as_of))
         after = None if as_of == first + 1 else SPEC.day_name(as_of - 2)
         loss = mark_loss(events, SPEC, after, SPEC.day_name(as_of - 1))
         times += (loss > 0) & known
@@ -202,7 +201,7 @@ def test_the_step_writes_what_the_builder_builds(tmp_path, monkeypatch):
     assert got.schema.metadata == {
         b"spec_hash": SPEC.hash.encode(),
         b"freshness": b"day",
-        b"as_of_ms": str(day_end(SPEC, days[-2])).encode(),
+        b"as_of_ms": str(SPEC.day_end(days[-2])).encode(),
     }
     for field in SPEC.history_schema:
         assert got.schema.field(field.name).type == pa.list_(field.type)

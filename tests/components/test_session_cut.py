@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from components.backtest_data import Split, prepare, write_test
+from components.backtest_data import prepare
 from components.config import PROFILES
 from components.counters import event_columns
 from components.data import evaluation_batches, shard_paths
@@ -29,6 +29,7 @@ from components.session_cut import (
     session_numbers,
     write_cut,
 )
+from components.split import Split, write_test
 from feature_repo.spec import Spec
 from feature_repo.specs import SIMULATOR
 from kernels.loader import Packed, ShardFormat, read_shard

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.spec import DAY_MS, Categorical, Feature, HashedId, Spec, window_start
+from feature_repo.kinds import Categorical, Feature, HashedId
+from feature_repo.spec import DAY_MS, Spec, window_start
 from feature_repo.specs import KUAIRAND, SIMULATOR, SPECS, spec_by_name
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_repo.spec import Binary, Categorical, Embedding, HashedId, Kind, Numeric
+from feature_repo.kinds import Binary, Categorical, Embedding, HashedId, Kind, Numeric
 from feature_repo.values import SANE_MS, day_of, fault, illegal, insane, unit_of
 
 INF, NAN = np.inf, np.nan

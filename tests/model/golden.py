@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feature_repo.spec import Categorical, Embedding, Feature, HashedId, Numeric
+from feature_repo.kinds import Categorical, Embedding, Feature, HashedId, Numeric
 from model import DCNv2Config, FeedSRConfig, RankerConfig, build_ranker
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.config import HEADS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from feature_repo.spec import Categorical, Embedding, Feature, Numeric
+from feature_repo.kinds import Categorical, Embedding, Feature, Numeric
 from kernels.shared_context_attention import SeqlenInfo, Tokens
 from model import DCNv2Config, FeedSRConfig, RankerConfig, build_ranker
 from model.accounting import activation_bytes, cache_bytes, flops, hstu_layers_per_block

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.spec import Categorical, Embedding, Feature, HashedId, Numeric
+from feature_repo.kinds import Categorical, Embedding, Feature, HashedId, Numeric
 from model import FeedSRConfig, build_ranker
 from model.encoders import (
     CategoricalEncoder,

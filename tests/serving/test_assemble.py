@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.study.config import fused_early
-from feature_repo.spec import Embedding
+from feature_repo.kinds import Embedding
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.assemble import (
     HOUR_MS,

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.spec import HashedId, Kind, Numeric, Spec
+from feature_repo.kinds import HashedId, Kind, Numeric
+from feature_repo.spec import Spec
 from feature_repo.specs import KUAIRAND
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.feed_request import FeedRequest, Ranked, from_arrow, from_json, to_arrow, to_json

@@ -6,7 +6,7 @@ from components.study.ablate import chosen
 from components.study.config import changed, fused_early, study_config, without_groups
 from components.study.experiments import ABLATION, CONTEXT, POPULARITY, with_references
 from components.study.trial import Log
-from feature_repo.spec import HashedId
+from feature_repo.kinds import HashedId
 from feature_repo.specs import KUAIRAND
 from model.accounting import hstu_layers_per_block
 
