@@ -30,7 +30,7 @@ from components.config import load_config
 from components.features import features
 from components.histories import histories
 from components.ingest import ingest
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.materialize import materialize
 from components.sources.simulator import simulate
 from components.sources.simulator_config import SimulatorConfig

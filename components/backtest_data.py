@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from components.config import PROFILES, DailyConfig, load_config
 from components.console import progress
 from components.ingest import ingest
-from components.layout import Layout, absolute
+from components.layout.paths import Layout, absolute
 from components.sources import SimulatorConfig, detect_source, simulate
 from components.split import Split, write_test, write_train
 from components.stages import Stages

@@ -155,7 +155,7 @@ def versions(
 ) -> None:
     """List the registered versions; * marks the one in production, which is never deleted."""
     from components import registry
-    from components.layout import Layout
+    from components.layout.paths import Layout
 
     layout = Layout.at(root)
     if prune and layout.registry.is_dir():

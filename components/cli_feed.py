@@ -26,9 +26,9 @@ def simulate(
     config: ConfigName = "demo",
 ) -> None:
     """Write a seeded simulated log with known truth."""
+    from components.layout.writer import writing
     from components.sources import SimulatorConfig
     from components.sources import simulate as run
-    from components.writer import writing
 
     layout, name, loaded = opened(root, config)
     if loaded.spec_name != "simulator":
@@ -47,8 +47,8 @@ def import_log(
     config: ConfigName = "",
 ) -> None:
     """Bring a log: KuaiRand as published, or your own Parquet."""
+    from components.layout.writer import writing
     from components.sources import detect_source
-    from components.writer import writing
 
     source = detect_source(data)
     layout, name, loaded = opened(root, config or source.spec_name or "")

@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from components.config import DailyConfig
-    from components.layout import Layout
+    from components.layout.paths import Layout
 
 Root = Annotated[
     Path, typer.Option("--root", envvar="FEEDSR_ROOT", help="folder of the run's files")
@@ -39,7 +39,7 @@ def opened(root: Path, config: str) -> tuple[Layout, str, DailyConfig]:
         ValueError: there is no such configuration, it is wrong, or the root's note is damaged.
     """
     from components.config import load_config
-    from components.layout import Layout
+    from components.layout.paths import Layout
 
     layout = Layout.at(root)
     name = config or _kept(layout.root / "config.json") or "demo"
@@ -49,8 +49,8 @@ def opened(root: Path, config: str) -> tuple[Layout, str, DailyConfig]:
 @contextmanager
 def opened_to_write(root: Path, command: str) -> Iterator[Layout]:
     """The layout of a root that is there, with its lock held; ValueError if another writes."""
-    from components.layout import Layout
-    from components.writer import writing
+    from components.layout.paths import Layout
+    from components.layout.writer import writing
 
     layout = Layout.at(root)
     with writing(layout.root, command) if layout.root.is_dir() else nullcontext():
@@ -71,7 +71,7 @@ def _kept(note: Path) -> str:
 
 def remember(layout: Layout, config: str) -> None:
     """Keeps the configuration's name with the root, so that later commands need not say it."""
-    from components.layout import write_json
+    from components.layout.files import write_json
 
     name = str(Path(config).resolve()) if Path(config).is_file() else config
     write_json(layout.root / "config.json", {"config": name})

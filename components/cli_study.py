@@ -159,7 +159,7 @@ def results(
     """Render the tables of pages, and the figure, anew from the studies' results."""
     import json
 
-    from components.layout import atomic_path
+    from components.layout.files import atomic_path
     from components.study.figures import scaling_figure
     from components.study.tables import render
 
@@ -178,7 +178,7 @@ def _names(text: str) -> list[str]:
 
 
 def _results(path: Path | None, name: str, log: Log) -> Path:
-    from components.layout import check_writable
+    from components.layout.files import check_writable
 
     path = path or STUDIES / f"study_{name}_{log.kind}.json"
     check_writable(path)

@@ -24,9 +24,9 @@ from rich.progress import Progress
 
 from components.config import load_config
 from components.console import bar_columns, console, parse_event
-from components.layout import Layout, path_without
+from components.layout.paths import Layout, path_without
+from components.layout.writer import writing
 from components.steps import StepError, refuse_day_without_log, refuse_first_day
-from components.writer import writing
 
 if TYPE_CHECKING:
     from kfp.local import SubprocessRunner

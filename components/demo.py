@@ -18,8 +18,9 @@ from components import registry
 from components.config import DailyConfig, load_config
 from components.console import console
 from components.daily import DayResult, daily
-from components.layout import Layout, write_json
-from components.writer import writing
+from components.layout.files import write_json
+from components.layout.paths import Layout
+from components.layout.writer import writing
 
 RUNS = Path("runs")
 

@@ -26,7 +26,8 @@ from components.console import progress
 from components.data import evaluation_batches, open_loader, shard_paths
 from components.drift import drift
 from components.gate import BASELINE, CANDIDATE, PRODUCTION
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 from components.plan import plan
 from components.scorecard import Rows, Scorecard, plain
 from feature_repo.spec import Spec

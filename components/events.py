@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.layout import Layout
+from components.layout.paths import Layout
 from feature_repo.kinds import View, arrow_field
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec

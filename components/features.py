@@ -26,7 +26,8 @@ from components.events import (
     records,
     select_list,
 )
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from feature_repo.kinds import View
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import DAY_MS, Spec

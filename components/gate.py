@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from components.config import DailyConfig, GateConfig
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 
 CANDIDATE, BASELINE, PRODUCTION = "feed_sr", "dcnv2", "production"
 """The rankers in a day's metrics: the model to judge, the baseline, the model in production."""

@@ -27,7 +27,8 @@ from components.events import (
     with_content,
 )
 from components.features import feature_rows, previous_end
-from components.layout import Layout, atomic_path
+from components.layout.files import atomic_path
+from components.layout.paths import Layout
 from feature_repo.spec import Spec
 from serving.assemble import sequence_features
 from serving.history import encode_history

@@ -26,7 +26,8 @@ from components.checks import (
     post_reasons,
     values,
 )
-from components.layout import Layout, write_json, write_parquet
+from components.layout.files import write_json, write_parquet
+from components.layout.paths import Layout
 from components.schema import check_schema, read_table
 from components.sessions import NO_SESSION, gap_sessions, request_sessions, untimed_sessions
 from components.times import Units

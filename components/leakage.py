@@ -33,7 +33,8 @@ from components.backtest_data import SIMULATED, Prepared, config_for, prepare
 from components.bootstrap import BootstrapAuc, interval
 from components.config import Config, DailyConfig
 from components.gate import CANDIDATE
-from components.layout import Layout, absolute, check_writable, write_json
+from components.layout.files import check_writable, write_json
+from components.layout.paths import Layout, absolute
 from components.leakage_table import print_tables
 from components.scorecard import plain
 from components.scored import scored_batches

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from components.layout import write_json
+from components.layout.files import write_json
 
 Stamp = list[int]
 

@@ -22,7 +22,7 @@ from components.config import DailyConfig
 from components.console import progress
 from components.events import column
 from components.histories import VIEW as HISTORY
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.online_files import OnlineFiles
 from components.store import apply_store, online_address, open_store, quiet, reachable
 from feature_repo.spec import Spec

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.layout import write_json
+from components.layout.files import write_json
 
 State = dict[str, dict[str, Any]]
 

@@ -25,7 +25,8 @@ import pyarrow as pa
 from components.config import DailyConfig
 from components.console import progress
 from components.events import EventLog, column
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 from components.rank import ask
 from components.replay import (
     Offline,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kfp import compiler, dsl, kubernetes
 
-from components.writer import RUN
+from components.layout.writer import RUN
 
 IMAGE = os.environ.get("FEEDSR_PIPELINE_IMAGE", "feedsr-pipeline:0.1.0")
 VOLUME_CLAIM = os.environ.get("FEEDSR_VOLUME_CLAIM", "feedsr-root")

@@ -17,7 +17,8 @@ from typing import Any
 
 from components import registry
 from components.config import DailyConfig
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 
 BASELINE = "dcnv2"
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from torch import nn
 
 from components.bootstrap import interval, member_weights
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.scored import Scored, scored_batches
 from components.sources.feedback import EXAMINED_ACTIONS
 from components.sources.simulator import has_truth, truth_day

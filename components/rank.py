@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config import DailyConfig
-from components.layout import Layout, write_json
-from components.writer import is_alive
+from components.layout.files import write_json
+from components.layout.paths import Layout
+from components.layout.writer import is_alive
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec
 from serving.launch import HOST, NAME, Serving, launch

@@ -28,7 +28,8 @@ from typing import Any
 
 from components.config import DailyConfig
 from components.gate import CANDIDATE, GateVerdict
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 
 MODEL_FILES = ("model.safetensors", "config.json")
 """What a version serves; nothing else is copied from a run, nothing that could hold a pickle."""

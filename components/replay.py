@@ -24,7 +24,7 @@ from components.config import DailyConfig
 from components.context import PointInTimeContext
 from components.events import EventLog, column, read_posts, records, select_list, with_content
 from components.histories import encode_histories
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.store import open_store
 from feature_repo.kinds import UNKNOWN, Binary
 from feature_repo.spec import Freshness, Spec

@@ -20,7 +20,8 @@ from components import registry
 from components.config import DailyConfig
 from components.figures import Run, figures
 from components.gate import BASELINE, CANDIDATE, PRODUCTION, GateVerdict
-from components.layout import Layout, atomic_path
+from components.layout.files import atomic_path
+from components.layout.paths import Layout
 from components.scorecard import compares_within_day
 
 Metrics = dict[str, Any]

@@ -30,7 +30,7 @@ from components.events import (
     with_content,
 )
 from components.histories import history_batch
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.shards import BATCH_ROWS, ShardCounts, write_shards
 from components.store import open_store
 from feature_repo.spec import Freshness, Spec, window_start

@@ -17,7 +17,7 @@ import pyarrow as pa
 from components.context import AsOfContext
 from components.counters import counted_columns
 from components.events import EventLog, column, read_members
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.sequences import TARGET, Cut, Loss, mark_loss, write_sequences
 from feature_repo.spec import Freshness, Spec
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from components.layout import write_json
+from components.layout.files import write_json
 
 HOME = Path(__file__).parents[1]
 """The folder of the packages."""

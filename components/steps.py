@@ -17,10 +17,10 @@ from typing import Any
 
 from components.config import DailyConfig, load_config
 from components.console import emit, progress, progress_mode
-from components.layout import Layout
+from components.layout.paths import Layout
+from components.layout.writer import follow_run, writing
 from components.ledger import Ledger
 from components.plan import plan
-from components.writer import follow_run, writing
 
 Values = dict[str, Any]
 DayStep = Callable[[Layout, str, DailyConfig], object]

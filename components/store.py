@@ -19,7 +19,8 @@ from typing import Any
 import yaml
 
 from components.config import DailyConfig
-from components.layout import Layout, atomic_path
+from components.layout.files import atomic_path
+from components.layout.paths import Layout
 from feature_repo.quoting import feast_yaml
 from feature_repo.spec import Spec
 

@@ -25,7 +25,7 @@ from components.checkpoints import clear_checkpoints
 from components.config import DailyConfig, TrainConfig, load_config
 from components.data import estimate_weighting, open_loader, window_limit
 from components.distributed import Group, process_group
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.teachers import Teachers
 from components.trainer import Trainer
 from feature_repo.spec import Freshness, Spec

@@ -18,7 +18,8 @@ from components.config import PROFILES, DailyConfig
 from components.events import arrow_column, column
 from components.features import features
 from components.histories import histories
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from feature_repo import specs
 from feature_repo.kinds import Binary, Categorical, Embedding, Kind, Numeric
 from feature_repo.spec import DAY_MS, Spec

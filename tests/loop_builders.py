@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from components.config import DailyConfig, GateConfig, TrainConfig
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.sources import SimulatorConfig, simulate
 from model import DCNv2Config, FeedSRConfig, HeadConfig
 

@@ -88,7 +88,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "components/histories.py": ("components/test_histories_by_hand.py",),
     "components/plan.py": ("components/test_plan.py",),
     "components/registry.py": ("components/test_registry.py",),
-    "components/layout.py": ("components/test_layout.py",),
+    "components/layout/paths.py": ("components/layout/test_paths.py",),
     "serving/history.py": ("serving/test_history.py", "serving/test_history_fuzz.py"),
     "serving/history_cache.py": ("serving/test_history_cache.py",),
     "serving/wire.py": ("serving/test_wire.py", "serving/test_scorer.py"),

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from feature_repo.kinds import Binary, Categorical, Embedding, Feature, HashedId
 from feature_repo.spec import DAY_MS, Spec
 

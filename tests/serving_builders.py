@@ -25,7 +25,7 @@ from components.config import DailyConfig, load_config
 from components.features import features
 from components.histories import histories
 from components.ingest import ingest
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.materialize import materialize
 from components.rank import serving_of
 from components.sources.simulator import simulate

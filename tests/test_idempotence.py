@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from components import registry
 from components.config import GateConfig
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 from components.ledger import Ledger
 from components.plan import plan
 from components.steps import ORDER, run_step

@@ -13,7 +13,7 @@ import pytest
 
 from components import registry
 from components.daily import daily
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.materialize import materialize, online_histories
 from components.rank import newest_posts, usual_request
 from components.sources import detect_source

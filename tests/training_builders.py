@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.config import DailyConfig, TrainConfig
-from components.layout import Layout
+from components.layout.paths import Layout
 from feature_repo.specs import KUAIRAND
 from model import DCNv2Config, FeedSRConfig, HeadConfig
 from model.checkpoint import load_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.layout import absolute
+from components.layout.paths import absolute
 from components.sources.base import Source, SourceCounts
 from components.sources.kuairand import import_kuairand, is_kuairand
 from components.sources.parquet import import_parquet, is_parquet

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.layout import Layout
-from components.writer import writing
+from components.layout.paths import Layout
+from components.layout.writer import writing
 from feature_repo.spec import Spec
 
 

@@ -16,7 +16,8 @@ import duckdb
 import pyarrow as pa
 
 from components.console import progress
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from components.sources import kuairand_sql as sql
 from components.sources.base import SourceCounts, fresh_raw
 from components.times import UNITS, Span, Units, limits

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.console import progress
-from components.layout import Layout, atomic_path
+from components.layout.files import atomic_path
+from components.layout.paths import Layout
 from components.schema import check_schema
 from components.sources.base import SourceCounts, fresh_raw
 from components.times import Units

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.sources.feedback import (
     ACTIONS,
     CLICK_BIAS,

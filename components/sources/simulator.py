@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.console import progress
-from components.layout import Layout, atomic_path, write_parquet
+from components.layout.files import atomic_path, write_parquet
+from components.layout.paths import Layout
 from components.sources.base import SourceCounts, fresh_raw
 from components.sources.feed import Columns, Feed
 from components.sources.feedback import ACTIONS

@@ -18,7 +18,7 @@ import numpy as np
 
 from components.backtest_data import simulated
 from components.console import progress
-from components.layout import absolute
+from components.layout.paths import absolute
 from components.sources.feedback import examination
 from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed

@@ -18,7 +18,7 @@ from typing import Any
 
 from components.backtest import ranker_configs
 from components.console import progress
-from components.layout import absolute
+from components.layout.paths import absolute
 from components.scorecard import compares_within_day
 from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed, merged

@@ -15,7 +15,7 @@ from typing import Any
 
 from components.backtest_data import prepare
 from components.console import progress
-from components.layout import absolute
+from components.layout.paths import absolute
 from components.split import Split
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile

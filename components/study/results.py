@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.backtest import versions
-from components.layout import write_json
+from components.layout.files import write_json
 from components.study.trial import locked
 
 Entry = dict[str, Any]

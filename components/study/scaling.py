@@ -17,7 +17,7 @@ import numpy as np
 
 from components.console import progress
 from components.data import evaluation_batches
-from components.layout import absolute
+from components.layout.paths import absolute
 from components.study.config import StudyConfig, changed
 from components.study.results import ResultsFile
 from components.study.trial import Log, Trial, claimed, run_trial, shards

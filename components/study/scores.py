@@ -21,7 +21,7 @@ import numpy.typing as npt
 from torch import nn
 
 from components.bootstrap import BootstrapAuc, member_weights, standard_error
-from components.layout import atomic_path
+from components.layout.files import atomic_path
 from components.scorecard import Scorecard, grouped_auc
 from components.scored import scored_batches
 from feature_repo.spec import Spec

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluate import HISTORY_LENGTHS, segment_name
-from components.layout import atomic_path
+from components.layout.files import atomic_path
 from components.scorecard import compares_within_day
 from components.study.contenders import CONTENDERS, OURS, Contender
 from components.study.experiments import ABLATION, REFERENCE, with_references

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from components.backtest_data import SIMULATED, config_for, prepare
-from components.layout import Layout, absolute, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout, absolute
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.position_bias import position_bias
 from components.sources import detect_source

@@ -17,7 +17,8 @@ from components.backtest_data import (
     prepare,
 )
 from components.data import evaluation_batches
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from components.sources import detect_source
 from components.split import Split, write_test, write_train
 from components.study.trial import Log

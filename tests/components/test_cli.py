@@ -15,7 +15,7 @@ import pytest
 
 from components.cli_options import opened
 from components.config import load_config
-from components.layout import Layout
+from components.layout.paths import Layout
 
 COMMANDS = """backtest daily demo evaluate features gate histories import ingest materialize parity
 pipeline promote rank register report rollback sequences serve simulate submit train versions"""

@@ -12,7 +12,7 @@ import pytest
 from components import registry
 from components.console import EVENT
 from components.daily import Watch, daily, summary
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.plan import plan
 from components.steps import ORDER, StepError
 from tests.loop_builders import tiny_config, tiny_log, write_config

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.demo import demo
-from components.layout import write_json
+from components.layout.files import write_json
 from components.steps import run_step
 from tests.loop_builders import tiny_config, tiny_log, write_config
 

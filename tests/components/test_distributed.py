@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from components.data import Weighting
 from components.distributed import Group
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.train import _open as open_training
 from components.train import train
 from components.trainer import Trainer

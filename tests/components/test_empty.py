@@ -27,7 +27,8 @@ from components.events import (
 from components.features import feature_rows, features, read_packed
 from components.histories import encode_histories, histories, history_batch
 from components.ingest import ingest
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from components.parity import Findings, Models, compare
 from components.replay import Offline, Replayed
 from components.sources import SimulatorConfig, simulate

@@ -25,7 +25,7 @@ from components.data import (
     to_train_batch,
 )
 from components.events import history_order, with_content
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.position_bias import position_bias, slope
 from components.sequences import AUXILIARY, TARGET, build_sequences, mark_loss
 from components.shards import ShardCounts, write_shards

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from components.counters import count_as_of
 from components.events import column, with_content
 from components.features import features, read_packed
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from feature_repo.kinds import View
 from tests.log_builders import Log, build_run, random_log, small_config, small_spec
 

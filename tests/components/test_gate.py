@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from components.config import GateConfig, load_config
 from components.gate import Check, GateVerdict, check, gate, judge
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 
 DAY = "2026-01-03"
 CANDIDATE = {"auc": 0.75, "log_loss": 0.5, "ece": 0.02, "n": 10_000, "positives": 3_000}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from components import histories as module
 from components.events import column, history_order, with_content
 from components.histories import encode_histories, histories, history_batch
-from components.layout import Layout
+from components.layout.paths import Layout
 from feature_repo.spec import window_start
 from serving.history import decode_history, encode_history
 from tests.log_builders import build_run, random_log, small_config, small_spec

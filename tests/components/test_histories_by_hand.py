@@ -10,7 +10,7 @@ import pytest
 
 from components.events import column, history_order, with_content
 from components.histories import encode_histories, histories, history_batch
-from components.layout import Layout
+from components.layout.paths import Layout
 from serving.history import decode_history, encode_history
 from tests.log_builders import Log, random_log, small_config, small_spec
 

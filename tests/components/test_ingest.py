@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from components.checks import MAX_LATE_DAYS
 from components.config import PROFILES
 from components.ingest import DECLARED, DIFFERS, IngestCounts, ingest
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from components.sessions import NO_SESSION, gap_sessions, mix
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import KUAIRAND, SIMULATOR

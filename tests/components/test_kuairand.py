@@ -17,7 +17,7 @@ import pytest
 
 from components.config import PROFILES
 from components.ingest import DIFFERS, ingest
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.sources import detect_source, import_kuairand
 from components.sources.kuairand_sql import ACTIVE_DEGREES, UPLOAD_TYPES
 from feature_repo.spec import DAY_MS

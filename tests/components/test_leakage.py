@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from components.backtest import BacktestOptions, backtest
 from components.cli import app
 from components.config import DailyConfig, TrainConfig
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.leakage import LeakageOptions, leakage
 from components.sources import SimulatorConfig, simulate
 from components.sources.planted import planted

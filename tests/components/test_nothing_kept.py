@@ -13,7 +13,8 @@ import pytest
 
 from components.daily import summary
 from components.ingest import DIFFERS
-from components.layout import Layout, write_parquet
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
 from components.steps import run_step
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR

@@ -12,7 +12,7 @@ import pytest
 
 from components.config import PROFILES
 from components.ingest import ingest
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.sources import SimulatorConfig, detect_source, import_parquet, simulate
 from components.sources import parquet as module
 from components.sources.parquet import TIMES

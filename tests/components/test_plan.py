@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from components.config import DailyConfig, GateConfig
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 from components.plan import fingerprint, plan
 from model import DCNv2Config, FeedSRConfig
 from tests.loop_builders import tiny_config

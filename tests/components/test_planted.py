@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.sources import SimulatorConfig, simulate
 from components.sources.feedback import act, log_likelihood
 from components.sources.planted import expect, planted

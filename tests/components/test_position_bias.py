@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from components.config import PROFILES, TrainConfig
 from components.data import evaluation_batches
 from components.ingest import ingest
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.position_bias import position_bias, slope
 from components.sources import SimulatorConfig, simulate
 from components.sources.feedback import EXAMINED_ACTIONS

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.rank import _running, newest_posts, rank, render_table, usual_request
 from serving.launch import NAME, free_ports, launch
 from tests.serving_builders import SmallRun
@@ -26,7 +26,7 @@ from tests.serving_builders import SmallRun
 SERVE = """
 import sys
 from components.config import load_config
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.rank import serve
 serve(Layout.at(sys.argv[1]), load_config("demo"), http_port=int(sys.argv[2]))
 """

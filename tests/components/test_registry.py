@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 from components import registry
 from components.config import load_config
 from components.gate import gate
-from components.layout import Layout, write_json
+from components.layout.files import write_json
+from components.layout.paths import Layout
 
 CONFIG = load_config("demo")
 DAYS = [f"2026-01-{day:02d}" for day in range(2, 9)]

@@ -11,7 +11,7 @@ import pytest
 from components.backtest import ranker_configs
 from components.config import PROFILES, TrainConfig
 from components.evaluate import evaluate_ranker
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.train import fit, train
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, RankerConfig

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from components.config import PROFILES
 from components.ingest import ingest
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.sources import SimulatorConfig, SourceCounts, simulate
 from components.sources.feed import Feed
 from components.sources.feedback import ACTIONS, LONG_DWELL_MS, SKIP_MS, act, probabilities

@@ -14,7 +14,7 @@ import redis
 import yaml
 from feast.repo_config import load_repo_config
 
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.materialize import materialize, online_histories
 from components.store import STORES, apply_store, open_store, reachable, render_store
 from feature_repo.specs import SIMULATOR

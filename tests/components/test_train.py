@@ -21,7 +21,7 @@ from components import checkpoints
 from components.config import TrainConfig
 from components.data import shard_format
 from components.distributed import Group
-from components.layout import Layout
+from components.layout.paths import Layout
 from components.train import _open as open_training
 from components.train import fit, main, train
 from feature_repo.specs import KUAIRAND

@@ -20,23 +20,23 @@ from typer.testing import CliRunner
 
 from components.cli import app
 from components.daily import daily
-from components.layout import Layout
+from components.layout.paths import Layout
+from components.layout.writer import LOCK, RUN, RUN_PID, writing
 from components.sources.base import fresh_raw
 from components.steps import ORDER, run_step
-from components.writer import LOCK, RUN, RUN_PID, writing
 from tests.loop_builders import tiny_config, tiny_log, write_config
 
 HOLD = """
 import sys
 from pathlib import Path
-from components.writer import writing
+from components.layout.writer import writing
 with writing(Path(sys.argv[1]), sys.argv[2]) as run:
     print("held", run["FEEDSR_RUN"], flush=True)
     sys.stdin.read()
 """
 STEP = """
 import sys, time
-from components.writer import follow_run
+from components.layout.writer import follow_run
 follow_run()
 print("on", flush=True)
 time.sleep(600)

@@ -12,15 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.layout import (
-    Layout,
-    absolute,
-    atomic_path,
-    check_writable,
-    path_without,
-    write_json,
-    write_parquet,
-)
+from components.layout.files import atomic_path, check_writable, write_json, write_parquet
+from components.layout.paths import Layout, absolute, path_without
 
 DAY = "2026-01-05"
 
