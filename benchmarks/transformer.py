@@ -29,11 +29,11 @@ from benchmarks._record import Result, finish, over, parser, percentiles, spread
 from components.config import load_config
 from components.features import features
 from components.histories import histories
-from components.ingest import ingest
 from components.layout.paths import Layout
+from components.log.ingest import ingest
+from components.log.sources.simulator import simulate
+from components.log.sources.simulator_config import SimulatorConfig
 from components.materialize import materialize
-from components.sources.simulator import simulate
-from components.sources.simulator_config import SimulatorConfig
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history
 from serving.infer import bytes_tensor

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from components.config import PROFILES, DailyConfig, load_config
 from components.console import progress
-from components.ingest import ingest
 from components.layout.paths import Layout, absolute
-from components.sources import SimulatorConfig, detect_source, simulate
+from components.log.ingest import ingest
+from components.log.sources import SimulatorConfig, detect_source, simulate
 from components.split import Split, write_test, write_train
 from components.stages import Stages
 from feature_repo.spec import Spec

@@ -11,7 +11,7 @@ import typer
 from components.cli_options import DEFAULT_ROOT, ConfigName, Root, opened, remember
 
 if TYPE_CHECKING:
-    from components.sources.base import SourceCounts
+    from components.log.sources.base import SourceCounts
 
 feed = typer.Typer()
 
@@ -27,8 +27,8 @@ def simulate(
 ) -> None:
     """Write a seeded simulated log with known truth."""
     from components.layout.writer import writing
-    from components.sources import SimulatorConfig
-    from components.sources import simulate as run
+    from components.log.sources import SimulatorConfig
+    from components.log.sources import simulate as run
 
     layout, name, loaded = opened(root, config)
     if loaded.spec_name != "simulator":
@@ -48,7 +48,7 @@ def import_log(
 ) -> None:
     """Bring a log: KuaiRand as published, or your own Parquet."""
     from components.layout.writer import writing
-    from components.sources import detect_source
+    from components.log.sources import detect_source
 
     source = detect_source(data)
     layout, name, loaded = opened(root, config or source.spec_name or "")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.counters import count_as_of
-from components.events import Array, column, records
+from components.log.columns import Array, column, records
 from components.store import quiet
 from feature_repo.kinds import View
 from feature_repo.spec import Freshness, Spec
@@ -41,7 +41,7 @@ class Context(ABC):
         """The packed records of every view but the content, `[R]` each, as of the targets' times.
 
         Args:
-            targets: R impressions with their content (`components.events.with_content`).
+            targets: R impressions with their content (`components.log.impressions.with_content`).
         """
 
     def matrix(self, targets: pa.Table) -> npt.NDArray[np.float32]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.events import Array, column, select_list
+from components.log.columns import Array, column, select_list
 from feature_repo.kinds import Counter, View
 from feature_repo.spec import DAY_MS, Spec
 

@@ -58,7 +58,7 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
     """The configuration's name and the root; refuses a root that holds another demo."""
     name, what = "demo", f"{days} simulated days"
     if data is not None:
-        from components.sources import detect_source
+        from components.log.sources import detect_source
 
         source = detect_source(data)
         config = config or source.spec_name or ""
@@ -96,7 +96,7 @@ def _log(layout: Layout, data: Path | None, days: int, config: str, out: Console
 
 
 def _simulate(layout: Layout, days: int, out: Console) -> str:
-    from components.sources import SimulatorConfig, simulate
+    from components.log.sources import SimulatorConfig, simulate
 
     out.print(f"[bold]A simulated feed[/bold] of {days} days, with known truth")
     counts = simulate(layout, SimulatorConfig(days=days))
@@ -104,7 +104,7 @@ def _simulate(layout: Layout, days: int, out: Console) -> str:
 
 
 def _import(layout: Layout, data: Path, config: str, out: Console) -> str:
-    from components.sources import detect_source
+    from components.log.sources import detect_source
 
     out.print(f"[bold]The log[/bold] in {escape(str(data))}")
     counts = detect_source(data).load(data, layout, load_config(config).spec)

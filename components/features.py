@@ -16,18 +16,10 @@ import pyarrow.parquet as pq
 from components.config import DailyConfig
 from components.console import progress
 from components.counters import count_as_of, event_columns, windows
-from components.events import (
-    Array,
-    EventLog,
-    column,
-    packed_bytes,
-    read_members,
-    read_posts,
-    records,
-    select_list,
-)
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log.columns import Array, column, packed_bytes, records, select_list
+from components.log.impressions import EventLog, read_members, read_posts
 from feature_repo.kinds import View
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import DAY_MS, Spec

@@ -15,20 +15,11 @@ import pyarrow.parquet as pq
 
 from components.config import DailyConfig
 from components.console import progress
-from components.events import (
-    Array,
-    EventLog,
-    arrow_column,
-    column,
-    history_order,
-    read_posts,
-    records,
-    select_list,
-    with_content,
-)
 from components.features import feature_rows, previous_end
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
+from components.log.columns import Array, arrow_column, column, records, select_list
+from components.log.impressions import EventLog, history_order, read_posts, with_content
 from feature_repo.spec import Spec
 from serving.assemble import sequence_features
 from serving.history import encode_history

@@ -36,10 +36,10 @@ from components.gate import CANDIDATE
 from components.layout.files import check_writable, write_json
 from components.layout.paths import Layout, absolute
 from components.leakage_table import print_tables
+from components.log.sources.planted import planted
 from components.scorecard import plain
 from components.scored import scored_batches
 from components.session_cut import SessionCut, Sessions, write_cut
-from components.sources.planted import planted
 from components.split import Split
 from components.stages import Stages
 from components.train import fit
@@ -107,8 +107,8 @@ def leakage(
     Returns:
         tasks ({TASK: {auc: {NAME: AUC}, leaked, recoverable, net: {value, low, high}}}, AUCs as
         the module's text names them, means over seeds), seeds (each one's AUCs), sessions (counted
-        over the test days; shares), planted (see `components.sources.planted`, None unless the log
-        is simulated here), settings and versions.
+        over the test days; shares), planted (see `components.studies.leakage.planted`, None unless
+        the log is simulated here), settings and versions.
 
     Raises:
         ValueError: a date, the ranker, the log or the configuration is wrong; one sentence.

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from components.config import DailyConfig
 from components.console import progress
-from components.events import column
 from components.histories import VIEW as HISTORY
 from components.layout.paths import Layout
+from components.log.columns import column
 from components.online_files import OnlineFiles
 from components.store import apply_store, online_address, open_store, quiet, reachable
 from feature_repo.spec import Spec

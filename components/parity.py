@@ -24,9 +24,10 @@ import pyarrow as pa
 
 from components.config import DailyConfig
 from components.console import progress
-from components.events import EventLog, column
 from components.layout.files import write_json
 from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import EventLog
 from components.rank import ask
 from components.replay import (
     Offline,

@@ -25,9 +25,9 @@ from torch import nn
 
 from components.bootstrap import interval, member_weights
 from components.layout.paths import Layout
+from components.log.sources.feedback import EXAMINED_ACTIONS
+from components.log.sources.simulator import has_truth, truth_day
 from components.scored import Scored, scored_batches
-from components.sources.feedback import EXAMINED_ACTIONS
-from components.sources.simulator import has_truth, truth_day
 from feature_repo.spec import Spec
 from serving.rank_batch import SERVING_POSITION
 

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from components.config import DailyConfig
 from components.context import PointInTimeContext
-from components.events import EventLog, column, read_posts, records, select_list, with_content
 from components.histories import encode_histories
 from components.layout.paths import Layout
+from components.log.columns import column, records, select_list
+from components.log.impressions import EventLog, read_posts, with_content
 from components.store import open_store
 from feature_repo.kinds import UNKNOWN, Binary
 from feature_repo.spec import Freshness, Spec

@@ -22,15 +22,10 @@ import pyarrow as pa
 from components.config import DailyConfig
 from components.console import progress
 from components.context import Context, PointInTimeContext
-from components.events import (
-    EventLog,
-    column,
-    history_order,
-    select_list,
-    with_content,
-)
 from components.histories import history_batch
 from components.layout.paths import Layout
+from components.log.columns import column, select_list
+from components.log.impressions import EventLog, history_order, with_content
 from components.shards import BATCH_ROWS, ShardCounts, write_shards
 from components.store import open_store
 from feature_repo.spec import Freshness, Spec, window_start

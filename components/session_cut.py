@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from components.counters import count_as_of, counted_columns
 from components.data import shard_format, shard_paths
-from components.events import EventLog
 from components.layout.paths import Layout
+from components.log.impressions import EventLog
 from components.shards import write_shards
 from feature_repo.spec import Spec
 from kernels.loader import TARGET, Packed, read_shard

@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from components.context import AsOfContext
 from components.counters import counted_columns
-from components.events import EventLog, column, read_members
 from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import EventLog, read_members
 from components.sequences import TARGET, Cut, Loss, mark_loss, write_sequences
 from feature_repo.spec import Freshness, Spec
 

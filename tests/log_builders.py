@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from components.config import PROFILES, DailyConfig
-from components.events import arrow_column, column
 from components.features import features
 from components.histories import histories
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log.columns import arrow_column, column
 from feature_repo import specs
 from feature_repo.kinds import Binary, Categorical, Embedding, Kind, Numeric
 from feature_repo.spec import DAY_MS, Spec

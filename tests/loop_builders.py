@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.config import DailyConfig, GateConfig, TrainConfig
 from components.layout.paths import Layout
-from components.sources import SimulatorConfig, simulate
+from components.log.sources import SimulatorConfig, simulate
 from model import DCNv2Config, FeedSRConfig, HeadConfig
 
 OPEN_GATE = GateConfig(

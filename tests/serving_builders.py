@@ -24,12 +24,12 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 from components.config import DailyConfig, load_config
 from components.features import features
 from components.histories import histories
-from components.ingest import ingest
 from components.layout.paths import Layout
+from components.log.ingest import ingest
+from components.log.sources.simulator import simulate
+from components.log.sources.simulator_config import SimulatorConfig
 from components.materialize import materialize
 from components.rank import serving_of
-from components.sources.simulator import simulate
-from components.sources.simulator_config import SimulatorConfig
 from feature_repo.spec import DAY_MS, Spec
 from model import FeedSRConfig, build_ranker
 from model.checkpoint import save_model

@@ -10,19 +10,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.components.test_kuairand import write_csv, write_partial
+from tests.components.test_parquet import write_own
 
 from components import registry
 from components.daily import daily
 from components.layout.paths import Layout
+from components.log.sources import detect_source
 from components.materialize import materialize, online_histories
 from components.rank import newest_posts, usual_request
-from components.sources import detect_source
 from components.store import open_store
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history
 from serving.store_client import StoreClient
-from tests.components.test_kuairand import write_csv, write_partial
-from tests.components.test_parquet import write_own
 from tests.log_builders import build_run, random_log, small_config, small_spec
 from tests.loop_builders import digests, online_rows, tiny_config, tiny_log, write_config
 from tests.path_builders import DUCKDB, FEAST, NAMES, OTHERS, URIS, YAML, around, nested
@@ -102,7 +102,7 @@ def test_a_log_in_folders_of_any_name_is_brought_as_from_a_plain_one(
 
 def test_a_log_is_not_read_with_its_neighbours(tmp_path: Path) -> None:
     """duckdb would take `a?b` and `a*b` for both folders."""
-    from components.sources.kuairand import import_kuairand
+    from components.log.sources.kuairand import import_kuairand
 
     found = []
     for name in ("plain", "aXb", "a?b", "a*b"):

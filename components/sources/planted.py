@@ -18,13 +18,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.layout.paths import Layout
-from components.sources.feedback import (
+from components.log.sources.feedback import (
     ACTIONS,
     CLICK_BIAS,
     log_likelihood,
     probabilities,
 )
-from components.sources.simulator import truth_day
+from components.log.sources.simulator import truth_day
 from kernels.streaming_metrics import StreamingMetrics
 
 Columns = dict[str, npt.NDArray[Any]]

@@ -19,7 +19,7 @@ import numpy as np
 from components.backtest_data import simulated
 from components.console import progress
 from components.layout.paths import absolute
-from components.sources.feedback import examination
+from components.log.sources.feedback import examination
 from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed
 from components.study.experiments import (

@@ -19,7 +19,7 @@ from components.backtest_data import (
 from components.data import evaluation_batches
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.sources import detect_source
+from components.log.sources import detect_source
 from components.split import Split, write_test, write_train
 from components.study.trial import Log
 from feature_repo.spec import FRESHNESS, Freshness

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from components.context import AsOfContext
-from components.events import column, records, with_content
+from components.log.columns import column, records
+from components.log.impressions import with_content
 from feature_repo.spec import DAY_MS
 from tests.log_builders import FIRST_DAY, random_log, small_spec
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.counters import DWELL_PRIOR, count_as_of, event_columns, windows
-from components.events import column, history_order, with_content
+from components.log.columns import column
+from components.log.impressions import history_order, with_content
 from feature_repo.kinds import Counter, View
 from feature_repo.spec import DAY_MS, Spec
 from feature_repo.specs import KUAIRAND

@@ -9,31 +9,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from components.log.sources.planted import expect, planted
 
-from components import checks
 from components.config import PROFILES
 from components.context import AsOfContext
 from components.counters import count_as_of
-from components.events import (
-    EventLog,
-    arrow_column,
-    column,
-    content_records,
-    history_order,
-    packed_bytes,
-    records,
-    with_content,
-)
 from components.features import feature_rows, features, read_packed
 from components.histories import encode_histories, histories, history_batch
-from components.ingest import ingest
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log import checks
+from components.log.columns import arrow_column, column, packed_bytes, records
+from components.log.impressions import EventLog, content_records, history_order, with_content
+from components.log.ingest import ingest
+from components.log.sources import SimulatorConfig, simulate
+from components.log.sources.simulator import truth_day
 from components.parity import Findings, Models, compare
 from components.replay import Offline, Replayed
-from components.sources import SimulatorConfig, simulate
-from components.sources.planted import expect, planted
-from components.sources.simulator import truth_day
 from feature_repo.spec import FRESHNESS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import encode_history

@@ -24,15 +24,15 @@ from components.data import (
     shard_format,
     to_train_batch,
 )
-from components.events import history_order, with_content
 from components.layout.paths import Layout
+from components.log.impressions import history_order, with_content
+from components.log.sources.feedback import act, examination, log_likelihood, probabilities
+from components.log.sources.simulator import spoil
+from components.log.sources.simulator_config import SimulatorConfig
+from components.log.sources.world import Posts, SegmentSampler, World, unit
 from components.position_bias import position_bias, slope
 from components.sequences import AUXILIARY, TARGET, build_sequences, mark_loss
 from components.shards import ShardCounts, write_shards
-from components.sources.feedback import act, examination, log_likelihood, probabilities
-from components.sources.simulator import spoil
-from components.sources.simulator_config import SimulatorConfig
-from components.sources.world import Posts, SegmentSampler, World, unit
 from components.study.config import fused_early
 from components.study.experiments import POPULARITY
 from components.teachers import Teachers

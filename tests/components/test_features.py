@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.counters import count_as_of
-from components.events import column, with_content
 from components.features import features, read_packed
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import with_content
 from feature_repo.kinds import View
 from tests.log_builders import Log, build_run, random_log, small_config, small_spec
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components import histories as module
-from components.events import column, history_order, with_content
 from components.histories import encode_histories, histories, history_batch
 from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import history_order, with_content
 from feature_repo.spec import window_start
 from serving.history import decode_history, encode_history
 from tests.log_builders import build_run, random_log, small_config, small_spec

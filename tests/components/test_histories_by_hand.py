@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.events import column, history_order, with_content
 from components.histories import encode_histories, histories, history_batch
 from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import history_order, with_content
 from serving.history import decode_history, encode_history
 from tests.log_builders import Log, random_log, small_config, small_spec
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from components.log.sources.planted import planted
 from typer.testing import CliRunner
 
 from components.backtest import BacktestOptions, backtest
@@ -15,8 +16,7 @@ from components.cli import app
 from components.config import DailyConfig, TrainConfig
 from components.layout.paths import Layout
 from components.leakage import LeakageOptions, leakage
-from components.sources import SimulatorConfig, simulate
-from components.sources.planted import planted
+from components.log.sources import SimulatorConfig, simulate
 from feature_repo.specs import SIMULATOR
 from model import DCNv2Config, FeedSRConfig, HeadConfig
 

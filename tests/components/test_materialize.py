@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from components import materialize as module
-from components.events import column, history_order, with_content
 from components.features import features
 from components.histories import encode_histories, histories
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import history_order, with_content
 from components.materialize import materialize, online_histories, push_history
 from components.store import open_store
 from serving.history import decode_history, history_as_of

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from components.config import PROFILES, TrainConfig
 from components.data import evaluation_batches
-from components.ingest import ingest
 from components.layout.paths import Layout
+from components.log.ingest import ingest
+from components.log.sources import SimulatorConfig, simulate
+from components.log.sources.feedback import EXAMINED_ACTIONS
+from components.log.sources.simulator import truth_day
 from components.position_bias import position_bias, slope
-from components.sources import SimulatorConfig, simulate
-from components.sources.feedback import EXAMINED_ACTIONS
-from components.sources.simulator import truth_day
 from components.split import Split, write_test, write_train
 from components.train import fit
 from feature_repo.specs import SIMULATOR

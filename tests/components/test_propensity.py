@@ -19,8 +19,8 @@ from torch import Tensor
 from components.config import DailyConfig, TrainConfig, load_config
 from components.data import Weighting, click_task, estimate_weighting, open_loader, to_train_batch
 from components.distributed import Group
+from components.log.sources.feedback import EXAMINED_ACTIONS
 from components.loss import CEILING, mean_over_tasks, observed, task_sums
-from components.sources.feedback import EXAMINED_ACTIONS
 from components.teachers import Teachers
 from components.train import fit
 from components.trainer import Trainer

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from components import sequences as module
 from components.context import AsOfContext, PointInTimeContext
-from components.events import column, history_order, with_content
 from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import history_order, with_content
 from components.materialize import materialize
 from components.sequences import AUXILIARY, TARGET, build_sequences, mark_loss, sequences
 from components.store import open_store

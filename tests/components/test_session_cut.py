@@ -18,9 +18,10 @@ from components.backtest_data import prepare
 from components.config import PROFILES
 from components.counters import event_columns
 from components.data import evaluation_batches, shard_paths
-from components.events import EventLog, select_list
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log.columns import select_list
+from components.log.impressions import EventLog
 from components.scored import scored_batches
 from components.session_cut import (
     SessionCut,

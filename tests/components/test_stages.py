@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from components.backtest_data import write_test
-from components.ingest import ingest
+from components.log.ingest import ingest
+from components.log.sources import detect_source
 from components.session_cut import write_cut
-from components.sources import detect_source
 from components.stages import HOME, Stages, code_files, code_hash, imports
 
 MODULE = "components.step"

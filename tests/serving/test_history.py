@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.events import column, history_order, with_content
 from components.histories import history_batch
+from components.log.columns import column
+from components.log.impressions import history_order, with_content
 from feature_repo.spec import DAY_MS, FRESHNESS, window_start
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import (

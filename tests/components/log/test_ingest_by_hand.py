@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import PROFILES
-from components.ingest import DECLARED, DIFFERS, ingest
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.sessions import mix
+from components.log.ingest import DECLARED, DIFFERS, ingest
+from components.log.sessions import mix
 from feature_repo.specs import SIMULATOR
 from tests.raw_builders import make_impressions, make_members, make_posts
 

@@ -18,9 +18,9 @@ import pyarrow as pa
 from components.console import progress
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.sources import kuairand_sql as sql
-from components.sources.base import SourceCounts, fresh_raw
-from components.times import UNITS, Span, Units, limits
+from components.log.sources import kuairand_sql as sql
+from components.log.sources.base import SourceCounts, fresh_raw
+from components.log.times import UNITS, Span, Units, limits
 from feature_repo.kinds import Categorical
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec

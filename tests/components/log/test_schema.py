@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.schema import check_schema, read_schema, read_table, same_type
+from components.log.schema import check_schema, read_schema, read_table, same_type
 
 PAIR = pa.list_(pa.float16(), 2)
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("pair", PAIR)])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.sources.simulator_config import SimulatorConfig
+from components.log.sources.simulator_config import SimulatorConfig
 
 Floats = npt.NDArray[np.floating[Any]]
 LONG_DWELL_MS = 10_000

@@ -14,13 +14,13 @@ import pytest
 from pydantic import ValidationError
 
 from components.config import PROFILES
-from components.ingest import ingest
 from components.layout.paths import Layout
-from components.sources import SimulatorConfig, SourceCounts, simulate
-from components.sources.feed import Feed
-from components.sources.feedback import ACTIONS, LONG_DWELL_MS, SKIP_MS, act, probabilities
-from components.sources.simulator import truth_day
-from components.sources.world import Posts, SegmentSampler
+from components.log.ingest import ingest
+from components.log.sources import SimulatorConfig, SourceCounts, simulate
+from components.log.sources.feed import Feed
+from components.log.sources.feedback import ACTIONS, LONG_DWELL_MS, SKIP_MS, act, probabilities
+from components.log.sources.simulator import truth_day
+from components.log.sources.world import Posts, SegmentSampler
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
 from tests.raw_builders import digest, exact_auc

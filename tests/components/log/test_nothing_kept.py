@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.daily import summary
-from components.ingest import DIFFERS
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log.ingest import DIFFERS
 from components.steps import run_step
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.sessions import (
+from components.log.sessions import (
     NO_SESSION,
     Ints,
     gap_sessions,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.checks import impression_reasons, member_reasons, post_reasons, values
+from components.log.checks import impression_reasons, member_reasons, post_reasons, values
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from tests.raw_builders import make_impressions, make_members, make_posts, set_value
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.times import Ints, in_unit
+from components.log.times import Ints, in_unit
 from feature_repo.kinds import UNKNOWN, Feature
 from feature_repo.spec import DAY_MS, Spec
 from feature_repo.values import MILLISECONDS, fault, illegal, insane

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads checked impressions and posts, and puts the content of each post beside its impressions.
 
-The one place that turns Arrow columns into numpy arrays and packed records. It knows nothing of
-counters, histories or Feast.
+It knows nothing of counters, histories or Feast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import duckdb
@@ -17,56 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.layout.paths import Layout
-from feature_repo.kinds import View, arrow_field
+from components.log.columns import Array, arrow_column, column, records
+from feature_repo.kinds import arrow_field
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec
 
-Array = npt.NDArray[Any]
 HISTORY_ORDER = ("arrival_time", "event_time", "post_id")
 CONTENT_KEYS = ("actor_id", "root_actor_id", "created_ms")
-
-
-def column(table: pa.Table | pa.RecordBatch, name: str) -> Array:
-    """A column as numpy, `[n]` or `[n, E]`; a null integer or boolean is -1, a null float NaN.
-
-    Raises:
-        ValueError: there is no such column.
-    """
-    position = table.schema.get_field_index(name)
-    if position < 0:
-        raise ValueError(f"the table has no column {name!r}; have {', '.join(table.schema.names)}")
-    values = table.column(position)
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if pa.types.is_fixed_size_list(values.type):
-        flat = values.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(-1, values.type.list_size)
-    if values.null_count:
-        values = values.fill_null(np.nan if pa.types.is_floating(values.type) else -1)
-    return values.to_numpy(zero_copy_only=False)
-
-
-def arrow_column(values: Array, kind: pa.DataType) -> pa.Array:
-    """The opposite of `column`: `[n]` or `[n, E]` as an Arrow array of type `kind`."""
-    values = np.ascontiguousarray(values)
-    if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind)
-    return pa.array(values, kind)
-
-
-def records(table: pa.Table, view: View) -> Array:
-    """The table's columns as packed records `[n]` of `view.dtype`."""
-    assert view.dtype.names is not None
-    packed = np.empty(table.num_rows, view.dtype)
-    for name in view.dtype.names:
-        packed[name] = column(table, name)
-    return packed
-
-
-def packed_bytes(values: Array) -> pa.Array:
-    """Records as one Arrow binary value each."""
-    data = pa.py_buffer(np.ascontiguousarray(values).tobytes())
-    fixed = pa.binary(values.dtype.itemsize)
-    return pa.FixedSizeBinaryArray.from_buffers(fixed, len(values), [None, data]).cast(pa.binary())
 
 
 def read_posts(layout: Layout) -> pa.Table:
@@ -165,8 +121,3 @@ class EventLog:
         for part in np.split(members, np.flatnonzero(np.diff(chunk)) + 1):
             if len(part):
                 yield pa.table({"member_id": pa.array(part, pa.int64())})
-
-
-def select_list(names: Sequence[str]) -> str:
-    """Column names as SQL."""
-    return ", ".join(f'"{name}"' for name in names)

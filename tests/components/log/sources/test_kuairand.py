@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import PROFILES
-from components.ingest import DIFFERS, ingest
 from components.layout.paths import Layout
-from components.sources import detect_source, import_kuairand
-from components.sources.kuairand_sql import ACTIVE_DEGREES, UPLOAD_TYPES
+from components.log.ingest import DIFFERS, ingest
+from components.log.sources import detect_source, import_kuairand
+from components.log.sources.kuairand_sql import ACTIVE_DEGREES, UPLOAD_TYPES
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from tests.raw_builders import digest
@@ -206,7 +206,7 @@ def _check_tables(layout: Layout) -> None:
 
 
 def test_the_partial_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.sources.kuairand.MIN_DAY_ROWS", 3)
+    monkeypatch.setattr("components.log.sources.kuairand.MIN_DAY_ROWS", 3)
     layout = Layout.at(tmp_path / "run")
     counts = import_kuairand(write_partial(tmp_path / "copy"), layout)
     assert counts.days == ("2022-04-23", "2022-04-24", "2022-04-25")

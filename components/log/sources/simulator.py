@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from components.console import progress
 from components.layout.files import atomic_path, write_parquet
 from components.layout.paths import Layout
-from components.sources.base import SourceCounts, fresh_raw
-from components.sources.feed import Columns, Feed
-from components.sources.feedback import ACTIONS
-from components.sources.simulator_config import SimulatorConfig
-from components.sources.world import Posts, World
+from components.log.sources.base import SourceCounts, fresh_raw
+from components.log.sources.feed import Columns, Feed
+from components.log.sources.feedback import ACTIONS
+from components.log.sources.simulator_config import SimulatorConfig
+from components.log.sources.world import Posts, World
 from feature_repo.spec import DAY_MS, Spec
 from feature_repo.specs import SIMULATOR
 

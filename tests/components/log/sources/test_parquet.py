@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import PROFILES
-from components.ingest import ingest
 from components.layout.paths import Layout
-from components.sources import SimulatorConfig, detect_source, import_parquet, simulate
-from components.sources import parquet as module
-from components.sources.parquet import TIMES
+from components.log.ingest import ingest
+from components.log.sources import SimulatorConfig, detect_source, import_parquet, simulate
+from components.log.sources import parquet as module
+from components.log.sources.parquet import TIMES
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from feature_repo.values import SANE_MS
 from tests.raw_builders import (

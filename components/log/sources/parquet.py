@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from components.console import progress
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
-from components.schema import check_schema
-from components.sources.base import SourceCounts, fresh_raw
-from components.times import Units
+from components.log.schema import check_schema
+from components.log.sources.base import SourceCounts, fresh_raw
+from components.log.times import Units
 from feature_repo.kinds import UNKNOWN
 from feature_repo.spec import Spec
 from feature_repo.values import insane

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.sources.feedback import act, examination, probabilities
-from components.sources.simulator_config import SimulatorConfig
-from components.sources.world import Floats, Ints, Posts, SegmentSampler, World
+from components.log.sources.feedback import act, examination, probabilities
+from components.log.sources.simulator_config import SimulatorConfig
+from components.log.sources.world import Floats, Ints, Posts, SegmentSampler, World
 from feature_repo.spec import DAY_MS
 
 Columns = dict[str, npt.NDArray[Any]]

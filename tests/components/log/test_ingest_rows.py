@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import PROFILES
-from components.ingest import DECLARED, DIFFERS, TableCounts, ingest
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
+from components.log.ingest import DECLARED, DIFFERS, TableCounts, ingest
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
 from tests.raw_builders import make_impressions, make_members, make_posts

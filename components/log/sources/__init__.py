@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.layout.paths import absolute
-from components.sources.base import Source, SourceCounts
-from components.sources.kuairand import import_kuairand, is_kuairand
-from components.sources.parquet import import_parquet, is_parquet
-from components.sources.simulator import SimulatorConfig, simulate
+from components.log.sources.base import Source, SourceCounts
+from components.log.sources.kuairand import import_kuairand, is_kuairand
+from components.log.sources.parquet import import_parquet, is_parquet
+from components.log.sources.simulator import SimulatorConfig, simulate
 
 __all__ = [
     "SOURCES",

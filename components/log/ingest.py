@@ -18,7 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from components.checks import (
+from components.layout.files import write_json, write_parquet
+from components.layout.paths import Layout
+from components.log.checks import (
     MAX_LATE_DAYS,
     Mask,
     impression_reasons,
@@ -26,11 +28,9 @@ from components.checks import (
     post_reasons,
     values,
 )
-from components.layout.files import write_json, write_parquet
-from components.layout.paths import Layout
-from components.schema import check_schema, read_table
-from components.sessions import NO_SESSION, gap_sessions, request_sessions, untimed_sessions
-from components.times import Units
+from components.log.schema import check_schema, read_table
+from components.log.sessions import NO_SESSION, gap_sessions, request_sessions, untimed_sessions
+from components.log.times import Units
 from feature_repo.spec import Spec
 
 if TYPE_CHECKING:

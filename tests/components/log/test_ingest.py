@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.checks import MAX_LATE_DAYS
 from components.config import PROFILES
-from components.ingest import DECLARED, DIFFERS, IngestCounts, ingest
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.sessions import NO_SESSION, gap_sessions, mix
+from components.log.checks import MAX_LATE_DAYS
+from components.log.ingest import DECLARED, DIFFERS, IngestCounts, ingest
+from components.log.sessions import NO_SESSION, gap_sessions, mix
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from tests.raw_builders import (

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.sources.simulator_config import SimulatorConfig
+from components.log.sources.simulator_config import SimulatorConfig
 from feature_repo.spec import DAY_MS
 
 Floats = npt.NDArray[np.floating[Any]]
