@@ -25,10 +25,10 @@ from typing import Any
 from benchmarks._loader_peer import dataloader, packed
 from benchmarks._record import Result, finish, medians_ms, over, parser, start
 from components.config import load_config
-from components.data import estimate_weighting, shard_format, window_limit
-from components.distributed import process_group
-from components.train import starting_model
-from components.trainer import PREFETCH, Trainer
+from components.training.data import estimate_weighting, shard_format, window_limit
+from components.training.distributed import process_group
+from components.training.train import starting_model
+from components.training.trainer import PREFETCH, Trainer
 from feature_repo.specs import KUAIRAND as SPEC
 from kernels.loader import Loader, LoaderConfig, prefetched, read_shard, write_checksums
 from kernels.loader.native import available

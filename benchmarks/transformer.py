@@ -27,13 +27,13 @@ from kserve import InferRequest
 
 from benchmarks._record import Result, finish, over, parser, percentiles, spread_ms, start
 from components.config import load_config
-from components.features import features
-from components.histories import histories
+from components.features.histories import histories
+from components.features.offline import features
+from components.features.online import materialize
 from components.layout.paths import Layout
 from components.log.ingest import ingest
 from components.log.sources.simulator import simulate
 from components.log.sources.simulator_config import SimulatorConfig
-from components.materialize import materialize
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history
 from serving.infer import bytes_tensor

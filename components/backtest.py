@@ -31,7 +31,7 @@ from components.layout.files import check_writable, write_json
 from components.layout.paths import absolute
 from components.scorecard import compares_within_day
 from components.split import Split
-from components.train import fit
+from components.training.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig
 from model.build import RANKERS

@@ -36,16 +36,17 @@ class TrainConfig(Config):
             is the sequence's own length.
         age_half_life_days: loss weight halves with the impression's age.
         propensity: divide the labels of actions that only an examined post gets by the propensity
-            of their feed position, at least .1 (`components.data.labels_of_examined`), so that
-            scores say relevance: the probability at position 0, wherever a post was shown. The
-            values by position, from an experiment; or "estimated" (true means it), each position's
-            click rate over that of position 0. Estimated is for a log whose order was random
-            alone: where the feed was ranked, the rate is relevance as well (docs/study.md).
-        session_shuffle: shuffle the order inside a session (see docs/architecture.md).
+            of their feed position, at least .1 (`components.training.data`),
+            so that scores say relevance: the probability at position 0, wherever a post was shown.
+            The values by position, from an experiment; or "estimated" (true means it), each
+            position's click rate over that of position 0. Estimated is for a log whose order was
+            random alone: where the feed was ranked, the rate is relevance as well
+            (docs/results.md).
+        session_shuffle: shuffle the order inside a session (see docs/known-time.md).
         auxiliary_weight: weight of the loss of untimed impressions on the sequence output alone.
         teachers: rankers of the next seeds that are trained first, for labels
-            (`components.teachers`): so many trainings more, and their forwards. Not written at 0,
-            so that what was made before keeps its fingerprint.
+            (`components.training.teachers`): so many trainings more, and their forwards. Not
+            written at 0, so that what was made before keeps its fingerprint.
         teacher_weight: of what the teachers say in a label; not written at its default either.
         checkpoint_steps: optimiser steps between checkpoints.
     """

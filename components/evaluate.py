@@ -23,13 +23,13 @@ from torch import nn
 from components import registry
 from components.config import DailyConfig
 from components.console import progress
-from components.data import evaluation_batches, open_loader, shard_paths
 from components.drift import drift
 from components.gate import BASELINE, CANDIDATE, PRODUCTION
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.plan import plan
 from components.scorecard import Rows, Scorecard, plain
+from components.training.data import evaluation_batches, open_loader, shard_paths
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed, ShardFormat, read_shard
 from model.batch import TrainBatch

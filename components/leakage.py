@@ -42,7 +42,7 @@ from components.scored import scored_batches
 from components.session_cut import SessionCut, Sessions, write_cut
 from components.split import Split
 from components.stages import Stages
-from components.train import fit
+from components.training.train import fit
 from feature_repo.spec import Freshness, Spec
 from kernels.loader.checksums import CHECKSUMS
 from model.checkpoint import load_model

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from components.config import Config
 from components.console import progress
-from components.data import evaluation_batches
 from components.lightgbm_table import Columns, Floats, make_table, target_table
+from components.training.data import evaluation_batches
 from feature_repo.spec import Spec
 from model.batch import RankBatch, TrainBatch
 from model.encoders import hash_ids

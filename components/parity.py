@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from components.config import DailyConfig
 from components.console import progress
+from components.features.store import open_store
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.log.columns import column
@@ -35,7 +36,6 @@ from components.replay import (
     forward_probabilities,
     rank_probabilities,
 )
-from components.store import open_store
 from feature_repo.spec import Freshness, Spec
 from model.checkpoint import load_model
 from model.ranker import Ranker

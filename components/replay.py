@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from components.config import DailyConfig
-from components.context import PointInTimeContext
-from components.histories import encode_histories
+from components.features.context import PointInTimeContext
+from components.features.histories import encode_histories
+from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.columns import column, records, select_list
 from components.log.impressions import EventLog, read_posts, with_content
-from components.store import open_store
 from feature_repo.kinds import UNKNOWN, Binary
 from feature_repo.spec import Freshness, Spec
 from model.batch import Impressions, RankBatch, TrainBatch

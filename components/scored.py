@@ -17,9 +17,9 @@ import numpy.typing as npt
 from torch import nn
 
 from components.console import progress
-from components.data import evaluation_batches, open_loader
 from components.evaluate import score_rows, served_logits
 from components.scorecard import Rows
+from components.training.data import evaluation_batches, open_loader
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed
 from serving.rank_batch import SERVING_POSITION

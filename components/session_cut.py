@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.counters import count_as_of, counted_columns
-from components.data import shard_format, shard_paths
+from components.features.counters import count_as_of, counted_columns
 from components.layout.paths import Layout
 from components.log.impressions import EventLog
-from components.shards import write_shards
+from components.training.data import shard_format, shard_paths
+from components.training.shards import write_shards
 from feature_repo.spec import Spec
 from kernels.loader import TARGET, Packed, read_shard
 
@@ -43,8 +43,9 @@ class SessionCut:
         sessions: "logged" takes ingest's sessions: the request where one is logged, else runs
             without a pause; "pause" takes the latter everywhere, so that a visit of several
             requests is one session.
-        events: the log with the columns that counters read (`components.counters.counted_columns`):
-            counters are cut too; None leaves the context as it was.
+        events: the log with the columns that counters read (`counted_columns` of
+            `components.features.counters`): counters are cut too; None leaves the context as it
+            was.
     """
 
     spec: Spec

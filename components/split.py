@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.context import AsOfContext
-from components.counters import counted_columns
+from components.features.context import AsOfContext
+from components.features.counters import counted_columns
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import EventLog, read_members
-from components.sequences import TARGET, Cut, Loss, mark_loss, write_sequences
+from components.training.sequences import TARGET, Cut, Loss, mark_loss, write_sequences
 from feature_repo.spec import Freshness, Spec
 
 Mark = Callable[[pa.Table], Iterable[Loss]]

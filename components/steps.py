@@ -183,27 +183,27 @@ def _ingested(layout: Layout) -> dict[str, Path]:
 
 
 def _features(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.features import features
+    from components.features.offline import features
 
     days = _cover(features, layout, day, config, _ingested(layout))
     return {"days": len(days), "views": len(config.spec.views)}
 
 
 def _histories(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.histories import histories
+    from components.features.histories import histories
 
     return {"days": len(_cover(histories, layout, day, config, _ingested(layout)))}
 
 
 def _materialize(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.materialize import materialize
+    from components.features.online import materialize
 
     materialize(layout, day, config)
     return {"store": config.online_store}
 
 
 def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.sequences import sequences
+    from components.training.sequences import sequences
 
     refuse_first_day(layout.impression_days() or [day], day)
     chosen = plan(layout, day, config)
@@ -223,7 +223,7 @@ def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _train(layout: Layout, day: str, config: DailyConfig, ranker: str) -> Values:
-    from components.train import train
+    from components.training.train import train
 
     chosen = plan(layout, day, config)
     start = chosen.start if ranker == "feed_sr" else chosen.baseline_start

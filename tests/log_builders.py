@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from components.config import PROFILES, DailyConfig
-from components.features import features
-from components.histories import histories
+from components.features.histories import histories
+from components.features.offline import features
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.columns import arrow_column, column

@@ -22,13 +22,13 @@ from kserve import InferRequest, InferResponse
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from components.config import DailyConfig, load_config
-from components.features import features
-from components.histories import histories
+from components.features.histories import histories
+from components.features.offline import features
+from components.features.online import materialize
 from components.layout.paths import Layout
 from components.log.ingest import ingest
 from components.log.sources.simulator import simulate
 from components.log.sources.simulator_config import SimulatorConfig
-from components.materialize import materialize
 from components.rank import serving_of
 from feature_repo.spec import DAY_MS, Spec
 from model import FeedSRConfig, build_ranker

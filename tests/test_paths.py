@@ -15,11 +15,11 @@ from tests.components.test_parquet import write_own
 
 from components import registry
 from components.daily import daily
+from components.features.online import materialize, online_histories
+from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.sources import detect_source
-from components.materialize import materialize, online_histories
 from components.rank import newest_posts, usual_request
-from components.store import open_store
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history
 from serving.store_client import StoreClient

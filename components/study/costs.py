@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from components.data import evaluation_batches
 from components.lightgbm_ranker import LightGBMRanker
+from components.training.data import evaluation_batches
 from feature_repo.spec import Spec
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.ranker import Ranker

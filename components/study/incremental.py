@@ -21,7 +21,7 @@ from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import Differences, Scores, differences, score
 from components.study.trial import Log, locked, log_home, timed, trained_seconds
-from components.train import fingerprint, fit
+from components.training.train import fingerprint, fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 

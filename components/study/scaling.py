@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from components.console import progress
-from components.data import evaluation_batches
 from components.layout.paths import absolute
 from components.study.config import StudyConfig, changed
 from components.study.results import ResultsFile
 from components.study.trial import Log, Trial, claimed, run_trial, shards
+from components.training.data import evaluation_batches
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 

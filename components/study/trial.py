@@ -27,7 +27,7 @@ from components.split import Split
 from components.study.config import StudyConfig, changed, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score
-from components.train import fingerprint, fit, teacher_recipes
+from components.training.train import fingerprint, fit, teacher_recipes
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig

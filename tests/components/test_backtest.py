@@ -16,12 +16,12 @@ from components.backtest_data import (
     config_for,
     prepare,
 )
-from components.data import evaluation_batches
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.sources import detect_source
 from components.split import Split, write_test, write_train
 from components.study.trial import Log
+from components.training.data import evaluation_batches
 from feature_repo.spec import FRESHNESS, Freshness
 from feature_repo.specs import SIMULATOR
 from model import build_ranker

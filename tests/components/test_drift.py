@@ -10,10 +10,10 @@ import pytest
 
 from components.backtest_data import prepare
 from components.config import load_config
-from components.data import evaluation_batches
 from components.drift import codes, deciles, drift, shares, stability
 from components.scorecard import plain
 from components.split import Split
+from components.training.data import evaluation_batches
 from feature_repo.kinds import Embedding, Numeric
 from feature_repo.specs import SIMULATOR
 

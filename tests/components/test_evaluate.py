@@ -8,11 +8,11 @@ import torch
 
 from components import registry
 from components.config import DailyConfig, GateConfig, TrainConfig
-from components.data import evaluation_batches
 from components.evaluate import SERVING_POSITION, evaluate, evaluate_ranker, segments
 from components.gate import gate
 from components.layout.paths import Layout
-from components.train import fit
+from components.training.data import evaluation_batches
+from components.training.train import fit
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.streaming_metrics.reference import exact_auc
 from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from components.data import evaluation_batches
 from components.evaluate import evaluate_ranker
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, _read, fit_lightgbm
+from components.training.data import evaluation_batches
 from feature_repo.specs import SIMULATOR
 from model import DCNv2Config, build_ranker
 from tests.builders import TINY, make_rank_batch, make_train_batch

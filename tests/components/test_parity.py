@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.materialize import online_histories
+from components.features.online import online_histories
+from components.features.store import open_store
 from components.parity import (
     BOUNDS,
     Findings,
@@ -30,7 +31,6 @@ from components.parity import (
 )
 from components.rank import ask
 from components.replay import Offline, Replayed
-from components.store import open_store
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history, encode_history
 from serving.launch import launch

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.config import PROFILES, TrainConfig
-from components.data import evaluation_batches
 from components.layout.paths import Layout
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, simulate
@@ -23,7 +22,8 @@ from components.log.sources.feedback import EXAMINED_ACTIONS
 from components.log.sources.simulator import truth_day
 from components.position_bias import position_bias, slope
 from components.split import Split, write_test, write_train
-from components.train import fit
+from components.training.data import evaluation_batches
+from components.training.train import fit
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, HeadConfig
 from model.batch import TrainBatch

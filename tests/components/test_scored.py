@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.data import evaluation_batches
 from components.scored import scored_batches
+from components.training.data import evaluation_batches
 from model import DCNv2Config, build_ranker
 from serving.rank_batch import SERVING_POSITION
 from tests.builders import TINY

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from components.backtest_data import prepare
 from components.config import PROFILES
-from components.counters import event_columns
-from components.data import evaluation_batches, shard_paths
+from components.features.counters import event_columns
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.columns import select_list
@@ -32,6 +31,7 @@ from components.session_cut import (
     write_cut,
 )
 from components.split import Split, write_test
+from components.training.data import evaluation_batches, shard_paths
 from feature_repo.spec import Spec
 from feature_repo.specs import SIMULATOR
 from kernels.loader import Packed, ShardFormat, read_shard

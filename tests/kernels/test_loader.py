@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data import shard_format
+from components.training.data import shard_format
 from feature_repo.spec import Freshness
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.loader import (

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.data import shard_format
+from components.training.data import shard_format
 from feature_repo.specs import KUAIRAND
 from kernels.loader import Loader, LoaderConfig, Packed
 from kernels.loader.dispatch import Implementation

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.data import shard_format
+from components.training.data import shard_format
 from feature_repo.spec import Freshness, Spec
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.loader import Loader, LoaderConfig, Packed, dispatch, native, read_shard

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.data import evaluation_batches, window_limit
+from components.training.data import evaluation_batches, window_limit
 from feature_repo.specs import SIMULATOR
 from model import build_ranker
 from model.batch import RankBatch

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from components.data import evaluation_batches
 from components.study.config import study_config
 from components.study.incremental import METHODS, DailyTraining, _Chain, compare_daily
 from components.study.results import ResultsFile
 from components.study.tables import mean_difference
 from components.study.trial import Log
+from components.training.data import evaluation_batches
 from feature_repo.specs import SIMULATOR
 from kernels.loader import TARGET
 from model.checkpoint import load_model

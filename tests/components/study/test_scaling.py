@@ -7,12 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.config import load_config
-from components.data import evaluation_batches
 from components.study.config import changed, study_config
 from components.study.figures import scaling_figure
 from components.study.scaling import SIZES, Line, forward_flops, run, sized
 from components.study.tables import scaling_table
 from components.study.trial import Log, shards
+from components.training.data import evaluation_batches
 from model import build_ranker
 from model.build import build
 

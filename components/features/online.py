@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feast's online store as of the end of a day, and pushes of fresh histories between two days.
+
+All through Feast's own API. The store never goes backwards: a day that is older than what was
+materialized changes nothing, and a history that was pushed since stays. A view whose older files
+were written anew is emptied and filled again. It computes no features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from components.config import DailyConfig
+from components.console import progress
+from components.features.histories import VIEW as HISTORY
+from components.features.online_files import OnlineFiles
+from components.features.store import apply_store, online_address, open_store, quiet, reachable
+from components.layout.paths import Layout
+from components.log.columns import column
+from feature_repo.spec import Spec
+from serving.history import decode_history
+
+READ_CHUNK = 2_000
+"""Members whose online histories are read at once."""
+
+LOST_PROBES = 16
+"""Members that were brought online and are looked for, to see whether the store was emptied."""
+
+
+def materialize(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
+    """Applies the repository and brings every view's online rows to the end of `day`.
+
+    Running a day twice, or again after a crash, leaves the same store.
+
+    Returns:
+        rows brought online by view; 0 where the store was already past the day.
+
+    Raises:
+        ValueError: the day's features were not built.
+        ConnectionError: the online store cannot be reached.
+    """
+    spec = config.spec
+    views = [*(v.name for v in spec.views), HISTORY]
+    for name in views:
+        if not layout.feature_day(name, day).is_file():
+            raise ValueError(f"view {name} has no rows of {day}; run features and histories first")
+    store = open_store(layout, config)
+    apply_store(layout, spec, store)
+    written = {}
+    with reachable(store), progress("materialize", len(views)) as advance:
+        online = _online_files(layout, store, spec)
+        for name in views:
+            with quiet():
+                written[name] = _materialize_view(layout, store, name, day, spec, online)
+            advance()
+    return written
+
+
+def push_history(store: Any, values: Mapping[int, bytes], time_ms: int, spec: Spec) -> int:
+    """Pushes fresh history values online; returns how many were newer than what was there.
+
+    Args:
+        store: the run's `feast.FeatureStore`.
+        values: history values by member.
+        time_ms: as of when they were built.
+        spec: decodes them; a value holds what its log held, so more impressions is newer.
+
+    Raises:
+        ValueError: a value that cannot be decoded; nothing is pushed then.
+        ConnectionError: the online store cannot be reached.
+    """
+    counts = {member: decode_history(value, spec).count for member, value in values.items()}
+    with reachable(store):
+        before = online_histories(store, list(values))
+        fresh = [m for m in values if counts[m] > decode_history(before.get(m), spec).count]
+        if fresh:
+            _push(store, {m: values[m] for m in fresh}, time_ms)
+    return len(fresh)
+
+
+def online_histories(store: Any, members: Sequence[int]) -> dict[int, bytes]:
+    """The online history values of those of the members that have one."""
+    found: dict[int, bytes] = {}
+    for first in range(0, len(members), READ_CHUNK):
+        part = list(members[first : first + READ_CHUNK])
+        answer = store.get_online_features(
+            features=[f"{HISTORY}:{HISTORY}"], entity_rows=[{"member_id": m} for m in part]
+        ).to_dict()
+        pairs = zip(answer["member_id"], answer[HISTORY], strict=True)
+        found |= {int(member): value for member, value in pairs if value}
+    return found
+
+
+def _online_files(layout: Layout, store: Any, spec: Spec) -> OnlineFiles:
+    """What is online; nothing where the store is another one or has lost its rows."""
+    path = layout.root / "ledger" / "online.json"
+    kept = OnlineFiles(path, f"{online_address(store)}, {spec.hash}")
+    if last := kept.last_day(HISTORY):
+        files = _files(layout, HISTORY, last).values()
+        members = ds.dataset([str(p) for p in files]).head(LOST_PROBES, columns=["member_id"])
+        if members.num_rows and not online_histories(store, column(members, "member_id").tolist()):
+            kept.views.clear()
+    return kept
+
+
+def _materialize_view(
+    layout: Layout, store: Any, name: str, day: str, spec: Spec, online: OnlineFiles
+) -> int:
+    """One view, from the end of what is online already; a day that is online is written again."""
+    files, last = _files(layout, name, day), online.last_day(name)
+    if last is not None and last > day:
+        return 0
+    newer: dict[int, dict[int, bytes]] = {}
+    done = store.get_feature_view(name).most_recent_end_time
+    if online.changed(name, files) or (last is None and done is not None):
+        # Redis refuses a row that is no newer than the one it has, and no row takes another away.
+        newer = _newer_online(store, _keys(files), spec) if name == HISTORY else {}
+        online.forget(name)
+        _empty(layout, store, name, spec)
+        last = None
+    new = {d: p for d, p in files.items() if last is None or d > last or d == day}
+    written = _bring_online(store, name, new, spec)
+    for time_ms, values in newer.items():
+        _push(store, values, time_ms)
+    online.note(name, files)
+    return written
+
+
+def _bring_online(store: Any, name: str, files: Mapping[str, Path], spec: Spec) -> int:
+    """Materializes the rows of some days' files, the first of which may be online already."""
+    new, end = _keys(files), _utc(spec.day_end(max(files)))
+    if not new.num_rows:
+        # An interval without rows is still recorded: the next day starts from here.
+        store.materialize(end - timedelta(milliseconds=1), end, feature_views=[name])
+        return 0
+    start = pc.min(new["event_timestamp"]).as_py()
+    kept = _newer_online(store, new, spec) if name == HISTORY else {}
+    done = store.get_feature_view(name).most_recent_end_time
+    # An incremental run begins at `done` itself and writes that day's rows again: harmless, but it
+    # would put back the histories of members who were pushed since.
+    if done is not None and start > done and name != HISTORY:
+        store.materialize_incremental(end, feature_views=[name])
+    else:
+        store.materialize(start, end, feature_views=[name])
+    for time_ms, values in kept.items():
+        _push(store, values, time_ms)
+    return int(new.num_rows)
+
+
+def _empty(layout: Layout, store: Any, name: str, spec: Spec) -> None:
+    """Takes a view and its online rows away, and declares it again."""
+    store.apply([], objects_to_delete=[store.get_feature_view(name)], partial=False)
+    apply_store(layout, spec, store)
+
+
+def _files(layout: Layout, name: str, day: str) -> dict[str, Path]:
+    """A view's files through a day, by day."""
+    found = {p.stem[4:]: p for p in sorted(layout.feature_dir(name).glob("day=*.parquet"))}
+    return {d: p for d, p in found.items() if d <= day}
+
+
+def _keys(files: Mapping[str, Path]) -> pa.Table:
+    """Keys and event times of the rows in some files."""
+    names = [
+        n for n in pq.read_schema(next(iter(files.values()))).names if n not in ("packed", HISTORY)
+    ]
+    return ds.dataset([str(p) for p in files.values()]).to_table(columns=names)
+
+
+def _newer_online(store: Any, new: pa.Table, spec: Spec) -> dict[int, dict[int, bytes]]:
+    """Online histories that hold something newer than the rows about to be written, by their time.
+
+    SQLite would let the older value of a day overwrite them.
+    """
+    end = int(pc.max(new["event_timestamp"]).cast(pa.int64()).as_py()) // 1000
+    kept: dict[int, dict[int, bytes]] = {}
+    for member, value in online_histories(store, column(new, "member_id").tolist()).items():
+        arrival = decode_history(value, spec).batch.column("arrival_time")
+        if len(arrival) and arrival[-1].as_py() >= end:
+            kept.setdefault(int(arrival[-1].as_py()) + 1, {})[member] = value
+    return kept
+
+
+def _push(store: Any, values: Mapping[int, bytes], time_ms: int) -> None:
+    import pandas as pd
+    from feast.data_source import PushMode
+
+    from feature_repo.sources import HISTORY_PUSH
+
+    when = pd.Timestamp(time_ms, unit="ms", tz="UTC")
+    rows = pd.DataFrame(
+        {
+            "member_id": pd.Series(list(values), dtype="int64"),
+            "event_timestamp": when,
+            "created_timestamp": when,
+            HISTORY: pd.Series(list(values.values()), dtype="object"),
+        }
+    )
+    store.push(HISTORY_PUSH, rows, to=PushMode.ONLINE)
+
+
+def _utc(time_ms: int) -> datetime:
+    return datetime.fromtimestamp(time_ms / 1000, UTC)

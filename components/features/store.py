@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's Feast repository: renders it, applies it, opens it.
+
+Feast is imported when a function needs it: it costs seconds and hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from components.config import DailyConfig
+from components.layout.files import atomic_path
+from components.layout.paths import Layout
+from feature_repo.quoting import feast_yaml
+from feature_repo.spec import Spec
+
+STORES = Path(__file__).parents[2] / "feature_repo" / "stores"
+DEFAULT_REDIS = "127.0.0.1:6379"
+REDIS_ADDRESS = re.compile(r"[^:,\s]+:\d+(,[^,\s]+)*")
+"""host:port, then what else Feast takes (further hosts, `password=...`)."""
+
+HEADER = """# SPDX-License-Identifier: Apache-2.0
+# The Feast repository of the run around this folder. Written by the daily loop.
+"""
+DEFINITIONS = Template(
+    '''# SPDX-License-Identifier: Apache-2.0
+"""What `feast apply` registers for the run around this folder. Written by the daily loop."""
+
+from pathlib import Path
+
+from feature_repo.services import repository
+from feature_repo.specs import spec_by_name
+
+globals().update(repository(spec_by_name("$spec"), Path(__file__).resolve().parent.parent))
+'''
+)
+
+
+def render_store(layout: Layout, config: DailyConfig) -> Path:
+    """Writes `feast/feature_store.yaml` and `feast/definitions.py` of a run; returns the folder.
+
+    The Redis address is `FEEDSR_REDIS` (host:port), by default 127.0.0.1:6379.
+
+    Raises:
+        ValueError: the store has no declaration under feature_repo/stores, or FEEDSR_REDIS is no
+            address.
+    """
+    declared = STORES / f"{config.online_store}.yaml"
+    if not declared.is_file():
+        raise ValueError(f"there is no {declared}; declare the online store there")
+    known = {"FEEDSR_ROOT": str(layout.root), "FEEDSR_REDIS": _redis_address()}
+    text = feast_yaml(_filled(yaml.safe_load(declared.read_text()), known))
+    _write_text(layout.feast / "feature_store.yaml", HEADER + text)
+    definitions = DEFINITIONS.substitute(spec=config.spec_name)
+    _write_text(layout.feast / "definitions.py", definitions)
+    return layout.feast
+
+
+def _filled(declared: Any, known: dict[str, str]) -> Any:
+    """The declaration with the values of its variables, which are values and not YAML."""
+    if isinstance(declared, dict):
+        return {name: _filled(value, known) for name, value in declared.items()}
+    return Template(declared).substitute(known) if isinstance(declared, str) else declared
+
+
+def _redis_address() -> str:
+    address = os.environ.get("FEEDSR_REDIS") or DEFAULT_REDIS
+    if not REDIS_ADDRESS.fullmatch(address):
+        raise ValueError(
+            f"FEEDSR_REDIS starts with {address.split(',')[0]!r}, want host:port, "
+            f"for example {DEFAULT_REDIS}"
+        )
+    return address
+
+
+def open_store(layout: Layout, config: DailyConfig) -> Any:
+    """The run's `feast.FeatureStore`, rendered first.
+
+    Raises:
+        ValueError: the repository cannot be read.
+    """
+    folder = render_store(layout, config)
+    # Feast draws bars of its own; a step has its own progress.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from feast import FeatureStore
+    from google.protobuf.message import DecodeError
+
+    store = FeatureStore(repo_path=str(folder))
+    try:
+        store.list_projects()
+    except DecodeError as error:
+        raise ValueError(
+            f"the Feast registry {layout.feast / 'registry.db'} is damaged ({error}); remove it "
+            "and run materialize, which fills the online store again"
+        ) from error
+    return store
+
+
+def apply_store(layout: Layout, spec: Spec, store: Any) -> None:
+    """`feast apply` for a run: registers what is declared, and makes the online tables.
+
+    Raises:
+        ConnectionError: the online store cannot be reached.
+    """
+    from feature_repo.services import repository
+
+    with reachable(store), quiet():
+        store.apply(list(repository(spec, layout.root).values()))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Feast's prints, and the warnings of the libraries under it, off a step's output."""
+    with redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextmanager
+def reachable(store: Any) -> Iterator[None]:
+    """Turns the online store's own connection errors into a ConnectionError of one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_connection_error(error):
+            raise
+        # Redis quotes the failed command, bytes and all, before it says why.
+        text = str(error).split("caused error: ")[-1].split("\n")[0][:160]
+        raise ConnectionError(
+            f"the online store ({online_address(store)}) cannot be reached: {text}; "
+            "start it, or choose another with online_store"
+        ) from error
+
+
+def online_address(store: Any) -> str:
+    """The kind of the online store and where it is; what follows a host may be a password."""
+    online = store.config.online_store
+    where = getattr(online, "connection_string", None) or getattr(online, "path", None)
+    return f"{online.type} at {str(where or '').split(',')[0]}"
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    import sqlite3
+
+    import redis.exceptions
+
+    return isinstance(
+        error,
+        ConnectionError | TimeoutError | redis.exceptions.RedisError | sqlite3.DatabaseError,
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text() == text:
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)

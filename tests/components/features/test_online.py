@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feast's online store, on a real SQLite file and, where there is one, a real redis-server."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.features.histories import encode_histories, histories
+from components.features.offline import features
+from components.features.offline import online as module
+from components.features.online import materialize, online_histories, push_history
+from components.features.store import open_store
+from components.layout.files import write_parquet
+from components.layout.paths import Layout
+from components.log.columns import column
+from components.log.impressions import history_order, with_content
+from serving.history import decode_history, history_as_of
+from serving.store_client import StoreClient
+from tests.log_builders import Log, build_run, random_log, small_config, small_spec
+
+SPEC = small_spec("kuairand")
+CONFIG = small_config(SPEC)
+MEMBERS = [*range(1, 13), 99]
+
+
+def online(layout: Layout, config=CONFIG) -> dict[str, dict]:
+    """Everything online, by view and keys."""
+    store = open_store(layout, config)
+    found = {"history": online_histories(store, MEMBERS)}
+    for view in SPEC.views:
+        rows = [dict.fromkeys(view.keys, m) for m in range(10)]
+        if view.keys == ("member_id", "actor_id"):
+            rows = [{"member_id": m, "actor_id": a} for m in MEMBERS for a in range(4)]
+        answer = store.get_online_features(
+            features=[f"{view.name}:packed"], entity_rows=rows
+        ).to_dict()
+        found[view.name] = {
+            tuple(answer[k][i] for k in view.keys): v for i, v in enumerate(answer["packed"])
+        }
+    return found
+
+
+def offline(layout: Layout, name: str, field: str, days: list[str]) -> dict[tuple, bytes]:
+    rows: dict[tuple, bytes] = {}
+    for day in days:
+        for row in pq.read_table(layout.feature_day(name, day)).to_pylist():
+            rows[tuple(v for k, v in row.items() if k.endswith("_id"))] = row[field]
+    return rows
+
+
+def assert_online_is_offline(layout: Layout, days: list[str], config=CONFIG) -> None:
+    """Law 3: what is served is what was built, byte for byte, and nothing else."""
+    found = online(layout, config)
+    for view in SPEC.views:
+        built = offline(layout, view.name, "packed", days)
+        for key, value in found[view.name].items():
+            assert value == built.get(key), (view.name, key)
+    built = offline(layout, "history", "history", days)
+    assert {(m,): v for m, v in found["history"].items()} == built
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout.at(tmp_path)
+
+
+@pytest.mark.law
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_history_online_is_the_one_built_offline_byte_for_byte(layout, seed):
+    log = random_log(SPEC, seed)
+    days = build_run(layout, log, CONFIG)
+    for i in (len(days) - 3, len(days) - 2, len(days) - 1):
+        materialize(layout, days[i], CONFIG)
+        assert_online_is_offline(layout, days[: i + 1])
+    events = history_order(with_content(log.impressions, log.posts, SPEC))
+    for member, value in online(layout)["history"].items():
+        history = decode_history(value, SPEC)
+        mine = column(events, "member_id") == member
+        assert (history.member_id, history.count) == (member, mine.sum())
+        cutoff = SPEC.day_end(days[-2])
+        arrival = column(events, "arrival_time")[mine][history.start :]
+        known = history_as_of(history.batch, history.count, cutoff)
+        assert column(known, "arrival_time").tolist() == arrival[arrival < cutoff].tolist()
+
+
+@pytest.mark.law
+def test_a_day_that_is_run_again_or_after_a_crash_leaves_the_same_store(layout, monkeypatch):
+    days = build_run(layout, random_log(SPEC, 2), CONFIG)
+    materialize(layout, days[-2], CONFIG)
+    whole = module._materialize_view
+
+    def dies_at_affinity(layout, store, name, *rest):
+        if name == "affinity":
+            raise KeyboardInterrupt
+        return whole(layout, store, name, *rest)
+
+    monkeypatch.setattr(module, "_materialize_view", dies_at_affinity)
+    with pytest.raises(KeyboardInterrupt):
+        materialize(layout, days[-1], CONFIG)
+    monkeypatch.undo()
+    materialize(layout, days[-1], CONFIG)
+    assert_online_is_offline(layout, days)
+    first = online(layout)
+    assert materialize(layout, days[-1], CONFIG)["history"] > 0
+    assert online(layout) == first
+
+
+def test_an_older_day_never_brings_the_store_back(layout):
+    days = build_run(layout, random_log(SPEC, 3), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    before = online(layout)
+    assert set(materialize(layout, days[-2], CONFIG).values()) == {0}
+    assert online(layout) == before
+
+
+def flipped(log: Log) -> Log:
+    """The same log, but that members did otherwise."""
+    table = log.impressions
+    for name in ("click", "like", "long_dwell"):
+        place = table.schema.get_field_index(name)
+        values = (1 - np.abs(column(table, name))).astype(np.int8)
+        table = table.set_column(place, table.schema.field(place), pa.array(values))
+    return dataclasses.replace(log, impressions=table)
+
+
+def change_the_log(layout: Layout, config) -> list[str]:
+    """Materializes a sparse log, then the same days of a corrected one; returns the days."""
+    log = random_log(SPEC, 12, rows=40, members=12, posts=9, days=9)
+    days = build_run(layout, log, config)
+    materialize(layout, days[-1], config)
+    assert_online_is_offline(layout, days, config)
+    build_run(layout, flipped(log), config)
+    materialize(layout, days[-1], config)
+    assert_online_is_offline(layout, days, config)
+    return days
+
+
+@pytest.mark.law
+def test_older_days_that_were_written_anew_come_online(layout):
+    change_the_log(layout, CONFIG)
+
+
+@pytest.mark.law
+def test_a_crash_while_a_view_is_filled_anew_leaves_the_same_store(layout, monkeypatch):
+    log = random_log(SPEC, 12, rows=40, members=12, posts=9, days=9)
+    days = build_run(layout, log, CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    build_run(layout, flipped(log), CONFIG)
+    for step in ("_empty", "_bring_online"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                materialize(layout, days[-1], CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    assert_online_is_offline(layout, days)
+
+
+def test_a_store_that_lost_its_rows_is_filled_again(layout):
+    days = build_run(layout, random_log(SPEC, 13, members=12, days=6), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    (layout.feast / "online_store.db").unlink()
+    materialize(layout, days[-1], CONFIG)
+    assert_online_is_offline(layout, days)
+
+
+def pushed_values(log: Log, cutoff: int) -> dict[int, bytes]:
+    """History values of everything that arrived before a cutoff."""
+    events = with_content(log.impressions, log.posts, SPEC)
+    events = events.filter(pa.array(column(events, "arrival_time") < cutoff))
+    member = column(events, "member_id")
+    _, place, counts = np.unique(member, return_inverse=True, return_counts=True)
+    counted = events.append_column("count", pa.array(counts[place]))
+    return dict(encode_histories(counted, SPEC))
+
+
+def test_a_pushed_history_stays_until_the_day_that_has_it(layout):
+    # In this log a member has news two days ago, none yesterday, and some this morning.
+    log = random_log(SPEC, 6, rows=60, members=12)
+    days = build_run(layout, log, CONFIG)
+    materialize(layout, days[-3], CONFIG)
+    noon = SPEC.day_end(days[-2]) + 12 * 3_600_000
+    fresh = pushed_values(log, noon)
+    before, store = online(layout)["history"], open_store(layout, CONFIG)
+    newer = sum(before.get(member) != value for member, value in fresh.items())
+    assert newer > 0
+    assert push_history(store, fresh, noon, SPEC) == newer
+    assert push_history(store, fresh, noon, SPEC) == 0
+    older = pushed_values(log, SPEC.day_end(days[-3]))
+    assert push_history(store, older, noon, SPEC) == 0
+    materialize(layout, days[-2], CONFIG)
+    assert online(layout)["history"] == fresh
+    materialize(layout, days[-1], CONFIG)
+    assert_online_is_offline(layout, days)
+
+
+def test_a_bad_history_is_not_pushed(layout):
+    days = build_run(layout, random_log(SPEC, 5), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    before = online(layout)["history"]
+    values = {1: before[1], 2: before[2][:-9]}
+    with pytest.raises(ValueError, match="history value is damaged"):
+        push_history(open_store(layout, CONFIG), values, 2**41, SPEC)
+    assert online(layout)["history"] == before
+
+
+def test_days_with_nothing_in_them_are_brought_online_as_such(layout):
+    log = random_log(SPEC, 6)
+    nothing = dataclasses.replace(
+        log,
+        impressions=log.impressions.slice(0, 0),
+        posts=log.posts.slice(0, 0),
+        members=log.members.slice(0, 0),
+    )
+    days = ["2022-04-18", "2022-04-19"]
+    write_parquet(layout.posts, nothing.posts)
+    write_parquet(layout.members, nothing.members)
+    for day in days:
+        write_parquet(layout.impressions_day(day), nothing.impressions)
+        features(layout, day, CONFIG)
+        histories(layout, day, CONFIG)
+        assert set(materialize(layout, day, CONFIG).values()) == {0}
+    store = open_store(layout, CONFIG)
+    assert online_histories(store, []) == {}
+    assert push_history(store, {}, 2**41, SPEC) == 0
+    client = StoreClient(layout.feast, SPEC)
+    assert client.as_of_ms("affinity") == SPEC.day_end(days[-1])
+    assert client.read("history", []) == client.read_cached("affinity", []) == []
+    assert client.read("history", [(1,)])[0].value is None
+
+
+def test_a_day_without_features_says_what_to_run(layout):
+    days = build_run(layout, random_log(SPEC, 6), CONFIG)
+    layout.feature_day("affinity", days[-1]).unlink()
+    with pytest.raises(ValueError, match=r"view affinity has no rows of .*; run features"):
+        materialize(layout, days[-1], CONFIG)
+
+
+def test_a_store_that_cannot_be_reached_is_one_sentence(layout, monkeypatch):
+    days = build_run(layout, random_log(SPEC, 7, rows=20), CONFIG)
+    monkeypatch.setenv("FEEDSR_REDIS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(ConnectionError, match=r"online store \(redis at 127.*cannot be reached"):
+        materialize(layout, days[-1], small_config(SPEC, online_store="redis"))
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on PATH")
+def test_redis_holds_the_same_bytes(layout, monkeypatch):
+    config = small_config(SPEC, online_store="redis")
+    log = random_log(SPEC, 8)
+    days = build_run(layout, log, config)
+    with redis_server(layout.root) as address:
+        monkeypatch.setenv("FEEDSR_REDIS", address)
+        for i in (len(days) - 2, len(days) - 1):
+            materialize(layout, days[i], config)
+            assert_online_is_offline(layout, days[: i + 1], config)
+        before = online(layout, config)
+        materialize(layout, days[-2], config)
+        materialize(layout, days[-1], config)
+        assert online(layout, config) == before
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on PATH")
+def test_another_store_is_filled_whole_and_corrected_days_reach_redis(layout, monkeypatch):
+    config = small_config(SPEC, online_store="redis")
+    days = build_run(layout, random_log(SPEC, 12, rows=40, members=12, posts=9, days=9), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    with redis_server(layout.root) as address:
+        monkeypatch.setenv("FEEDSR_REDIS", address)
+        materialize(layout, days[-1], config)
+        assert_online_is_offline(layout, days, config)
+        change_the_log(layout, config)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def redis_server(folder):
+    """A redis-server of its own on loopback; gives host:port."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
+                break
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
