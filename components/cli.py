@@ -128,20 +128,20 @@ def promote(
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Point production at a version."""
-    from components import registry
+    from components.registry import versions
 
     with opened_to_write(root, "feedsr promote") as layout:
-        registry.promote(layout, version, force=force)
+        versions.promote(layout, version, force=force)
     typer.echo(f"{version} is in production")
 
 
 @app.command()
 def rollback(root: Root = DEFAULT_ROOT) -> None:
     """Point production at the version before."""
-    from components import registry
+    from components.registry import versions
 
     with opened_to_write(root, "feedsr rollback") as layout:
-        version = registry.rollback(layout)
+        version = versions.rollback(layout)
     typer.echo(f"{version} is in production")
 
 
@@ -154,21 +154,21 @@ def versions(
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """List the registered versions; * marks the one in production, which is never deleted."""
-    from components import registry
     from components.layout.paths import Layout
+    from components.registry import versions
 
     layout = Layout.at(root)
     if prune and layout.registry.is_dir():
         with opened_to_write(root, "feedsr versions --prune"):
-            gone = registry.prune(layout, prune)
+            gone = versions.prune(layout, prune)
         for version in gone:
             typer.echo(f"{version} is deleted")
-    production = registry.current(layout)
-    found = registry.versions(layout)
+    production = versions.current(layout)
+    found = versions.versions(layout)
     if not found:
         raise ValueError(f"{layout.registry} has no version yet; run feedsr daily")
     for version in found:
-        record = registry.version_record(layout, version)
+        record = versions.version_record(layout, version)
         verdict = "passed" if record["gate"]["passed"] else "refused"
         typer.echo(f"{'*' if version == production else ' '} {version}  gate: {verdict}")
 

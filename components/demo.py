@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from components import registry
 from components.config import DailyConfig, load_config
 from components.console import console
 from components.daily import DayResult, daily
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.layout.writer import writing
+from components.registry import versions
 
 RUNS = Path("runs")
 
@@ -45,7 +45,7 @@ def demo(data: Path | None, days: int, root: Path | None, config: str = "") -> N
         last_two = _log(layout, data, days, config, out)[-2:]
         out.print("[bold]Two days of the daily loop[/bold], through Kubeflow's local runner")
         results = [daily(layout, day, config) for day in last_two]
-    if registry.current(layout) is None:
+    if versions.current(layout) is None:
         raise ValueError(
             f"the gate let no model through, so there is nothing to serve; {results[-1].report} "
             "says why"
@@ -123,4 +123,4 @@ def _closing(results: list[DayResult], layout: Layout, seconds: float) -> None:
     out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     for result in results:
         out.print(f"{result.day}: the gate {result.verdict} the model, report {result.report}")
-    out.print(f"{registry.current(layout)} is in production; {seconds:.0f} s in all")
+    out.print(f"{versions.current(layout)} is in production; {seconds:.0f} s in all")

@@ -20,14 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from components import registry
 from components.config import DailyConfig
 from components.console import progress
 from components.drift import drift
-from components.gate import BASELINE, CANDIDATE, PRODUCTION
 from components.layout.files import write_json
 from components.layout.paths import Layout
-from components.plan import plan
+from components.registry import versions
+from components.registry.gate import BASELINE, CANDIDATE, PRODUCTION
+from components.registry.plan import plan
 from components.scorecard import Rows, Scorecard, plain
 from components.training.data import evaluation_batches, open_loader, shard_paths
 from feature_repo.spec import Spec
@@ -63,7 +63,7 @@ def evaluate(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
     folder = layout.sequences("eval", day)
     metrics = {
         "day": day,
-        "model": registry.model_hash(layout.model(day, CANDIDATE)),
+        "model": versions.model_hash(layout.model(day, CANDIDATE)),
         "production": production,
         "production_note": note,
         "spec_hash": spec.hash,
@@ -165,9 +165,9 @@ def _rankers(layout: Layout, day: str, config: DailyConfig) -> tuple[Rankers, st
     production = plan(layout, day, config).production
     note = "" if production else "no model was in production"
     if production:
-        record = registry.version_record(layout, production)
+        record = versions.version_record(layout, production)
         if record["spec_hash"] == config.spec.hash:
-            folders[PRODUCTION] = registry.version_folder(layout, production)
+            folders[PRODUCTION] = versions.version_folder(layout, production)
         else:
             note = f"{production} was trained with another feature spec and cannot score this one"
     loaded = {name: load_model(path, config.spec)[0].to(device) for name, path in folders.items()}

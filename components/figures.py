@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from components import plots
-from components.gate import CANDIDATE
+from components.registry.gate import CANDIDATE
 
 Metrics = Mapping[str, Any]
 DRIFT_PANELS = 6

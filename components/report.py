@@ -16,12 +16,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from components import registry
 from components.config import DailyConfig
 from components.figures import Run, figures
-from components.gate import BASELINE, CANDIDATE, PRODUCTION, GateVerdict
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
+from components.registry import versions
+from components.registry.gate import BASELINE, CANDIDATE, PRODUCTION, GateVerdict
 from components.scorecard import compares_within_day
 
 Metrics = dict[str, Any]
@@ -221,9 +221,9 @@ def _parity(found: Any) -> str:
 
 def _versions(layout: Layout, day: str, task: str) -> list[dict[str, Any]]:
     """Every registered version, newest first, with a link relative to the report."""
-    now, rows = registry.current(layout), []
-    for name in reversed(registry.versions(layout)):
-        record = registry.version_record(layout, name)
+    now, rows = versions.current(layout), []
+    for name in reversed(versions.versions(layout)):
+        record = versions.version_record(layout, name)
         notes = ["in production"] if name == now else []
         notes += ["this day's model"] if record["day"] == day else []
         rows.append(

@@ -20,7 +20,7 @@ from components.console import emit, progress, progress_mode
 from components.layout.paths import Layout
 from components.layout.writer import follow_run, writing
 from components.ledger import Ledger
-from components.plan import plan
+from components.registry.plan import plan
 
 Values = dict[str, Any]
 DayStep = Callable[[Layout, str, DailyConfig], object]
@@ -245,7 +245,7 @@ def _evaluate(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _gate(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.gate import gate
+    from components.registry.gate import gate
 
     verdict = gate(layout, day, config)
     return {
@@ -262,19 +262,19 @@ def _parity(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _register(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components import registry
+    from components.registry import versions
 
-    return {"version": registry.register(layout, day, config)}
+    return {"version": versions.register(layout, day, config)}
 
 
 def _promote(layout: Layout, day: str, config: DailyConfig, version: str) -> Values:
     """Never replaces a newer model: an old day that is run again registers and goes no further."""
-    from components import registry
+    from components.registry import versions
 
-    current = registry.current(layout)
-    if current is not None and registry.version_record(layout, current)["day"] > day:
+    current = versions.current(layout)
+    if current is not None and versions.version_record(layout, current)["day"] > day:
         return {"version": current, "kept": f"it is newer than {version}"}
-    registry.promote(layout, version)
+    versions.promote(layout, version)
     return {"version": version}
 
 

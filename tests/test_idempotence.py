@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components import registry
 from components.config import GateConfig
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.ledger import Ledger
-from components.plan import plan
+from components.registry import versions
+from components.registry.plan import plan
 from components.steps import ORDER, run_step
 from tests.loop_builders import digests, online_rows, tiny_config, tiny_log, write_config
 
@@ -37,7 +37,7 @@ def run_steps(layout: Layout, day: str, config: str, steps: tuple[str, ...]) -> 
         name, _, ranker = step.partition("-")
         arguments = {"ranker": ranker} if ranker else {}
         if name == "promote":
-            arguments = {"version": registry.versions(layout)[-1]}
+            arguments = {"version": versions.versions(layout)[-1]}
         run_step(name, str(layout.root), day, config, **arguments)
 
 
@@ -62,7 +62,7 @@ def test_a_day_run_twice_is_the_same_day(
     run_steps(layout, day, config, WITHOUT_SERVERS)
     assert digests(layout.root, *KEPT) == before
     assert online_rows(layout) == stored
-    assert registry.versions(layout) == [registry.current(layout)]
+    assert versions.versions(layout) == [versions.current(layout)]
 
 
 @pytest.mark.law
@@ -90,7 +90,7 @@ def test_a_day_resumed_at_any_step_is_the_same_day(
     after.pop(f"impressions/day={day}/.part.parquet.left")
     assert after == before
     assert online_rows(layout) == online_rows(done)
-    assert registry.versions(layout) == [registry.current(layout)]
+    assert versions.versions(layout) == [versions.current(layout)]
 
 
 @pytest.mark.law
@@ -153,16 +153,16 @@ def test_after_a_refused_day_the_next_starts_from_production_and_misses_nothing(
     )
     _, second, third, fourth, fifth = layout.raw_days()
     run_steps(layout, third, opened, WITHOUT_SERVERS)
-    production = registry.current(layout)
+    production = versions.current(layout)
     run_steps(layout, fourth, closed, WITHOUT_SERVERS[: WITHOUT_SERVERS.index("register")])
     with pytest.raises(ValueError, match="the gate refused"):
         run_steps(layout, fourth, closed, ("register", "promote"))
-    assert registry.current(layout) == production
+    assert versions.current(layout) == production
 
     run_steps(layout, fifth, opened, WITHOUT_SERVERS)
     planned = plan(layout, fifth, config)
     assert planned.production == production is not None
-    assert planned.start == registry.version_folder(layout, production)
+    assert planned.start == versions.version_folder(layout, production)
     assert planned.baseline_start == layout.model(third, "dcnv2")
     assert (planned.after_day, planned.through_day) == (second, fourth)
     trained = targets(layout, third) + targets(layout, fifth)
@@ -170,7 +170,7 @@ def test_after_a_refused_day_the_next_starts_from_production_and_misses_nothing(
     assert sorted(trained) == sorted(served), "each impression is trained on once"
     assert len(set(trained)) == len(trained)
 
-    assert registry.rollback(layout) == production
+    assert versions.rollback(layout) == production
     after = plan(layout, day_after(fifth), config)
     assert (after.production, after.after_day) == (production, second)
 

@@ -13,13 +13,13 @@ import pytest
 from tests.components.test_kuairand import write_csv, write_partial
 from tests.components.test_parquet import write_own
 
-from components import registry
 from components.daily import daily
 from components.features.online import materialize, online_histories
 from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.sources import detect_source
 from components.rank import newest_posts, usual_request
+from components.registry import versions
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history
 from serving.store_client import StoreClient
@@ -70,7 +70,7 @@ def test_a_day_in_a_root_of_every_name(tmp_path: Path) -> None:
     before = around(layout.root, tmp_path)
     result = daily(layout, layout.raw_days()[-1], config)
     assert result.verdict == "passed"
-    assert result.version == registry.current(layout)
+    assert result.version == versions.current(layout)
     assert (layout.run(result.day) / "parity.json").is_file()
     assert "<html" in result.report.read_text()
     assert len(newest_posts(layout, 1, 2**41, 5)) == 5

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from components import registry
 from components.console import EVENT
 from components.daily import Watch, daily, summary
 from components.layout.paths import Layout
-from components.plan import plan
+from components.registry import versions
+from components.registry.plan import plan
 from components.steps import ORDER, StepError
 from tests.loop_builders import tiny_config, tiny_log, write_config
 
@@ -28,15 +28,15 @@ def test_two_days_cold_then_warm(tmp_path: Path) -> None:
     first = daily(layout, first_day, name)
     assert first.verdict == "passed"
     assert set(first.seconds) == set(ORDER)
-    assert first.version == registry.current(layout)
+    assert first.version == versions.current(layout)
     assert plan(layout, first_day, config).start is None
 
     second = daily(layout, second_day, name)
     planned = plan(layout, second_day, config)
-    assert planned.start == registry.version_folder(layout, str(first.version))
+    assert planned.start == versions.version_folder(layout, str(first.version))
     assert planned.after_day is not None
-    assert second.version == registry.current(layout) != first.version
-    assert registry.versions(layout) == [first.version, second.version]
+    assert second.version == versions.current(layout) != first.version
+    assert versions.versions(layout) == [first.version, second.version]
     for result in (first, second):
         assert "<html" in result.report.read_text()
         metrics = json.loads((layout.run(result.day) / "metrics.json").read_text())

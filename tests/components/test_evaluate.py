@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from components import registry
 from components.config import DailyConfig, GateConfig, TrainConfig
 from components.evaluate import SERVING_POSITION, evaluate, evaluate_ranker, segments
-from components.gate import gate
 from components.layout.paths import Layout
+from components.registry import versions
+from components.registry.gate import gate
 from components.training.data import evaluation_batches
 from components.training.train import fit
 from feature_repo.specs import KUAIRAND, SIMULATOR
@@ -118,7 +118,7 @@ def test_the_day_is_written_with_every_ranker_and_again_the_same(trained) -> Non
     assert strict(first) == metrics
     assert set(metrics["rankers"]) == {"feed_sr", "dcnv2"}
     assert metrics["production"] is None
-    assert metrics["model"] == registry.model_hash(trained.model(DAY, "feed_sr"))
+    assert metrics["model"] == versions.model_hash(trained.model(DAY, "feed_sr"))
     assert set(metrics["drift"]) >= {"post_impressions", "post_age_hours"}
     evaluate(trained, DAY, CONFIG)
     assert path.read_bytes() == first
@@ -179,8 +179,8 @@ def spoil(folder: Path) -> None:
 def test_the_model_in_production_is_compared(trained, tmp_path) -> None:
     evaluate(trained, DAY, CONFIG)
     gate(trained, DAY, CONFIG)
-    version = registry.register(trained, DAY, CONFIG)
-    registry.promote(trained, version)
+    version = versions.register(trained, DAY, CONFIG)
+    versions.promote(trained, version)
     later = "2026-01-09"
     for split in ("train", "eval"):
         target = trained.sequences(split, later)

@@ -10,9 +10,9 @@ import pytest
 from components.config import load_config
 from components.drift import drift
 from components.figures import Run, auc_per_day, feature_shares
-from components.gate import gate
 from components.layout.files import write_json
 from components.layout.paths import Layout
+from components.registry.gate import gate
 from components.report import report
 from components.scorecard import LOGIT_EDGES, Scorecard, plain
 

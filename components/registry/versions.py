@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from components.config import DailyConfig
-from components.gate import CANDIDATE, GateVerdict
 from components.layout.files import write_json
 from components.layout.paths import Layout
+from components.registry.gate import CANDIDATE, GateVerdict
 
 MODEL_FILES = ("model.safetensors", "config.json")
 """What a version serves; nothing else is copied from a run, nothing that could hold a pickle."""

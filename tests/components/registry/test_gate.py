@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config import GateConfig, load_config
-from components.gate import Check, GateVerdict, check, gate, judge
 from components.layout.files import write_json
 from components.layout.paths import Layout
+from components.registry.gate import Check, GateVerdict, check, gate, judge
 
 DAY = "2026-01-03"
 CANDIDATE = {"auc": 0.75, "log_loss": 0.5, "ece": 0.02, "n": 10_000, "positives": 3_000}

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import registry
 from components.config import DailyConfig
 from components.layout.files import write_json
 from components.layout.paths import Layout
+from components.registry import versions
 
 BASELINE = "dcnv2"
 
@@ -100,10 +100,10 @@ def day_before(day: str, config: DailyConfig) -> str:
 
 def _moved(layout: Layout, kept: Plan) -> bool:
     """Whether another version than the planned one, older than the day, is in production."""
-    now = registry.current(layout)
+    now = versions.current(layout)
     if now == kept.production or now is None:
         return False
-    return registry.version_record(layout, now)["day"] < kept.day
+    return versions.version_record(layout, now)["day"] < kept.day
 
 
 def _resolved(made: Plan, root: Path) -> Plan:
@@ -114,7 +114,7 @@ def _resolved(made: Plan, root: Path) -> Plan:
 
 
 def _make(layout: Layout, day: str, config: DailyConfig) -> Plan:
-    production = registry.current(layout)
+    production = versions.current(layout)
     why_cold = _why_cold(layout, day, config, production)
     plain = Plan(
         day=day,
@@ -128,12 +128,12 @@ def _make(layout: Layout, day: str, config: DailyConfig) -> Plan:
     )
     if why_cold or production is None:
         return plain
-    trained = registry.version_record(layout, production)["day"]
+    trained = versions.version_record(layout, production)["day"]
     after = day_before(trained, config)
     return dataclasses.replace(
         plain,
         after_day=after,
-        start=registry.version_folder(layout, production).relative_to(layout.root),
+        start=versions.version_folder(layout, production).relative_to(layout.root),
         baseline_start=layout.model(trained, BASELINE).relative_to(layout.root),
         reason=f"warm start from {production}, trained through {after}",
     )
@@ -143,14 +143,14 @@ def _why_cold(layout: Layout, day: str, config: DailyConfig, production: str | N
     """Why the run cannot start from the model in production, or None where it can."""
     if production is None:
         return "there is no model in production"
-    record = registry.version_record(layout, production)
+    record = versions.version_record(layout, production)
     if record["day"] >= day:
         return f"the model in production, {production}, is not older than {day}"
     if record["spec_hash"] != config.spec.hash:
         return f"the feature spec changed since {production}"
     if record["freshness"] != config.freshness:
         return f"{production} was trained for freshness {record['freshness']}"
-    kept = json.loads((registry.version_folder(layout, production) / "config.json").read_text())
+    kept = json.loads((versions.version_folder(layout, production) / "config.json").read_text())
     if kept.get("config") != config.feed_sr.model_dump(mode="json"):
         return f"the model's configuration changed since {production}"
     return _why_no_baseline(layout, record["day"], config)

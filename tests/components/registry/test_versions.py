@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from components import registry
 from components.config import load_config
-from components.gate import gate
 from components.layout.files import write_json
 from components.layout.paths import Layout
+from components.registry import versions
+from components.registry.gate import gate
 
 CONFIG = load_config("demo")
 DAYS = [f"2026-01-{day:02d}" for day in range(2, 9)]
@@ -33,14 +33,14 @@ def judged_model(layout: Layout, day: str, *, seed: int = 0, auc: float = 0.75) 
     save_file({"head.weight": weights}, folder / "model.safetensors")
     write_json(folder / "config.json", {"width": 4, "spec_hash": CONFIG.spec.hash})
     tasks = {name: {**GOOD, "auc": auc} for name in CONFIG.spec.task_names}
-    body = {"rankers": {"feed_sr": {"tasks": tasks}}, "model": registry.model_hash(folder)}
+    body = {"rankers": {"feed_sr": {"tasks": tasks}}, "model": versions.model_hash(folder)}
     write_json(layout.run(day) / "metrics.json", {"day": day, **body})
     gate(layout, day, CONFIG)
 
 
 def registered(layout: Layout, day: str, **options: float) -> str:
     judged_model(layout, day, **options)  # type: ignore[arg-type]
-    return registry.register(layout, day, CONFIG)
+    return versions.register(layout, day, CONFIG)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -56,13 +56,13 @@ def layout(tmp_path):
 
 def test_a_version_is_read_only_and_says_where_it_comes_from(layout) -> None:
     version = registered(layout, DAYS[0])
-    folder = registry.version_folder(layout, version)
+    folder = versions.version_folder(layout, version)
     assert {p.name for p in folder.iterdir()} == {
         "model.safetensors", "config.json", "version.json"
     }  # fmt: skip
     for path in [folder, *folder.iterdir()]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o444 if path.is_file() else 0o555)
-    record = registry.version_record(layout, version)
+    record = versions.version_record(layout, version)
     assert record["spec_hash"] == CONFIG.spec.hash
     assert record["gate"]["passed"]
     assert record["metrics"]["long_dwell"]["auc"] == 0.75
@@ -80,8 +80,8 @@ def test_registering_again_leaves_one_version_and_the_same_bytes(runs) -> None:
             registered(once, day, seed=seed)
         for day, seed in [*runs, *runs[::-1]]:
             registered(often, day, seed=seed)
-        assert registry.versions(once) == registry.versions(often)
-        assert len(registry.versions(once)) == len(set(runs))
+        assert versions.versions(once) == versions.versions(often)
+        assert len(versions.versions(once)) == len(set(runs))
         assert tree(once.registry / "versions") == tree(often.registry / "versions")
 
 
@@ -101,10 +101,10 @@ def test_a_registration_that_is_killed_and_repeated_leaves_one_version(stop) -> 
         child.start()
         child.join()
         assert child.exitcode in ((9,) if stop < 7 else (0, 9))
-        for version in registry.versions(layout):
-            registry.promote(layout, version)
-        version = registry.register(layout, DAYS[0], CONFIG)
-        assert registry.versions(layout) == [version] == [registered(whole, DAYS[0])]
+        for version in versions.versions(layout):
+            versions.promote(layout, version)
+        version = versions.register(layout, DAYS[0], CONFIG)
+        assert versions.versions(layout) == [version] == [registered(whole, DAYS[0])]
         assert tree(layout.registry / "versions") == tree(whole.registry / "versions")
 
 
@@ -124,8 +124,8 @@ def _register_and_die(layout: Layout, stop: int) -> None:
 
     for name in ("chmod", "rename", "replace"):
         setattr(Path, name, counted(getattr(Path, name)))
-    registry.shutil.copyfile = counted(registry.shutil.copyfile)
-    registry.register(layout, DAYS[0], CONFIG)
+    versions.shutil.copyfile = counted(versions.shutil.copyfile)
+    versions.register(layout, DAYS[0], CONFIG)
 
 
 @pytest.mark.law
@@ -140,25 +140,25 @@ def test_only_safetensors_and_json_are_registered(junk) -> None:
         judged_model(layout, DAYS[0])
         for name, value in junk.items():
             (layout.model(DAYS[0], "feed_sr") / name).write_bytes(value)
-        target = registry.version_folder(layout, registry.register(layout, DAYS[0], CONFIG))
+        target = versions.version_folder(layout, versions.register(layout, DAYS[0], CONFIG))
         assert {p.suffix for p in target.iterdir()} == {".safetensors", ".json"}
         assert load_file(target / "model.safetensors")["head.weight"].shape == (8, 4)
 
 
 def test_promote_and_roll_back_walk_the_history(layout) -> None:
     a, b, c = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:3]))
-    assert registry.current(layout) is None
+    assert versions.current(layout) is None
     for version in (a, b, b, c):
-        registry.promote(layout, version)
-    assert registry.current(layout) == c
+        versions.promote(layout, version)
+    assert versions.current(layout) == c
     assert (layout.registry / "current" / "version.json").is_file()
-    assert [registry.rollback(layout), registry.rollback(layout)] == [b, a]
+    assert [versions.rollback(layout), versions.rollback(layout)] == [b, a]
     with pytest.raises(ValueError, match="no earlier version to roll back to"):
-        registry.rollback(layout)
-    assert registry.current(layout) == a
-    registry.promote(layout, c)
-    assert registry.rollback(layout) == a
-    assert [e["action"] for e in registry.promotions(layout)] == [
+        versions.rollback(layout)
+    assert versions.current(layout) == a
+    versions.promote(layout, c)
+    assert versions.rollback(layout) == a
+    assert [e["action"] for e in versions.promotions(layout)] == [
         "promote", "promote", "promote", "rollback", "rollback", "promote", "rollback"
     ]  # fmt: skip
 
@@ -166,47 +166,47 @@ def test_promote_and_roll_back_walk_the_history(layout) -> None:
 def test_old_versions_are_deleted_but_for_production_and_the_way_back(layout) -> None:
     names = [registered(layout, day, seed=i) for i, day in enumerate(DAYS[:6])]
     for version in names[:2]:
-        registry.promote(layout, version)
-    assert registry.prune(layout, 9) == []
-    assert registry.prune(layout, 1) == names[2:5]
-    assert registry.versions(layout) == [*names[:2], names[5]]
+        versions.promote(layout, version)
+    assert versions.prune(layout, 9) == []
+    assert versions.prune(layout, 1) == names[2:5]
+    assert versions.versions(layout) == [*names[:2], names[5]]
     assert sorted(p.name for p in (layout.registry / "versions").iterdir()) == [
         *names[:2], names[5]
     ]  # fmt: skip
-    assert registry.rollback(layout) == names[0]
+    assert versions.rollback(layout) == names[0]
 
 
 def test_production_and_the_way_back_stay_of_many_that_were_promoted(layout) -> None:
     names = [registered(layout, day, seed=i) for i, day in enumerate(DAYS[:6])]
     for version in names[1:5]:
-        registry.promote(layout, version)
-    assert registry.prune(layout, 6) == registry.prune(layout, 7) == []
-    assert registry.prune(layout, 1) == names[:3]
-    assert registry.versions(layout) == names[3:]
+        versions.promote(layout, version)
+    assert versions.prune(layout, 6) == versions.prune(layout, 7) == []
+    assert versions.prune(layout, 1) == names[:3]
+    assert versions.versions(layout) == names[3:]
 
 
 def test_a_rollback_to_a_damaged_version_is_refused(layout) -> None:
     a, b = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:2]))
     for version in (a, b):
-        registry.promote(layout, version)
-    path = registry.version_folder(layout, a) / "config.json"
+        versions.promote(layout, version)
+    path = versions.version_folder(layout, a) / "config.json"
     path.chmod(0o644)
     path.write_text("{}")
     with pytest.raises(ValueError, match=f"{a} are not the ones that were registered"):
-        registry.rollback(layout)
-    assert registry.current(layout) == b
-    assert len(registry.promotions(layout)) == 2
+        versions.rollback(layout)
+    assert versions.current(layout) == b
+    assert len(versions.promotions(layout)) == 2
 
 
 def test_a_crash_between_rolling_back_and_recording_is_repaired(layout) -> None:
     a, b, c = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:3]))
     for version in (a, b, c):
-        registry.promote(layout, version)
+        versions.promote(layout, version)
     before = (layout.registry / "promotions.json").read_bytes()
-    assert registry.rollback(layout) == b
+    assert versions.rollback(layout) == b
     (layout.registry / "promotions.json").write_bytes(before)
-    assert registry.rollback(layout) == a
-    assert [e["action"] for e in registry.promotions(layout)] == [
+    assert versions.rollback(layout) == a
+    assert [e["action"] for e in versions.promotions(layout)] == [
         "promote", "promote", "promote", "rollback", "rollback"
     ]  # fmt: skip
 
@@ -216,8 +216,8 @@ def test_a_promotion_says_when_to_the_second_and_what_a_killed_one_left_is_no_ma
 ) -> None:
     version = registered(layout, DAYS[0])
     (layout.registry / f".current.{os.getpid()}").symlink_to("half")
-    registry.promote(layout, version)
-    (entry,) = registry.promotions(layout)
+    versions.promote(layout, version)
+    (entry,) = versions.promotions(layout)
     assert (entry["action"], entry["version"]) == ("promote", version)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", entry["time"])
     assert (layout.registry / "current").readlink() == Path("versions") / version
@@ -226,16 +226,16 @@ def test_a_promotion_says_when_to_the_second_and_what_a_killed_one_left_is_no_ma
 def test_a_version_is_made_beside_the_others_unseen(layout, monkeypatch) -> None:
     """Not where temporary files go: another disk, from which nothing can be renamed."""
     monkeypatch.setattr(tempfile, "tempdir", str(layout.root / "nowhere"))
-    seen, copy = [], registry.shutil.copyfile
+    seen, copy = [], versions.shutil.copyfile
 
     def failing(source: Path, target: Path) -> None:
         seen.append(target.parent)
         copy(source, target)
-        assert registry.versions(layout) == []
+        assert versions.versions(layout) == []
         if len(seen) == 2:
             raise OSError("no space")
 
-    monkeypatch.setattr(registry.shutil, "copyfile", failing)
+    monkeypatch.setattr(versions.shutil, "copyfile", failing)
     with pytest.raises(OSError, match="no space"):
         registered(layout, DAYS[0])
     assert seen[0].name.startswith(f".{DAYS[0]}-")
@@ -253,11 +253,11 @@ def test_what_is_registered_and_promoted_is_on_the_disk(layout, monkeypatch) -> 
     judged_model(layout, DAYS[0])
     monkeypatch.setattr(os, "fsync", noting)
     handles = open_files()
-    version = registry.register(layout, DAYS[0], CONFIG)
+    version = versions.register(layout, DAYS[0], CONFIG)
     names = sorted(path.name for path in flushed[:-2])
     assert names == ["config.json", "model.safetensors", "version.json"]
     assert flushed[-2].parent == flushed[-1] == layout.registry / "versions"
-    registry.promote(layout, version)
+    versions.promote(layout, version)
     assert flushed[-1] == layout.registry
     assert open_files() == handles
 
@@ -272,43 +272,43 @@ def test_who_changes_the_registry_waits_for_who_does(layout) -> None:
     with (layout.registry / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         process = multiprocessing.get_context("fork").Process(
-            target=registry.promote, args=(layout, version)
+            target=versions.promote, args=(layout, version)
         )
         process.start()
         process.join(0.3)
         assert process.is_alive()
-        assert registry.current(layout) is None
+        assert versions.current(layout) is None
         fcntl.flock(file, fcntl.LOCK_UN)
         process.join()
-    assert registry.current(layout) == version
+    assert versions.current(layout) == version
 
 
 def test_a_registry_with_nothing_in_it(tmp_path) -> None:
     layout = Layout.at(tmp_path / "new")
-    assert registry.versions(layout) == registry.promotions(layout) == []
-    assert registry.current(layout) is None
+    assert versions.versions(layout) == versions.promotions(layout) == []
+    assert versions.current(layout) is None
     assert not layout.registry.exists(), "asking makes nothing"
-    assert registry.prune(layout, 1) == []
+    assert versions.prune(layout, 1) == []
     with pytest.raises(ValueError, match="no earlier version to roll back to; promote one by name"):
-        registry.rollback(layout)
+        versions.rollback(layout)
     assert [p.name for p in layout.registry.iterdir()] == [".lock"]
 
 
 def test_a_refused_version_is_promoted_only_by_force(layout) -> None:
     version = registered(layout, DAYS[0], auc=0.5)
     with pytest.raises(ValueError, match=r"the gate refused .*AUC of long_dwell is 0\.5"):
-        registry.promote(layout, version)
-    assert registry.current(layout) is None
-    registry.promote(layout, version, force=True)
-    assert registry.current(layout) == version
+        versions.promote(layout, version)
+    assert versions.current(layout) is None
+    versions.promote(layout, version, force=True)
+    assert versions.current(layout) == version
 
 
 def test_an_unknown_version_lists_the_known_ones(layout) -> None:
     with pytest.raises(ValueError, match="has no version 'x'; have none yet"):
-        registry.promote(layout, "x")
+        versions.promote(layout, "x")
     version = registered(layout, DAYS[0])
     with pytest.raises(ValueError, match=f"have {version}"):
-        registry.promote(layout, "../../etc")
+        versions.promote(layout, "../../etc")
 
 
 def test_a_verdict_on_other_weights_is_refused(layout) -> None:
@@ -316,44 +316,44 @@ def test_a_verdict_on_other_weights_is_refused(layout) -> None:
     folder = layout.model(DAYS[0], "feed_sr")
     save_file({"head.weight": np.zeros((8, 4), np.float32)}, folder / "model.safetensors")
     with pytest.raises(ValueError, match="judged other weights"):
-        registry.register(layout, DAYS[0], CONFIG)
-    assert registry.versions(layout) == []
+        versions.register(layout, DAYS[0], CONFIG)
+    assert versions.versions(layout) == []
 
 
 def test_a_damaged_version_is_not_promoted(layout) -> None:
     version = registered(layout, DAYS[0])
-    path = registry.version_folder(layout, version) / "model.safetensors"
+    path = versions.version_folder(layout, version) / "model.safetensors"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="are not the ones that were registered"):
-        registry.promote(layout, version)
-    assert registry.current(layout) is None
+        versions.promote(layout, version)
+    assert versions.current(layout) is None
 
 
 def test_missing_inputs_are_one_sentence(layout) -> None:
     with pytest.raises(ValueError, match="does not hold a trained model"):
-        registry.register(layout, DAYS[0], CONFIG)
+        versions.register(layout, DAYS[0], CONFIG)
     judged_model(layout, DAYS[0])
     (layout.run(DAYS[0]) / "gate.json").unlink()
     with pytest.raises(ValueError, match="the gate judges a model before it is registered"):
-        registry.register(layout, DAYS[0], CONFIG)
+        versions.register(layout, DAYS[0], CONFIG)
 
 
 def test_a_crash_between_pointing_and_recording_is_repaired(layout) -> None:
     a, b, c = (registered(layout, day, seed=i) for i, day in enumerate(DAYS[:3]))
-    registry.promote(layout, a)
+    versions.promote(layout, a)
     before = (layout.registry / "promotions.json").read_bytes()
-    registry.promote(layout, b)
+    versions.promote(layout, b)
     (layout.registry / "promotions.json").write_bytes(before)
-    registry.promote(layout, c)
-    assert [e["version"] for e in registry.promotions(layout)] == [a, b, c]
-    assert registry.rollback(layout) == b
+    versions.promote(layout, c)
+    assert [e["version"] for e in versions.promotions(layout)] == [a, b, c]
+    assert versions.rollback(layout) == b
 
 
 def _promote_often(layout: Layout, versions: list[str]) -> None:
     for _ in range(10):
         for version in versions:
-            registry.promote(layout, version)
+            versions.promote(layout, version)
 
 
 def test_many_writers_leave_one_consistent_history(layout) -> None:
@@ -364,11 +364,11 @@ def test_many_writers_leave_one_consistent_history(layout) -> None:
         process.start()
     seen = set()
     while any(process.is_alive() for process in work):
-        seen.add(registry.current(layout))
+        seen.add(versions.current(layout))
     for process in work:
         process.join()
     assert [process.exitcode for process in work] == [0, 0, 0]
     assert seen <= {None, *names}
-    history = [e["version"] for e in registry.promotions(layout)]
-    assert history[-1] == registry.current(layout)
+    history = [e["version"] for e in versions.promotions(layout)]
+    assert history[-1] == versions.current(layout)
     assert all(a != b for a, b in itertools.pairwise(history))

@@ -13,7 +13,7 @@ import pytest
 from components.config import DailyConfig, GateConfig
 from components.layout.files import write_json
 from components.layout.paths import Layout
-from components.plan import fingerprint, plan
+from components.registry.plan import fingerprint, plan
 from model import DCNv2Config, FeedSRConfig
 from tests.loop_builders import tiny_config
 
