@@ -25,11 +25,11 @@ from rich.table import Table
 
 from components.backtest_data import Prepared, config_for, prepare
 from components.config import DailyConfig
-from components.evaluate import evaluate_ranker
+from components.evaluation.evaluate import evaluate_ranker
+from components.evaluation.scorecard import compares_within_day
 from components.layout.files import check_writable, write_json
 from components.layout.paths import absolute
 from components.registry.gate import BASELINE, CANDIDATE
-from components.scorecard import compares_within_day
 from components.split import Split
 from components.training.train import fit
 from feature_repo.spec import Freshness

@@ -32,12 +32,12 @@ from components.backtest import default_work, ranker_configs, versions
 from components.backtest_data import SIMULATED, Prepared, config_for, prepare
 from components.bootstrap import BootstrapAuc, interval
 from components.config import Config, DailyConfig
+from components.evaluation.scorecard import plain
 from components.layout.files import check_writable, write_json
 from components.layout.paths import Layout, absolute
 from components.leakage_table import print_tables
 from components.log.sources.planted import planted
 from components.registry.gate import CANDIDATE
-from components.scorecard import plain
 from components.scored import scored_batches
 from components.session_cut import SessionCut, Sessions, write_cut
 from components.split import Split

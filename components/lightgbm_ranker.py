@@ -60,7 +60,8 @@ class LightGBMConfig(Config):
 
 
 class LightGBMRanker(nn.Module):
-    """The boosters as a ranker; `components.evaluate.evaluate_ranker` scores it as any other.
+    """The boosters as a ranker; `components.evaluation.evaluate.evaluate_ranker` scores it as any
+    other.
 
     Attributes:
         boosters: one a task, or None where the training labels were all the same: the prior stays.

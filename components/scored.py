@@ -17,8 +17,8 @@ import numpy.typing as npt
 from torch import nn
 
 from components.console import progress
-from components.evaluate import score_rows, served_logits
-from components.scorecard import Rows
+from components.evaluation.evaluate import score_rows, served_logits
+from components.evaluation.scorecard import Rows
 from components.training.data import evaluation_batches, open_loader
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed

@@ -232,7 +232,7 @@ def _train(layout: Layout, day: str, config: DailyConfig, ranker: str) -> Values
 
 
 def _evaluate(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.evaluate import evaluate
+    from components.evaluation.evaluate import evaluate
 
     evaluate(layout, day, config)
     metrics = json.loads((layout.run(day) / "metrics.json").read_text())
@@ -255,7 +255,7 @@ def _gate(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _parity(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.parity import parity
+    from components.evaluation.parity import parity
 
     parity(layout, day, config)
     return {"requests": config.parity_requests}
@@ -280,7 +280,7 @@ def _promote(layout: Layout, day: str, config: DailyConfig, version: str) -> Val
 
 def _report(layout: Layout, day: str, config: DailyConfig) -> Values:
     """No metrics, no report: a step before the evaluation failed, and its log says why."""
-    from components.report import report
+    from components.evaluation.report import report
 
     metrics = layout.run(day) / "metrics.json"
     # Metrics of an earlier run with another spec have other tasks than the configuration's.

@@ -76,9 +76,9 @@ MODULES: dict[str, tuple[str, ...]] = {
         "components/training/test_propensity.py",
     ),
     "components/registry/gate.py": ("components/registry/test_gate.py",),
-    "components/drift.py": ("components/test_drift.py",),
+    "components/evaluation/drift.py": ("components/evaluation/test_drift.py",),
     "components/bootstrap.py": ("components/test_bootstrap.py",),
-    "components/scorecard.py": ("components/test_scorecard.py",),
+    "components/evaluation/scorecard.py": ("components/evaluation/test_scorecard.py",),
     "components/scored.py": ("components/test_scored.py",),
     "components/log/ingest.py": (
         "components/log/test_ingest_by_hand.py",

@@ -79,7 +79,7 @@ def gate(layout: Layout, day: str, config: DailyConfig) -> GateVerdict:
 
 
 def judge(metrics: dict[str, Any], config: GateConfig) -> GateVerdict:
-    """The verdict on a day's metrics (`components.evaluate` wrote them); writes nothing."""
+    """The verdict on a day's metrics, as the step before wrote them; writes nothing."""
     tasks = {name: body["tasks"] for name, body in metrics["rankers"].items()}
     candidate = tasks[CANDIDATE]
     if config.task not in candidate:

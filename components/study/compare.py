@@ -18,8 +18,8 @@ from typing import Any
 
 from components.backtest import ranker_configs
 from components.console import progress
+from components.evaluation.scorecard import compares_within_day
 from components.layout.paths import absolute
-from components.scorecard import compares_within_day
 from components.study.apart import set_apart
 from components.study.config import StudyConfig, changed, merged
 from components.study.contenders import CONTENDERS, OURS, Between, Contender

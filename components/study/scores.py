@@ -21,8 +21,8 @@ import numpy.typing as npt
 from torch import nn
 
 from components.bootstrap import BootstrapAuc, member_weights, standard_error
+from components.evaluation.scorecard import Scorecard, grouped_auc
 from components.layout.files import atomic_path
-from components.scorecard import Scorecard, grouped_auc
 from components.scored import scored_batches
 from feature_repo.spec import Spec
 from kernels.streaming_metrics import exact_auc

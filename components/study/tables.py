@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.evaluate import HISTORY_LENGTHS, segment_name
+from components.evaluation.evaluate import HISTORY_LENGTHS, segment_name
+from components.evaluation.scorecard import compares_within_day
 from components.layout.files import atomic_path
-from components.scorecard import compares_within_day
 from components.study.contenders import CONTENDERS, OURS, Contender
 from components.study.experiments import ABLATION, REFERENCE, with_references
 from components.study.incremental import METHODS

@@ -118,8 +118,9 @@ def run_trial(trial: Trial, work: Path) -> Outcome:
     """Trains and scores; what is already in `work` is not made again.
 
     Returns:
-        values (tasks, within_member and segments as `components.scorecard` has them, seconds,
-        step_ms, parameters, gflop, request_ms; on a simulated log position_bias) and scores.
+        values (tasks, within_member and segments as `components.evaluation.scorecard` has them,
+        seconds, step_ms, parameters, gflop, request_ms; on a simulated log position_bias) and
+        scores.
 
     Raises:
         ValueError: the log, the configuration or a file is wrong; one sentence.

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from components.evaluate import evaluate_ranker
+from components.evaluation.evaluate import evaluate_ranker
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, _read, fit_lightgbm
 from components.training.data import evaluation_batches
 from feature_repo.specs import SIMULATOR

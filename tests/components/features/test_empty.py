@@ -12,6 +12,8 @@ import pytest
 from components.log.sources.planted import expect, planted
 
 from components.config import PROFILES
+from components.evaluation.parity import Findings, Models, compare
+from components.evaluation.replay import Offline, Replayed
 from components.features.context import AsOfContext
 from components.features.counters import count_as_of
 from components.features.histories import encode_histories, histories, history_batch
@@ -24,8 +26,6 @@ from components.log.impressions import EventLog, content_records, history_order,
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, simulate
 from components.log.sources.simulator import truth_day
-from components.parity import Findings, Models, compare
-from components.replay import Offline, Replayed
 from feature_repo.spec import FRESHNESS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import encode_history

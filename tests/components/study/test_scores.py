@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.bootstrap import BootstrapAuc, member_weights
-from components.scorecard import grouped_auc
+from components.evaluation.scorecard import grouped_auc
 from components.study.scores import RESAMPLES, Scores, differences, score, within_differences
 from kernels.streaming_metrics import exact_auc
 from model import DCNv2Config, build_ranker

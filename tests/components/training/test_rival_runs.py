@@ -10,7 +10,7 @@ import pytest
 
 from components.backtest import ranker_configs
 from components.config import PROFILES, TrainConfig
-from components.evaluate import evaluate_ranker
+from components.evaluation.evaluate import evaluate_ranker
 from components.layout.paths import Layout
 from components.training.train import fit, train
 from feature_repo.specs import SIMULATOR

@@ -17,9 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.features.online import online_histories
-from components.features.store import open_store
-from components.parity import (
+from components.evaluation.parity import (
     BOUNDS,
     Findings,
     Models,
@@ -29,8 +27,10 @@ from components.parity import (
     parity,
     probe_instances,
 )
+from components.evaluation.replay import Offline, Replayed
+from components.features.online import online_histories
+from components.features.store import open_store
 from components.rank import ask
-from components.replay import Offline, Replayed
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history, encode_history
 from serving.launch import launch

@@ -17,12 +17,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.config import DailyConfig
-from components.figures import Run, figures
+from components.evaluation.figures import Run, figures
+from components.evaluation.scorecard import compares_within_day
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
 from components.registry import versions
 from components.registry.gate import BASELINE, CANDIDATE, PRODUCTION, GateVerdict
-from components.scorecard import compares_within_day
 
 Metrics = dict[str, Any]
 LABELS = {CANDIDATE: "Feed-SR", BASELINE: "DCNv2", PRODUCTION: "production"}
@@ -50,7 +50,7 @@ def report(layout: Layout, day: str, config: DailyConfig) -> Path:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("components", "templates"),
+        loader=PackageLoader("components.evaluation", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from components.config import DailyConfig, GateConfig, TrainConfig
-from components.evaluate import SERVING_POSITION, evaluate, evaluate_ranker, segments
+from components.evaluation.evaluate import SERVING_POSITION, evaluate, evaluate_ranker, segments
 from components.layout.paths import Layout
 from components.registry import versions
 from components.registry.gate import gate

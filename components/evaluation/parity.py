@@ -4,7 +4,7 @@ scores.
 
 It takes the day's logged requests, and sends probes through the real servers on the day's own
 model. It decides what is compared and what a difference is; the offline path is
-`components.replay`.
+`components.evaluation.replay`.
 
 Shape suffixes: N candidates, C context columns, K tasks.
 """
@@ -24,18 +24,18 @@ import pyarrow as pa
 
 from components.config import DailyConfig
 from components.console import progress
+from components.evaluation.replay import (
+    Offline,
+    Replayed,
+    forward_probabilities,
+    rank_probabilities,
+)
 from components.features.store import open_store
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import EventLog
 from components.rank import ask
-from components.replay import (
-    Offline,
-    Replayed,
-    forward_probabilities,
-    rank_probabilities,
-)
 from feature_repo.spec import Freshness, Spec
 from model.checkpoint import load_model
 from model.ranker import Ranker

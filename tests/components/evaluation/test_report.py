@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from components.config import load_config
-from components.drift import drift
-from components.figures import Run, auc_per_day, feature_shares
+from components.evaluation.drift import drift
+from components.evaluation.figures import Run, auc_per_day, feature_shares
+from components.evaluation.report import report
+from components.evaluation.scorecard import LOGIT_EDGES, Scorecard, plain
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.registry.gate import gate
-from components.report import report
-from components.scorecard import LOGIT_EDGES, Scorecard, plain
 
 CONFIG = load_config("demo")
 SPEC = CONFIG.spec

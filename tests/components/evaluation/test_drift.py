@@ -10,8 +10,8 @@ import pytest
 
 from components.backtest_data import prepare
 from components.config import load_config
-from components.drift import codes, deciles, drift, shares, stability
-from components.scorecard import plain
+from components.evaluation.drift import codes, deciles, drift, shares, stability
+from components.evaluation.scorecard import plain
 from components.split import Split
 from components.training.data import evaluation_batches
 from feature_repo.kinds import Embedding, Numeric

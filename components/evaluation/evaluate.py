@@ -22,13 +22,13 @@ from torch import nn
 
 from components.config import DailyConfig
 from components.console import progress
-from components.drift import drift
+from components.evaluation.drift import drift
+from components.evaluation.scorecard import Rows, Scorecard, plain
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.registry import versions
 from components.registry.gate import BASELINE, CANDIDATE, PRODUCTION
 from components.registry.plan import plan
-from components.scorecard import Rows, Scorecard, plain
 from components.training.data import evaluation_batches, open_loader, shard_paths
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed, ShardFormat, read_shard
@@ -52,7 +52,7 @@ def evaluate(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
     Returns:
         What was written: day, model (the candidate's fingerprint), production (a version or None)
         and production_note, spec_hash, freshness, position, rankers (by name what
-        `Scorecard.result` holds) and drift (see `components.drift`).
+        `Scorecard.result` holds) and drift (see `components.evaluation.drift`).
 
     Raises:
         ValueError: a model or the shards are missing or do not fit the spec, or there is nothing to
@@ -86,7 +86,8 @@ def evaluate_rankers(rankers: Rankers, folder: Path, spec: Spec) -> dict[str, An
 
     Returns:
         By ranker: tasks ({TASK: {auc, log_loss, ece, n, positives}}), segments (the same by
-        segment), within_member, calibration and scores, as JSON values; see `components.scorecard`.
+        segment), within_member, calibration and scores, as JSON values; see
+        `components.evaluation.scorecard`.
 
     Raises:
         ValueError: there are no shards, they do not fit the spec, or they hold no target.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from components.scorecard import (
+from components.evaluation.scorecard import (
     LOGIT_EDGES,
     Rows,
     Scorecard,

@@ -2,7 +2,7 @@
 """The plots of a day's report: which numbers go into which picture, and what to read in it.
 
 It takes the day's metrics and training curves as plain values; how a line is drawn is
-`components.plots`, and where the files are is `components.report`.
+`components.evaluation.plots`, and where the files are is `components.evaluation.report`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from components import plots
+from components.evaluation import plots
 from components.registry.gate import CANDIDATE
 
 Metrics = Mapping[str, Any]

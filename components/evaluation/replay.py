@@ -3,7 +3,7 @@
 as in training.
 
 It shares with serving the pure functions alone (`serving.assemble`, the codec, the batch); every
-value comes from the offline files. What differs is for `components.parity` to say.
+value comes from the offline files. What differs is for `components.evaluation.parity` to say.
 
 Shape suffixes: N candidates, C context columns, K tasks, M impressions.
 """
