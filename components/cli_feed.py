@@ -138,8 +138,8 @@ def backtest(
     work: Annotated[Path | None, typer.Option(help="folder to work in, reused")] = None,
 ) -> None:
     """Train each ranker before a date and rank the days after it, for any log."""
-    from components.backtest import BacktestOptions
-    from components.backtest import backtest as run
+    from components.backtest.backtest import BacktestOptions
+    from components.backtest.backtest import backtest as run
     from feature_repo.spec import FRESHNESS
 
     if freshness not in FRESHNESS:

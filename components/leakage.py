@@ -28,9 +28,12 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from components.backtest import default_work, ranker_configs, versions
-from components.backtest_data import SIMULATED, Prepared, config_for, prepare
-from components.bootstrap import BootstrapAuc, interval
+from components.backtest.backtest import default_work, ranker_configs, versions
+from components.backtest.bootstrap import BootstrapAuc, interval
+from components.backtest.prepare import SIMULATED, Prepared, config_for, prepare
+from components.backtest.scored import scored_batches
+from components.backtest.split import Split
+from components.backtest.stages import Stages
 from components.config import Config, DailyConfig
 from components.evaluation.scorecard import plain
 from components.layout.files import check_writable, write_json
@@ -38,10 +41,7 @@ from components.layout.paths import Layout, absolute
 from components.leakage_table import print_tables
 from components.log.sources.planted import planted
 from components.registry.gate import CANDIDATE
-from components.scored import scored_batches
 from components.session_cut import SessionCut, Sessions, write_cut
-from components.split import Split
-from components.stages import Stages
 from components.training.train import fit
 from feature_repo.spec import Freshness, Spec
 from kernels.loader.checksums import CHECKSUMS

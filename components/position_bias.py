@@ -23,11 +23,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from torch import nn
 
-from components.bootstrap import interval, member_weights
+from components.backtest.bootstrap import interval, member_weights
+from components.backtest.scored import Scored, scored_batches
 from components.layout.paths import Layout
 from components.log.sources.feedback import EXAMINED_ACTIONS
 from components.log.sources.simulator import has_truth, truth_day
-from components.scored import Scored, scored_batches
 from feature_repo.spec import Spec
 from serving.rank_batch import SERVING_POSITION
 

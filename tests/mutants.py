@@ -77,9 +77,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "components/registry/gate.py": ("components/registry/test_gate.py",),
     "components/evaluation/drift.py": ("components/evaluation/test_drift.py",),
-    "components/bootstrap.py": ("components/test_bootstrap.py",),
+    "components/backtest/bootstrap.py": ("components/backtest/test_bootstrap.py",),
     "components/evaluation/scorecard.py": ("components/evaluation/test_scorecard.py",),
-    "components/scored.py": ("components/test_scored.py",),
+    "components/backtest/scored.py": ("components/backtest/test_scored.py",),
     "components/log/ingest.py": (
         "components/log/test_ingest_by_hand.py",
         "components/log/test_ingest_rows.py",

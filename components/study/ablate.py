@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from components.backtest_data import simulated
+from components.backtest.prepare import simulated
 from components.console import progress
 from components.layout.paths import absolute
 from components.log.sources.feedback import examination

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from components.backtest import ranker_configs
+from components.backtest.backtest import ranker_configs
 from components.console import progress
 from components.evaluation.scorecard import compares_within_day
 from components.layout.paths import absolute

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.backtest_data import prepare
+from components.backtest.prepare import prepare
+from components.backtest.split import Split
 from components.console import progress
 from components.layout.paths import absolute
-from components.split import Split
 from components.study.config import StudyConfig
 from components.study.results import ResultsFile
 from components.study.scores import Differences, Scores, differences, score

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.backtest import versions
+from components.backtest.backtest import versions
 from components.layout.files import write_json
 from components.study.trial import locked
 

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from components.bootstrap import BootstrapAuc, member_weights, standard_error
+from components.backtest.bootstrap import BootstrapAuc, member_weights, standard_error
+from components.backtest.scored import scored_batches
 from components.evaluation.scorecard import Scorecard, grouped_auc
 from components.layout.files import atomic_path
-from components.scored import scored_batches
 from feature_repo.spec import Spec
 from kernels.streaming_metrics import exact_auc
 

@@ -278,7 +278,7 @@ def leakage_table(results: dict[str, Any], task: str) -> str:
 
 
 def _interval(found: dict[str, float | None]) -> Interval:
-    """What `components.bootstrap.interval` gave, for the table."""
+    """What `components.backtest.bootstrap.interval` gave, for the table."""
     value, low, high = (found[name] for name in ("value", "low", "high"))
     if value is None or low is None or high is None:
         return Interval(math.nan, math.nan)

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.backtest_data import SIMULATED, config_for, prepare
+from components.backtest.prepare import SIMULATED, config_for, prepare
+from components.backtest.split import Split
 from components.layout.files import write_json
 from components.layout.paths import Layout, absolute
 from components.lightgbm_ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.log.sources import detect_source
 from components.position_bias import position_bias
-from components.split import Split
 from components.study.config import StudyConfig, changed, study_config
 from components.study.costs import costs, request_ms
 from components.study.scores import Scores, score

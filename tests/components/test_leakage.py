@@ -11,7 +11,7 @@ import pytest
 from components.log.sources.planted import planted
 from typer.testing import CliRunner
 
-from components.backtest import BacktestOptions, backtest
+from components.backtest.backtest import BacktestOptions, backtest
 from components.cli import app
 from components.config import DailyConfig, TrainConfig
 from components.layout.paths import Layout

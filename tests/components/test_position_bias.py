@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.backtest.split import Split, write_test, write_train
 from components.config import PROFILES, TrainConfig
 from components.layout.paths import Layout
 from components.log.ingest import ingest
@@ -21,7 +22,6 @@ from components.log.sources import SimulatorConfig, simulate
 from components.log.sources.feedback import EXAMINED_ACTIONS
 from components.log.sources.simulator import truth_day
 from components.position_bias import position_bias, slope
-from components.split import Split, write_test, write_train
 from components.training.data import evaluation_batches
 from components.training.train import fit
 from feature_repo.specs import SIMULATOR

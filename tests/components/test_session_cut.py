@@ -14,14 +14,15 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from components.backtest_data import prepare
+from components.backtest.prepare import prepare
+from components.backtest.scored import scored_batches
+from components.backtest.split import Split, write_test
 from components.config import PROFILES
 from components.features.counters import event_columns
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.columns import select_list
 from components.log.impressions import EventLog
-from components.scored import scored_batches
 from components.session_cut import (
     SessionCut,
     Sessions,
@@ -30,7 +31,6 @@ from components.session_cut import (
     session_numbers,
     write_cut,
 )
-from components.split import Split, write_test
 from components.training.data import evaluation_batches, shard_paths
 from feature_repo.spec import Spec
 from feature_repo.specs import SIMULATOR

@@ -8,11 +8,11 @@ import warnings
 import numpy as np
 import pytest
 
-from components.backtest_data import prepare
+from components.backtest.prepare import prepare
+from components.backtest.split import Split
 from components.config import load_config
 from components.evaluation.drift import codes, deciles, drift, shares, stability
 from components.evaluation.scorecard import plain
-from components.split import Split
 from components.training.data import evaluation_batches
 from feature_repo.kinds import Embedding, Numeric
 from feature_repo.specs import SIMULATOR

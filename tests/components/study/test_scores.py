@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.bootstrap import BootstrapAuc, member_weights
+from components.backtest.bootstrap import BootstrapAuc, member_weights
 from components.evaluation.scorecard import grouped_auc
 from components.study.scores import RESAMPLES, Scores, differences, score, within_differences
 from kernels.streaming_metrics import exact_auc

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.backtest import ranker_configs
+from components.backtest.backtest import ranker_configs
 from components.config import PROFILES, TrainConfig
 from components.evaluation.evaluate import evaluate_ranker
 from components.layout.paths import Layout

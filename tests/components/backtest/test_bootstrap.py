@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.bootstrap import BootstrapAuc, interval, member_weights, standard_error
+from components.backtest.bootstrap import BootstrapAuc, interval, member_weights, standard_error
 from kernels.streaming_metrics import exact_auc
 
 
@@ -173,7 +173,7 @@ def test_the_order_of_the_rows_says_nothing(by: str, parts: int) -> None:
 @pytest.fixture(params=[1, 2, 7, 16_384], ids=lambda rows: f"blocks of {rows}")
 def block(request, monkeypatch) -> int:
     """Rows whose weights are handled at once; a tie may lie across blocks."""
-    monkeypatch.setattr("components.bootstrap.BLOCK_ROWS", request.param)
+    monkeypatch.setattr("components.backtest.bootstrap.BLOCK_ROWS", request.param)
     return request.param
 
 

@@ -10,16 +10,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.backtest import BacktestOptions, backtest, default_work
-from components.backtest_data import (
+from components.backtest.backtest import BacktestOptions, backtest, default_work
+from components.backtest.prepare import (
     Prepared,
     config_for,
     prepare,
 )
+from components.backtest.split import Split, write_test, write_train
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.sources import detect_source
-from components.split import Split, write_test, write_train
 from components.study.trial import Log
 from components.training.data import evaluation_batches
 from feature_repo.spec import FRESHNESS, Freshness

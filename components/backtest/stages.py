@@ -18,7 +18,7 @@ from typing import Any
 
 from components.layout.files import write_json
 
-HOME = Path(__file__).parents[1]
+HOME = Path(__file__).parents[2]
 """The folder of the packages."""
 
 

@@ -16,13 +16,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from components.backtest.split import Split, write_test, write_train
+from components.backtest.stages import Stages
 from components.config import PROFILES, DailyConfig, load_config
 from components.console import progress
 from components.layout.paths import Layout, absolute
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, detect_source, simulate
-from components.split import Split, write_test, write_train
-from components.stages import Stages
 from feature_repo.spec import Spec
 
 SIMULATED = "sim:"

@@ -3,7 +3,7 @@
 
 Works on any log that a source knows, without Feast: the features and histories of every row are as
 fresh as was asked for, each with its own cutoff. It promotes nothing and knows no registry; the
-stages that prepare the log are `components.backtest_data`.
+stages that prepare the log are `components.backtest.prepare`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from components.backtest_data import Prepared, config_for, prepare
+from components.backtest.prepare import Prepared, config_for, prepare
+from components.backtest.split import Split
 from components.config import DailyConfig
 from components.evaluation.evaluate import evaluate_ranker
 from components.evaluation.scorecard import compares_within_day
 from components.layout.files import check_writable, write_json
 from components.layout.paths import absolute
 from components.registry.gate import BASELINE, CANDIDATE
-from components.split import Split
 from components.training.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.scored import scored_batches
+from components.backtest.scored import scored_batches
 from components.training.data import evaluation_batches
 from model import DCNv2Config, build_ranker
 from serving.rank_batch import SERVING_POSITION
