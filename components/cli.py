@@ -49,7 +49,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("FEEDSR_TRACE") or not _is_told(error):
             raise
-        from components.steps import sentence
+        from components.loop.steps import sentence
 
         print(f"feedsr: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
@@ -57,7 +57,7 @@ def main() -> None:
 
 def _is_told(error: Exception) -> bool:
     """Whether an error's own sentence is enough; anything else is a fault of ours to trace."""
-    from components.steps import USER_ERRORS, StepError
+    from components.loop.steps import USER_ERRORS, StepError
 
     return isinstance(error, (*USER_ERRORS, StepError))
 
@@ -73,8 +73,8 @@ def _step_command(name: str, about: str) -> None:
 
 
 def _run_step(name: str, root: Path, day: str, config: str, **arguments: str) -> None:
-    from components.daily import summary
-    from components.steps import run_step
+    from components.loop.daily import summary
+    from components.loop.steps import run_step
 
     layout, config_name, _ = opened(root, config)
     day = chosen_day(layout, day)
@@ -114,7 +114,7 @@ def train(
 @app.command()
 def daily(root: Root = DEFAULT_ROOT, day: Day = "", config: ConfigName = "") -> None:
     """Run the whole loop for one day through the Kubeflow pipeline, on this machine."""
-    from components.daily import daily as run
+    from components.loop.daily import daily as run
 
     layout, name, _ = opened(root, config)
     result = run(layout, chosen_day(layout, day), name)
@@ -178,7 +178,7 @@ def pipeline(
     out: Annotated[Path, typer.Option(help="file to write")] = Path("build/pipeline.yaml"),
 ) -> None:
     """Compile the daily loop to YAML for a Kubeflow Pipelines server."""
-    from components.pipeline import compile_pipeline
+    from components.loop.pipeline import compile_pipeline
 
     compile_pipeline(out)
     typer.echo(str(out))

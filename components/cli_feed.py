@@ -97,7 +97,7 @@ def serve(
     ] = 8080,
 ) -> None:
     """Serve the model in production on loopback until Ctrl-C."""
-    from components.rank import serve as run
+    from components.loop.serve import serve as run
 
     layout, _, loaded = opened(root, config)
     run(layout, loaded, http_port=port)
@@ -111,7 +111,7 @@ def rank(
     config: ConfigName = "",
 ) -> None:
     """Rank one member's feed through the predictor and show the table."""
-    from components import rank as ranking
+    from components.loop import serve as ranking
 
     layout, _, loaded = opened(root, config)
     posts = _post_ids(candidates)
@@ -161,8 +161,8 @@ def submit(
     config: ConfigName = "demo",
 ) -> None:
     """Submit a day's run to a Kubeflow Pipelines server."""
-    from components.submit import Target
-    from components.submit import submit as run
+    from components.loop.submit import Target
+    from components.loop.submit import submit as run
 
     target = Target(host=host, namespace=namespace, service_account=service_account)
     typer.echo(run(day, config, target))
@@ -176,6 +176,6 @@ def demo(
     config: Annotated[str, typer.Option(help="for your own log; default: by the data")] = "",
 ) -> None:
     """Two days of the loop, cold then warm, then one feed ranked by the promoted model."""
-    from components.demo import demo as run
+    from components.loop.demo import demo as run
 
     run(data, days, root, config)

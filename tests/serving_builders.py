@@ -29,7 +29,7 @@ from components.layout.paths import Layout
 from components.log.ingest import ingest
 from components.log.sources.simulator import simulate
 from components.log.sources.simulator_config import SimulatorConfig
-from components.rank import serving_of
+from components.loop.serve import serving_of
 from feature_repo.spec import DAY_MS, Spec
 from model import FeedSRConfig, build_ranker
 from model.checkpoint import save_model

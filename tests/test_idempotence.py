@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from components.config import GateConfig
 from components.layout.files import write_json
 from components.layout.paths import Layout
-from components.ledger import Ledger
+from components.loop.ledger import Ledger
+from components.loop.steps import ORDER, run_step
 from components.registry import versions
 from components.registry.plan import plan
-from components.steps import ORDER, run_step
 from tests.loop_builders import digests, online_rows, tiny_config, tiny_log, write_config
 
 KEPT = ("impressions", "quarantine", "ingest", "features", "sequences", "runs", "registry/versions")

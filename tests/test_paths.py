@@ -13,12 +13,12 @@ import pytest
 from tests.components.test_kuairand import write_csv, write_partial
 from tests.components.test_parquet import write_own
 
-from components.daily import daily
 from components.features.online import materialize, online_histories
 from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.sources import detect_source
-from components.rank import newest_posts, usual_request
+from components.loop.daily import daily
+from components.loop.serve import newest_posts, usual_request
 from components.registry import versions
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history

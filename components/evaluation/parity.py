@@ -35,7 +35,7 @@ from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import EventLog
-from components.rank import ask
+from components.loop.serve import ask
 from feature_repo.spec import Freshness, Spec
 from model.checkpoint import load_model
 from model.ranker import Ranker

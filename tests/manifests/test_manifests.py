@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from components.config import load_config
-from components.pipeline import LOOP, SETTINGS, VOLUME_CLAIM
+from components.loop.pipeline import LOOP, SETTINGS, VOLUME_CLAIM
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 PLACES = ("base", "overlays/production")

@@ -30,7 +30,7 @@ from components.evaluation.parity import (
 from components.evaluation.replay import Offline, Replayed
 from components.features.online import online_histories
 from components.features.store import open_store
-from components.rank import ask
+from components.loop.serve import ask
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history, encode_history
 from serving.launch import launch

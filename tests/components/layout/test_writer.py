@@ -19,11 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 from components.cli import app
-from components.daily import daily
 from components.layout.paths import Layout
 from components.layout.writer import LOCK, RUN, RUN_PID, writing
 from components.log.sources.base import fresh_raw
-from components.steps import ORDER, run_step
+from components.loop.daily import daily
+from components.loop.steps import ORDER, run_step
 from tests.loop_builders import tiny_config, tiny_log, write_config
 
 HOLD = """

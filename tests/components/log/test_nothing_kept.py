@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.daily import summary
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.ingest import DIFFERS
-from components.steps import run_step
+from components.loop.daily import summary
+from components.loop.steps import run_step
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
 from tests.log_builders import FIRST_DAY, random_log, small_config, small_spec

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.demo import demo
 from components.layout.files import write_json
-from components.steps import run_step
+from components.loop.demo import demo
+from components.loop.steps import run_step
 from tests.loop_builders import tiny_config, tiny_log, write_config
 
 

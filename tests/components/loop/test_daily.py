@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from components.console import EVENT
-from components.daily import Watch, daily, summary
 from components.layout.paths import Layout
+from components.loop.daily import Watch, daily, summary
+from components.loop.steps import ORDER, StepError
 from components.registry import versions
 from components.registry.plan import plan
-from components.steps import ORDER, StepError
 from tests.loop_builders import tiny_config, tiny_log, write_config
 
 

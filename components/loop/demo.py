@@ -16,10 +16,10 @@ from rich.markup import escape
 
 from components.config import DailyConfig, load_config
 from components.console import console
-from components.daily import DayResult, daily
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.layout.writer import writing
+from components.loop.daily import DayResult, daily
 from components.registry import versions
 
 RUNS = Path("runs")
@@ -113,7 +113,7 @@ def _import(layout: Layout, data: Path, config: str, out: Console) -> str:
 
 def _show_feed(layout: Layout, config: DailyConfig, out: Console) -> None:
     """Ranks one member's feed through the predictor."""
-    from components import rank as ranking
+    from components.loop import serve as ranking
 
     out.print("[bold]One feed[/bold], through transformer and predictor on loopback")
     ranking.render_table(ranking.rank(layout, config, None))

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from components.layout.paths import Layout
-from components.rank import _running, newest_posts, rank, render_table, usual_request
+from components.loop.serve import _running, newest_posts, rank, render_table, usual_request
 from serving.launch import NAME, free_ports, launch
 from tests.serving_builders import SmallRun
 
@@ -27,7 +27,7 @@ SERVE = """
 import sys
 from components.config import load_config
 from components.layout.paths import Layout
-from components.rank import serve
+from components.loop.serve import serve
 serve(Layout.at(sys.argv[1]), load_config("demo"), http_port=int(sys.argv[2]))
 """
 

@@ -12,7 +12,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
-from components import pipeline, steps
+from components.loop import pipeline, steps
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from components.config import load_config
 from components.console import bar_columns, console, parse_event
 from components.layout.paths import Layout, path_without
 from components.layout.writer import writing
-from components.steps import StepError, refuse_day_without_log, refuse_first_day
+from components.loop.steps import StepError, refuse_day_without_log, refuse_first_day
 
 if TYPE_CHECKING:
     from kfp.local import SubprocessRunner
@@ -99,7 +99,7 @@ def _run_pipeline(
 ) -> None:
     from kfp import local
 
-    from components.pipeline import daily_pipeline
+    from components.loop.pipeline import daily_pipeline
 
     # The local runner warns of each thing that only a cluster needs: image, requests, GPU.
     warnings.filterwarnings("ignore", module=r"kfp\.local")

@@ -19,7 +19,7 @@ from components.config import DailyConfig, load_config
 from components.console import emit, progress, progress_mode
 from components.layout.paths import Layout
 from components.layout.writer import follow_run, writing
-from components.ledger import Ledger
+from components.loop.ledger import Ledger
 from components.registry.plan import plan
 
 Values = dict[str, Any]

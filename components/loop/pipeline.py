@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daily loop as a Kubeflow pipeline: one shim per step, and the order they run in.
 
-A shim imports `components.steps` inside its body, because the pipeline service ships only its
+A shim imports `components.loop.steps` inside its body, because the pipeline service ships only its
 source; the package itself is in the image. The local runner and a cluster run this same object.
 Nothing here computes: what a step does is in the file of its name, its backfill in
-`components.steps`. (No `from __future__ import annotations`: KFP reads the annotations.)
+`components.loop.steps`. (No `from __future__ import annotations`: KFP reads the annotations.)
 """
 
 import functools
@@ -28,7 +28,7 @@ component = functools.partial(dsl.component, base_image=IMAGE, install_kfp_packa
 @component
 def ingest(root: str, day: str, config: str, counts: dsl.Output[dsl.Metrics]):  # type: ignore[no-untyped-def]
     """Checks the log of every day that has arrived and plans the run."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     for name, value in run_step("ingest", root, day, config).items():
         if isinstance(value, int):
@@ -38,7 +38,7 @@ def ingest(root: str, day: str, config: str, counts: dsl.Output[dsl.Metrics]):  
 @component
 def features(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
     """Counts popularity, activity and affinity as of the end of each new day."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     run_step("features", root, day, config)
 
@@ -46,7 +46,7 @@ def features(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
 @component
 def histories(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
     """Packs each member's last impressions as of the end of each new day."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     run_step("histories", root, day, config)
 
@@ -54,7 +54,7 @@ def histories(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
 @component
 def materialize(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
     """Moves the newest features and histories to Feast's online store."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     run_step("materialize", root, day, config)
 
@@ -62,7 +62,7 @@ def materialize(root: str, day: str, config: str):  # type: ignore[no-untyped-de
 @component
 def sequences(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
     """Joins histories and features in time into packed shards, for training and evaluation."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     run_step("sequences", root, day, config)
 
@@ -72,7 +72,7 @@ def train(root: str, day: str, config: str, ranker: str, model: dsl.Output[dsl.M
     """Trains one ranker, cold or warm; a run that was killed goes on from its checkpoint."""
     import shutil
 
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     trained = run_step("train", root, day, config, ranker=ranker)
     shutil.copyfile(f"{trained['folder']}/config.json", model.path)
@@ -83,7 +83,7 @@ def train(root: str, day: str, config: str, ranker: str, model: dsl.Output[dsl.M
 @component
 def evaluate(root: str, day: str, config: str, quality: dsl.Output[dsl.Metrics]):  # type: ignore[no-untyped-def]
     """Scores the day with the new model, the one in production and the baseline."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     for name, value in run_step("evaluate", root, day, config).items():
         quality.log_metric(name, value)
@@ -92,7 +92,7 @@ def evaluate(root: str, day: str, config: str, quality: dsl.Output[dsl.Metrics])
 @component
 def gate(root: str, day: str, config: str) -> str:
     """Says whether the model may be promoted: "passed" or "refused"."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     return run_step("gate", root, day, config)["verdict"]
 
@@ -100,7 +100,7 @@ def gate(root: str, day: str, config: str) -> str:
 @component
 def parity(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
     """Replays serving requests offline; a feature that differs fails the run."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     run_step("parity", root, day, config)
 
@@ -108,7 +108,7 @@ def parity(root: str, day: str, config: str):  # type: ignore[no-untyped-def]
 @component
 def register(root: str, day: str, config: str) -> str:
     """Makes the model an immutable version and answers its name."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     return run_step("register", root, day, config)["version"]
 
@@ -116,7 +116,7 @@ def register(root: str, day: str, config: str) -> str:
 @component
 def promote(root: str, day: str, config: str, version: str):  # type: ignore[no-untyped-def]
     """Points production at the version."""
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     run_step("promote", root, day, config, version=version)
 
@@ -132,7 +132,7 @@ def report(  # type: ignore[no-untyped-def]
     """Writes the day's report, whatever the verdict and also when a later step failed."""
     import shutil
 
-    from components.steps import run_step
+    from components.loop.steps import run_step
 
     written = run_step("report", root, day, config)
     if written["report"]:

@@ -44,7 +44,7 @@ def submit(day: str, config: str, target: Target) -> str:
     """
     spec = load_config(config).spec
     as_of = yesterday(spec) if day == "yesterday" else spec.day_name(spec.day_number(day))
-    from components.pipeline import compile_pipeline
+    from components.loop.pipeline import compile_pipeline
 
     with tempfile.TemporaryDirectory(prefix="feedsr-submit-") as folder:
         package = Path(folder) / "pipeline.yaml"
