@@ -20,9 +20,9 @@ from functools import partial
 import torch
 
 from benchmarks._record import Result, finish, medians_ms, over, parser, start
-from components.study.config import fused_early
-from components.study.costs import training_step
-from components.study.experiments import CONTEXT, POPULARITY
+from components.studies.config import fused_early
+from components.studies.costs import training_step
+from components.studies.experiments import CONTEXT, POPULARITY
 from feature_repo.spec import Spec
 from feature_repo.specs import KUAIRAND
 from model import FeedSRConfig, build_ranker

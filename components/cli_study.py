@@ -11,7 +11,7 @@ import typer
 from components.cli_options import ConfigName
 
 if TYPE_CHECKING:
-    from components.study.trial import Log
+    from components.studies.trial import Log
 
 study = typer.Typer()
 Data = Annotated[str, typer.Option(help="folder, or sim:<impressions>[,<name>=<value>...]")]
@@ -36,9 +36,9 @@ def leakage(
     work: Annotated[Path | None, typer.Option(help="folder to work in, reused")] = None,
 ) -> None:
     """Measure how much of a log's AUC is same-session feedback."""
-    from components.leakage import LeakageOptions
-    from components.leakage import leakage as run
-    from components.session_cut import SESSIONS
+    from components.studies.leakage.cut import SESSIONS
+    from components.studies.leakage.study import LeakageOptions
+    from components.studies.leakage.study import leakage as run
 
     if sessions not in SESSIONS:
         raise ValueError(f"sessions is {sessions!r}, want one of {', '.join(SESSIONS)}")
@@ -67,8 +67,8 @@ def ablate(
 
     The same command in another shell shares the work.
     """
-    from components.study.ablate import chosen, run
-    from components.study.trial import Log
+    from components.studies.ablate import chosen, run
+    from components.studies.trial import Log
 
     log = Log(data=data, train_before=train_before, test_through=test_through)
     experiments = chosen(log, _names(parts))
@@ -95,8 +95,8 @@ def compare(
 
     The same command in another shell shares the work.
     """
-    from components.study.compare import CompareOptions, run
-    from components.study.trial import Log
+    from components.studies.compare import CompareOptions, run
+    from components.studies.trial import Log
 
     choosing = Log(data=data, train_before=train_before, test_through=choose_through)
     options = CompareOptions(
@@ -123,8 +123,8 @@ def incremental(
     work: Work = STUDIES,
 ) -> None:
     """Train every day cold, warm, from stale weights or not at all, and rank the next day."""
-    from components.study.incremental import run
-    from components.study.trial import Log
+    from components.studies.incremental import run
+    from components.studies.trial import Log
 
     log = Log(data=data, train_before=first_day, test_through=last_day)
     run(log, stale_days, seeds, config, _results(json_file, "incremental", log), work)
@@ -141,8 +141,8 @@ def scaling(
     work: Work = STUDIES,
 ) -> None:
     """Train Feed-SR at many sizes: AUC against the operations that its training took."""
-    from components.study.scaling import run
-    from components.study.trial import Log
+    from components.studies.scaling import run
+    from components.studies.trial import Log
 
     log = Log(data=data, train_before=train_before, test_through=test_through)
     _tell_left(run(log, seeds, config, _results(json_file, "scaling", log), work))
@@ -160,8 +160,8 @@ def results(
     import json
 
     from components.layout.files import atomic_path
-    from components.study.figures import scaling_figure
-    from components.study.tables import render
+    from components.studies.figures import scaling_figure
+    from components.studies.tables import render
 
     for page in pages.split(","):
         changed = render(Path(page), folder)

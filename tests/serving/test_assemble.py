@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.study.config import fused_early
+from components.studies.config import fused_early
 from feature_repo.kinds import Embedding
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.assemble import (

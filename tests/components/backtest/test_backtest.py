@@ -20,7 +20,7 @@ from components.backtest.split import Split, write_test, write_train
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.sources import detect_source
-from components.study.trial import Log
+from components.studies.trial import Log
 from components.training.data import evaluation_batches
 from feature_repo.spec import FRESHNESS, Freshness
 from feature_repo.specs import SIMULATOR

@@ -11,7 +11,7 @@ from components.backtest.prepare import write_test
 from components.backtest.stages import HOME, Stages, code_files, code_hash, imports
 from components.log.ingest import ingest
 from components.log.sources import detect_source
-from components.session_cut import write_cut
+from components.studies.leakage.cut import write_cut
 
 MODULE = "components.step"
 

@@ -19,9 +19,9 @@ from components.log.sources.feedback import act, examination, log_likelihood, pr
 from components.log.sources.simulator import spoil
 from components.log.sources.simulator_config import SimulatorConfig
 from components.log.sources.world import Posts, SegmentSampler, World, unit
-from components.position_bias import position_bias, slope
-from components.study.config import fused_early
-from components.study.experiments import POPULARITY
+from components.studies.config import fused_early
+from components.studies.experiments import POPULARITY
+from components.studies.position_bias import position_bias, slope
 from components.training import shards
 from components.training import train as module
 from components.training.checkpoints import clear_checkpoints, newest_checkpoint

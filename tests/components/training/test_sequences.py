@@ -17,8 +17,8 @@ from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import history_order, with_content
-from components.study.config import fused_early
-from components.study.experiments import POPULARITY
+from components.studies.config import fused_early
+from components.studies.experiments import POPULARITY
 from components.training import sequences as module
 from components.training.sequences import AUXILIARY, TARGET, build_sequences, mark_loss, sequences
 from feature_repo.spec import FRESHNESS, Spec, window_start

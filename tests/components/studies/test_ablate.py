@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ablation on a small simulated log, every part of it the real one."""
+
+import dataclasses
+import fcntl
+import json
+
+import pytest
+from tests.components.test_parquet import write_own
+
+from components.studies.ablate import Study, ablate, chosen
+from components.studies.config import study_config
+from components.studies.experiments import (
+    CONTEXT,
+    Experiment,
+    model,
+    training,
+    with_references,
+)
+from components.studies.results import ResultsFile
+from components.studies.scores import Scores, differences
+from components.studies.tables import ablation_table, difference, in_order, render
+from components.studies.trial import Log
+from feature_repo.specs import SIMULATOR
+from tests.loop_builders import small_config
+
+LOG = Log(data="sim:4000", train_before="2026-01-12", test_through="2026-01-13")
+CONFIG = study_config(small_config())
+SERVED = {"freshness": "30m", "train_freshness": "immediate"}
+EXPERIMENTS = (
+    Experiment(part="head", name="linear", changes=model(head={"name": "linear"}), paper=-1.2),
+    Experiment(part="fusion", name="all early", changes={"early": CONTEXT}),
+    Experiment(
+        part="session", name="in order", base=SERVED, changes=training(session_shuffle=False)
+    ),
+    Experiment(part="features without", name="affinity", changes={"without": ["affinity"]}),
+    Experiment(part="history", name="10 impressions", changes={"max_impressions": 10}),
+)
+ROWS = [
+    "all: default",
+    "head: linear",
+    "fusion: all early",
+    "session: default",
+    "session: in order",
+    "features without: affinity",
+    "history: 10 impressions",
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    work = tmp_path_factory.mktemp("study")
+    file = ResultsFile(path=work / "study_small.json", name="ablate", setting={"data": LOG.data})
+    return Study(log=LOG, config=CONFIG, work=work, results=file)
+
+
+@pytest.fixture(scope="module")
+def done(study) -> dict:
+    assert ablate(study, EXPERIMENTS, 2) == 0
+    return json.loads(study.results.path.read_text())
+
+
+def test_every_row_and_its_reference_is_measured_with_every_seed(done) -> None:
+    assert [f"{row['part']}: {row['name']}" for row in in_order(done["rows"])] == ROWS
+    for row in done["rows"].values():
+        assert list(row["seeds"]) == ["0", "1"]
+        for seed in row["seeds"].values():
+            assert set(seed["tasks"]) == set(SIMULATOR.task_names)
+            assert seed["step_ms"] > 0
+            assert seed["gflop"] > 0
+    assert done["rows"]["session: in order"]["reference"] == "session: default"
+
+
+def test_a_difference_is_that_of_the_two_aucs_and_none_to_itself(done) -> None:
+    rows = done["rows"]
+    for row in rows.values():
+        for number, seed in row["seeds"].items():
+            other = rows[row["reference"]]["seeds"][number]
+            apart, error = seed["difference"]["long_dwell"]
+            auc, reference = (of["tasks"]["long_dwell"]["auc"] for of in (seed, other))
+            assert apart == pytest.approx(auc - reference, abs=1e-12)
+            assert (error == 0) == (row["name"] == "default")
+
+
+def test_a_row_that_has_no_difference_yet_gets_that_of_its_seeds(study, done) -> None:
+    whole = json.loads(study.results.path.read_text())
+    for row in whole["rows"].values():
+        del row["seeds"]["1"]["difference"], row["seeds"]["1"]["apart_from"]
+    study.results.path.write_text(json.dumps(whole))
+    assert ablate(study, EXPERIMENTS, 2) == 0
+    assert json.loads(study.results.path.read_text())["rows"] == done["rows"]
+
+
+def test_a_study_that_is_done_does_nothing_again(study, done, monkeypatch) -> None:
+    monkeypatch.setattr("components.studies.ablate.run_trial", None)
+    before = study.results.path.read_bytes()
+    assert ablate(study, EXPERIMENTS, 2) == 0
+    assert study.results.path.read_bytes() == before
+
+
+def test_figures_that_are_gone_come_back_the_same_from_what_was_trained(study, done) -> None:
+    whole = json.loads(study.results.path.read_text())
+    kept = whole["rows"].pop("head: linear")
+    study.results.path.write_text(json.dumps(whole))
+    assert ablate(study, EXPERIMENTS, 2) == 0
+    assert json.loads(study.results.path.read_text())["rows"]["head: linear"] == kept
+
+
+def test_a_trial_that_another_process_holds_is_left_to_it(study, done) -> None:
+    whole = json.loads(study.results.path.read_text())
+    fingerprint = whole["rows"]["head: linear"]["seeds"].pop("1")["fingerprint"]
+    study.results.path.write_text(json.dumps(whole))
+    with (study.work / "trials" / f"{fingerprint}.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert ablate(study, EXPERIMENTS, 2) == 1
+    assert ablate(study, EXPERIMENTS, 2) == 0
+
+
+def test_an_experiment_that_does_not_fit_is_refused_before_anything_is_trained(study) -> None:
+    wrong = Experiment(part="head", name="none", changes=model(head={"name": "none"}))
+    before = study.results.path.read_bytes()
+    with pytest.raises(ValueError, match="name"):
+        ablate(study, [*EXPERIMENTS, wrong], 3)
+    assert study.results.path.read_bytes() == before
+
+
+def test_results_of_another_setting_are_not_mixed_in(study, done) -> None:
+    other = ResultsFile(path=study.results.path, name="ablate", setting={"data": "other"})
+    with pytest.raises(ValueError, match="another study or setting"):
+        other.entries()
+
+
+def test_scores_of_another_test_are_not_compared(study, done) -> None:
+    paths = sorted((study.work / "trials").glob("*/scores.npz"))
+    scores = Scores.load(paths[0])
+    fewer = Scores(**{name: rows[1:] for name, rows in vars(scores).items()})
+    with pytest.raises(ValueError, match="same impressions"):
+        differences([(scores, fewer)], SIMULATOR.task_names)
+
+
+def test_damaged_scores_are_one_sentence(tmp_path) -> None:
+    (tmp_path / "scores.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match="holds no scores"):
+        Scores.load(tmp_path / "scores.npz")
+
+
+def test_the_table_has_a_line_a_row_and_a_page_is_rendered_once(study, done, tmp_path) -> None:
+    table = ablation_table(done, "long_dwell")
+    assert table.count("\n") == len(ROWS) + 2
+    line = next(line for line in table.splitlines() if "| linear |" in line)
+    assert "-1.20 %" in line
+    assert str(difference(done["rows"]["head: linear"], "long_dwell")) in line
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table small long_dwell -->\nold\n<!-- end -->\nafter\n")
+    assert render(page, study.results.path.parent)
+    assert not render(page, study.results.path.parent)
+    assert page.read_text() == (
+        f"before\n<!-- table small long_dwell -->\n{table}<!-- end -->\nafter\n"
+    )
+
+
+def test_a_table_without_results_is_refused(tmp_path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table nothing click -->\n<!-- end -->\n")
+    with pytest.raises(ValueError, match="'nothing'"):
+        render(page, tmp_path)
+
+
+def test_the_reference_of_a_part_comes_before_its_rows() -> None:
+    assert [e.row for e in with_references(EXPERIMENTS)] == ROWS
+
+
+def test_a_row_whose_trials_are_made_otherwise_begins_anew(tmp_path) -> None:
+    file = ResultsFile(path=tmp_path / "r.json", name="ablate", setting={})
+    for seed in (0, 1):
+        file.put("row", {"changes": {"layers": 2}}, seed, {"fingerprint": str(seed)})
+    assert list(file.entries()["row"]["seeds"]) == ["0", "1"]
+    file.put("row", {"changes": {"layers": 4}}, 1, {"fingerprint": "other"})
+    assert file.entries()["row"] == {
+        "changes": {"layers": 4},
+        "seeds": {"1": {"fingerprint": "other"}},
+    }
+
+
+def test_planted_propensities_are_those_of_the_log_at_hand(tmp_path) -> None:
+    def planted(data: str) -> dict[str, list[float]]:
+        rows = chosen(dataclasses.replace(LOG, data=data), ["inverse propensity"])
+        return {e.name: e.changes["cold"]["propensity"] for e in rows if "planted" in e.name}
+
+    quarter, whole = planted("sim:4000"), planted("sim:4000,position_exponent=1,request_size=3")
+    assert quarter["as planted"][:3] == pytest.approx([1, 2**-0.25, 3**-0.25])
+    assert whole == {name: pytest.approx([1, 1 / 2, 1 / 3]) for name in quarter}
+    write_own(tmp_path)
+    own = dataclasses.replace(LOG, data=str(tmp_path))
+    assert own.kind == "own"
+    names = [e.name for e in chosen(own, ["inverse propensity"])]
+    assert names == ["estimated"]
+    with pytest.raises(ValueError, match="there is no part 'colour'"):
+        chosen(own, ["colour"])
