@@ -94,10 +94,12 @@ def is_elsewhere(target: str) -> bool:
 
 def broken(root: Path) -> list[str]:
     """What is wrong with the links of every page, a sentence each."""
-    return [f"{page.relative_to(root)}:{wrong}" for page in pages(root) for wrong in _wrong(page)]
+    return [
+        f"{page.relative_to(root)}:{wrong}" for page in pages(root) for wrong in _wrong(page, root)
+    ]
 
 
-def _wrong(page: Path) -> Iterator[str]:
+def _wrong(page: Path, root: Path) -> Iterator[str]:
     """What is wrong in one page, behind the line's number."""
     text = page.read_text()
     for number, target in targets(text):
@@ -105,18 +107,26 @@ def _wrong(page: Path) -> Iterator[str]:
         goal = page.parent / path if path else page
         if is_elsewhere(target):
             continue
-        if target.startswith("/") or not goal.exists():
+        if target.startswith("/") or not goal.exists() or not _is_ours(goal, root):
             yield f"{number}: {target} leads nowhere"
-        elif anchor and anchor not in anchors(_page_of(goal).read_text()):
+        elif anchor and anchor not in _anchors_of(goal):
             yield f"{number}: {path or 'this page'} has no heading #{anchor}"
     for number in _glued_lists(text):
         yield f"{number}: a list follows prose without an empty line, which the site shows as prose"
 
 
-def _page_of(goal: Path) -> Path:
-    """The page that shows a target: a folder's is its README."""
-    readme = goal / "README.md"
-    return readme if readme.is_file() else goal
+def _is_ours(goal: Path, root: Path) -> bool:
+    """Whether a path is the repository's: neither outside it nor something that was made."""
+    real = goal.resolve()
+    if not real.is_relative_to(root.resolve()):
+        return False
+    return not ELSEWHERE.intersection(real.relative_to(root.resolve()).parts)
+
+
+def _anchors_of(goal: Path) -> set[str]:
+    """The anchors of what a link leads to; a folder shows its README."""
+    page = goal / "README.md" if goal.is_dir() else goal
+    return anchors(page.read_text()) if page.suffix == ".md" and page.is_file() else set()
 
 
 def _glued_lists(text: str) -> Iterator[int]:
