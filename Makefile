@@ -28,7 +28,7 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-isa mutants same asan lint format docs pipeline manifests serve rank bench results constraints clean
+.PHONY: help setup demo test test-isa mutants same asan lint format docs pictures pipeline manifests serve rank bench results constraints clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +59,7 @@ $(PEERS): $(READY)
 # A path reaches the shell through the environment, as it was written: no character of it is make's or the shell's.
 demo: export FEEDSR_DATA = $(value DATA)
 demo: export FEEDSR_CONFIG = $(value CONFIG)
-serve rank: export FEEDSR_ROOT = $(value ROOT)
+serve rank pictures: export FEEDSR_ROOT = $(value ROOT)
 
 demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand or your own log
 	@$(BIN)/feedsr demo $(if $(DAYS),--days $(DAYS)) $${FEEDSR_DATA:+--data="$$FEEDSR_DATA"} \
@@ -98,6 +98,10 @@ format: setup ## format the code and mend what ruff can mend
 docs: setup ## the site of docs/ and the READMEs into build/site; a link that leads nowhere ends it
 	@$(BIN)/mkdocs build 2>&1 | { grep -v '^INFO' || true; }
 	@echo "build/site/index.html"
+
+pictures: setup ## make docs/pictures anew: the mask, and ROOT's feed and report as Chromium shows them
+	@$(BIN)/python docs/mask.py
+	@$(BIN)/python docs/pictures.py
 
 pipeline: setup ## compile the daily loop to build/pipeline.yaml
 	@$(BIN)/feedsr pipeline --out build/pipeline.yaml
