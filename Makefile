@@ -86,16 +86,18 @@ asan: setup ## the kernels' tests on a build with AddressSanitizer and UBSan (wa
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	  $(BIN)/python -m pytest --capture=sys tests/kernels $(ARGS)
 
-lint: setup ## ruff (lint and format) and mypy
-	@$(BIN)/ruff check $(SOURCES)
-	@$(BIN)/ruff format --check $(SOURCES)
+lint: setup docs ## ruff (lint and format), mypy, and every link of every page
+	@$(BIN)/ruff check $(SOURCES) docs
+	@$(BIN)/ruff format --check $(SOURCES) docs
 	@$(BIN)/mypy
+	@$(BIN)/mypy docs/hooks.py
 
 format: setup ## format the code and mend what ruff can mend
-	@$(BIN)/ruff check --fix $(SOURCES)
-	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES) docs
+	@$(BIN)/ruff format $(SOURCES) docs
 
 docs: setup ## the site of docs/ and the READMEs into build/site; a link that leads nowhere ends it
+	@$(BIN)/python docs/hooks.py
 	@$(BIN)/mkdocs build 2>&1 | { grep -v '^INFO' || true; }
 	@echo "build/site/index.html"
 
