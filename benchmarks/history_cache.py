@@ -4,7 +4,7 @@
     python -m benchmarks.history_cache [--dtype float32 bfloat16] [--threads 2] [--save] [--toy]
 
 The ranker of the design's numbers (d = 256, 6 layers, 4 heads) with random weights, as the
-predictor runs it (`serving.scorer`: packing, cache and model; no wire), on members of the
+predictor runs it (`serving.predictor.scorer`: packing, cache and model; no wire), on members of the
 simulator's spec:
   off       no cache
   miss      nothing is remembered; the histories are remembered afterwards
@@ -25,10 +25,10 @@ from benchmarks.rank import CONFIG, dtypes, noisy
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig
-from serving.allocator import keep_freed_memory
 from serving.history import decode_history
-from serving.history_cache import HistoryCache
-from serving.scorer import Scorer, ScorerConfig
+from serving.predictor.allocator import keep_freed_memory
+from serving.predictor.history_cache import HistoryCache
+from serving.predictor.scorer import Scorer, ScorerConfig
 from serving.wire import RankRequest
 from tests.serving_builders import NOW_MS, history_value, rank_request
 

@@ -35,7 +35,7 @@ from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, build_ranker
 from model.batch import RankBatch
 from model.feed_sr import FeedSR
-from serving.allocator import keep_freed_memory
+from serving.predictor.allocator import keep_freed_memory
 from tests.builders import make_rank_batch, select_request
 
 CONFIG = FeedSRConfig(width=256, layers=6, heads=4)

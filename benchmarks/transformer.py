@@ -38,9 +38,9 @@ from feature_repo.specs import SIMULATOR as SPEC
 from serving.history import decode_history
 from serving.infer import bytes_tensor
 from serving.launch import NAME
-from serving.predictor_client import Scores
-from serving.store_client import StoreClient
-from serving.transformer import Transformer, TransformerConfig
+from serving.transformer.predictor_client import Scores
+from serving.transformer.store_client import StoreClient
+from serving.transformer.transformer import Transformer, TransformerConfig
 
 
 def build(root: Path, *, toy: bool) -> Layout:

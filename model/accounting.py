@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from model.config import FeedSRConfig
-from model.stack import make_layer
+from model.layers.stack import make_layer
 
 if TYPE_CHECKING:
     from model.feed_sr import FeedSR

@@ -88,7 +88,7 @@ class FeedSRConfig(RankerConfig):
         block: "transformer" (attention, then MLP), or an HSTU layer, whose attention is SiLU,
             gated, and without an MLP: `attention`, `mlp` and `mlp_ratio` say nothing of it.
             "hstu_published" is the published one, "hstu" departs from it in three ways that
-            `model.hstu` names.
+            `model.layers.hstu` names.
         residual: how a branch joins the stream.
         norm: LayerNorm before each branch, or after each addition.
         calibration_buckets: buckets of an isotonic calibration layer on the head's logits

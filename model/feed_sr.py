@@ -24,14 +24,14 @@ from kernels.shared_context_attention import SeqlenInfo
 from model import accounting
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.config import FeedSRConfig
-from model.context_memory import ContextMemory
 from model.heads import PositionOffsets, TaskHead, output_layer
 from model.isotonic import IsotonicCalibration
-from model.layer import Layer, Placement
-from model.positions import Sites, candidate_sites, context_sites, make_positions
+from model.layers.context_memory import ContextMemory
+from model.layers.layer import Layer, Placement
+from model.layers.positions import Sites, candidate_sites, context_sites, make_positions
+from model.layers.rope import Rotate
+from model.layers.stack import make_layer
 from model.ranker import Output, Ranker
-from model.rope import Rotate
-from model.stack import make_layer
 from model.tokens import ActionTokens, PostTokens
 
 
@@ -87,7 +87,7 @@ class FeedSR(Ranker):
             batch: `history` holds the impressions that come after the remembered ones; `known_M`
                 counts from the window's start all the same.
             past: each request's memory `[layers, 2, tokens, heads, head_dim]` (see
-                `model.context_memory`), or None.
+                `model.layers.context_memory`), or None.
 
         Returns:
             (logits `[N, K]`, each request's memory with its new impressions); no memory, given or

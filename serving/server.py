@@ -24,10 +24,10 @@ from kserve.errors import InvalidInput
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 from kserve.protocol.grpc.server import GRPCServer
 
-from serving.data_plane import DataPlane, ServedModel
 from serving.errors import Refused
-from serving.grpc_face import RefusalToStatus, Servicer
-from serving.rest import application
+from serving.protocol.data_plane import DataPlane, ServedModel
+from serving.protocol.grpc_face import RefusalToStatus, Servicer
+from serving.protocol.rest import application
 
 
 class BoundGRPCServer(GRPCServer):

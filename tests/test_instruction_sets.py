@@ -15,8 +15,8 @@ from tests.instruction_sets import ROOT, SETTINGS, lacking, pytest_under
 
 FEW = [
     "tests/kernels/test_attention_plan.py",
-    "tests/model/test_block.py",
-    "tests/serving/test_utility.py",
+    "tests/model/layers/test_block.py",
+    "tests/serving/transformer/test_utility.py",
 ]
 
 

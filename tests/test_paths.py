@@ -22,7 +22,7 @@ from components.loop.serve import newest_posts, usual_request
 from components.registry import versions
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history
-from serving.store_client import StoreClient
+from serving.transformer.store_client import StoreClient
 from tests.log_builders import build_run, random_log, small_config, small_spec
 from tests.loop_builders import digests, online_rows, tiny_config, tiny_log, write_config
 from tests.path_builders import DUCKDB, FEAST, NAMES, OTHERS, URIS, YAML, around, nested

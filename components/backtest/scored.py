@@ -22,7 +22,7 @@ from components.evaluation.scorecard import Rows
 from components.training.data import evaluation_batches, open_loader
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed
-from serving.rank_batch import SERVING_POSITION
+from serving.predictor.rank_batch import SERVING_POSITION
 
 
 @dataclass(frozen=True, kw_only=True)

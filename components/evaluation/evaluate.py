@@ -34,7 +34,7 @@ from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed, ShardFormat, read_shard
 from model.batch import TrainBatch
 from model.checkpoint import load_model
-from serving.rank_batch import SERVING_POSITION
+from serving.predictor.rank_batch import SERVING_POSITION
 
 HISTORY_LENGTHS = ((0, 9), (10, 49), (50, 199), (200, None))
 """Segments of members, by how many of their impressions were known when they were served."""

@@ -35,13 +35,13 @@ from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import EventLog
-from components.loop.serve import ask
 from feature_repo.spec import Freshness, Spec
 from model.checkpoint import load_model
 from model.ranker import Ranker
+from serving.client import ask
 from serving.history import decode_history
 from serving.launch import Serving, launch
-from serving.request_log import read_log, sample_log
+from serving.transformer.request_log import read_log, sample_log
 from serving.wire import decode_candidates, to_numpy
 
 RANKER = "feed_sr"

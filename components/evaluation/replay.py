@@ -33,7 +33,7 @@ from model.batch import Impressions, RankBatch, TrainBatch
 from model.ranker import Ranker
 from serving.assemble import sequence_features
 from serving.history import decode_history
-from serving.rank_batch import SERVING_POSITION, build_rank_batch
+from serving.predictor.rank_batch import SERVING_POSITION, build_rank_batch
 from serving.wire import RankRequest
 
 
@@ -73,7 +73,7 @@ class Offline:
         """Served requests again, all of them answered when the store was as of `as_of_ms`.
 
         Args:
-            logged: rows of the request log (`serving.request_log.SCHEMA`).
+            logged: rows of the request log (`serving.transformer.request_log.SCHEMA`).
             as_of_ms: what had arrived before it, and posts made before it, were known.
         """
         if not logged:

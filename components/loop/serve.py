@@ -29,6 +29,7 @@ from components.layout.paths import Layout
 from components.layout.writer import is_alive
 from feature_repo.quoting import duckdb_files
 from feature_repo.spec import Spec
+from serving.client import ask
 from serving.launch import HOST, NAME, Serving, launch
 
 CANDIDATES = 20
@@ -141,22 +142,6 @@ def serving_of(
         http_port=http_port,
         grpc_port=grpc_port,
     )
-
-
-def ask(url: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The predictions of a V1 call; ValueError with the server's own sentence if it refuses."""
-    body = json.dumps({"instances": instances}).encode()
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/models/{NAME}:predict", body, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.loads(reply.read())["predictions"]
-    except urllib.error.HTTPError as error:
-        with error:
-            reason = json.loads(error.read() or b"{}").get("error", error.reason)
-        raise ValueError(f"the server at {url} answered {error.code}: {reason}") from error
-    except OSError as error:
-        raise ValueError(f"the server at {url} does not answer: {error}") from error
 
 
 def newest_posts(layout: Layout, member: int, time_ms: int, count: int = CANDIDATES) -> list[int]:

@@ -18,7 +18,7 @@ from components.training.data import evaluation_batches
 from feature_repo.spec import Spec
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.ranker import Ranker
-from serving.rank_batch import SERVING_POSITION
+from serving.predictor.rank_batch import SERVING_POSITION
 
 CANDIDATES = 512
 REPEATS = 7

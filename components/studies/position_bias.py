@@ -29,7 +29,7 @@ from components.layout.paths import Layout
 from components.log.sources.feedback import EXAMINED_ACTIONS
 from components.log.sources.simulator import has_truth, truth_day
 from feature_repo.spec import Spec
-from serving.rank_batch import SERVING_POSITION
+from serving.predictor.rank_batch import SERVING_POSITION
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]

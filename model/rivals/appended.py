@@ -20,8 +20,8 @@ from feature_repo.spec import Spec
 from model import accounting
 from model.batch import RankBatch, TrainBatch
 from model.heads import PositionOffsets, TaskHead, output_layer
+from model.layers.residual import RescaleAndAdd
 from model.ranker import Output, Ranker
-from model.residual import RescaleAndAdd
 from model.rivals.config import AppendedConfig
 from model.rivals.history import HistoryTransformer
 

@@ -23,9 +23,9 @@ from feature_repo.spec import Spec
 from kernels.shared_context_attention import SeqlenInfo, Tokens, shared_context_attention
 from model.accounting import linear_flops
 from model.batch import Impressions, RankBatch
-from model.block import MLP, Attention
+from model.layers.block import MLP, Attention
+from model.layers.rope import Rotation
 from model.rivals.config import HistoryConfig
-from model.rope import Rotation
 from model.tokens import ActionTokens, PostTokens
 
 

@@ -22,8 +22,8 @@ from feature_repo.spec import Spec
 from model import accounting
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.heads import PositionOffsets, TaskHead, output_layer
+from model.layers.residual import GatedAdd
 from model.ranker import Output, Ranker
-from model.residual import GatedAdd
 from model.rivals.config import LiGRConfig
 from model.rivals.history import HistoryTransformer, sequence_of
 from model.rivals.sets import SetLayer, Sets

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.block import MLP
-from model.residual import GatedAdd
+from model.layers.block import MLP
+from model.layers.residual import GatedAdd
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,7 +171,7 @@ def test_the_submit_job_is_a_command_that_exists() -> None:
     name, command, *flags = container["command"]
     assert name == "feedsr"
     told = subprocess.run(
-        [sys.executable, "-c", "from components.cli import main; main()", command, "--help"],
+        [sys.executable, "-c", "from components.cli.main import main; main()", command, "--help"],
         capture_output=True,
         text=True,
         check=True,

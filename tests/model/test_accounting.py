@@ -18,10 +18,10 @@ from model.accounting import (
 )
 from model.config import HEADS, HeadName
 from model.feed_sr import FeedSR
-from model.layer import Placement
+from model.layers.layer import Placement
+from model.layers.rope import Rotation
+from model.layers.stack import make_layer
 from model.ranker import Ranker
-from model.rope import Rotation
-from model.stack import make_layer
 from tests.builders import offsets_of
 from tests.model.live_memory import LiveMemory
 from tests.model.variants import VARIANTS, timed_rank_batch, variant

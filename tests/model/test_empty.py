@@ -21,12 +21,12 @@ from model.feed_sr import FeedSR
 from model.files import load_optimizer_tensors, optimizer_tensors, parse_tensors, tensor_bytes
 from model.heads import PositionOffsets, TaskHead
 from model.isotonic import IsotonicCalibration
-from model.pointwise_attention import pointwise_attention
-from model.positions import Sites, make_positions
+from model.layers.pointwise_attention import pointwise_attention
+from model.layers.positions import Sites, make_positions
+from model.layers.rope import Rotation
 from model.rivals.history import append
 from model.rivals.ligr import request_of
 from model.rivals.sets import SetLayer, Sets
-from model.rope import Rotation
 from tests.builders import TINY, make_rank_batch, make_train_batch, offsets_of
 from tests.model.test_heads import HEAD
 from tests.model.variants import SMALL, VARIANTS, variant

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from model import FeedSRConfig, HeadConfig, build_ranker
 from model.batch import TrainBatch
-from model.block import Block
 from model.feed_sr import FeedSR
+from model.layers.block import Block
 from tests.builders import TINY, Pattern, make_train_batch
 
 CONFIG = FeedSRConfig(

@@ -18,10 +18,10 @@ from kserve.errors import InvalidInput
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from feature_repo.specs import SIMULATOR as SPEC
-from serving.data_plane import DataPlane, ServedModel
 from serving.errors import Unavailable
 from serving.launch import NAME, Pair, Server
-from serving.rest import application
+from serving.protocol.data_plane import DataPlane, ServedModel
+from serving.protocol.rest import application
 from serving.server import _without_traceback, check_flags
 from tests.http_calls import call, cut_short
 from tests.serving_builders import Grpc, SmallRun, candidates, history_value, instance
@@ -371,8 +371,8 @@ def test_a_mistake_is_logged_with_its_traceback() -> None:
 
 
 def test_a_model_that_stopped_is_unavailable_over_both_protocols(small_run: SmallRun) -> None:
-    from serving.predictor import Predictor
-    from serving.transformer import Transformer, TransformerConfig
+    from serving.predictor.predictor import Predictor
+    from serving.transformer.transformer import Transformer, TransformerConfig
 
     config = TransformerConfig(
         spec_name=SPEC.name, feast_dir=small_run.layout.feast, predictor_host=""

@@ -12,7 +12,7 @@ import torch
 from components.backtest.scored import scored_batches
 from components.training.data import evaluation_batches
 from model import DCNv2Config, build_ranker
-from serving.rank_batch import SERVING_POSITION
+from serving.predictor.rank_batch import SERVING_POSITION
 from tests.builders import TINY
 from tests.shard_builders import write_shards
 

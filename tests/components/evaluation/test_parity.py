@@ -30,8 +30,8 @@ from components.evaluation.parity import (
 from components.evaluation.replay import Offline, Replayed
 from components.features.online import online_histories
 from components.features.store import open_store
-from components.loop.serve import ask
 from feature_repo.specs import SIMULATOR as SPEC
+from serving.client import ask
 from serving.history import decode_history, encode_history
 from serving.launch import launch
 from serving.wire import encode_candidates

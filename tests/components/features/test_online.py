@@ -25,7 +25,7 @@ from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import history_order, with_content
 from serving.history import decode_history, history_as_of
-from serving.store_client import StoreClient
+from serving.transformer.store_client import StoreClient
 from tests.log_builders import Log, build_run, random_log, small_config, small_spec
 
 SPEC = small_spec("kuairand")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components.cli import app
+from components.cli.main import app
 from components.layout.paths import Layout
 from components.layout.writer import LOCK, RUN, RUN_PID, writing
 from components.log.sources.base import fresh_raw
@@ -138,7 +138,7 @@ def test_every_command_that_writes_is_refused_and_changes_nothing(
 
 def test_the_refused_one_ends_with_one_sentence_and_a_status(held: tuple[Layout, int]) -> None:
     layout, pid = held
-    command = [sys.executable, "-c", "from components.cli import main; main()"]
+    command = [sys.executable, "-c", "from components.cli.main import main; main()"]
     words = ["ingest", "--root", str(layout.root), "--config", "demo"]
     found = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     assert found.returncode == 1
@@ -328,7 +328,7 @@ def test_a_daily_run_keeps_others_off_and_its_steps_end_with_it(tmp_path: Path) 
     layout = tiny_log(tmp_path / "root", days=3)
     config, day = write_config(tmp_path / "loop.json", tiny_config()), layout.raw_days()[-1]
     words = ["daily", "--root", str(layout.root), "--day", day, "--config", config]
-    with process("from components.cli import main; main()", *words) as run:
+    with process("from components.cli.main import main; main()", *words) as run:
         log = layout.run(day) / "pipeline.log"
         wait_for(lambda: log.is_file() and '"step": "features"' in log.read_text())
         for name in ("ingest", "materialize"):

@@ -17,9 +17,11 @@ from components.studies.experiments import (
     training,
     with_references,
 )
+from components.studies.intervals import difference
+from components.studies.pages import render
 from components.studies.results import ResultsFile
 from components.studies.scores import Scores, differences
-from components.studies.tables import ablation_table, difference, in_order, render
+from components.studies.tables import ablation_table, in_order
 from components.studies.trial import Log
 from feature_repo.specs import SIMULATOR
 from tests.loop_builders import small_config

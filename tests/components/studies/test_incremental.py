@@ -9,8 +9,8 @@ import pytest
 
 from components.studies.config import study_config
 from components.studies.incremental import METHODS, DailyTraining, _Chain, compare_daily
+from components.studies.intervals import mean_difference
 from components.studies.results import ResultsFile
-from components.studies.tables import mean_difference
 from components.studies.trial import Log
 from components.training.data import evaluation_batches
 from feature_repo.specs import SIMULATOR

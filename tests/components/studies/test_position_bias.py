@@ -29,7 +29,7 @@ from model import FeedSRConfig, HeadConfig
 from model.batch import TrainBatch
 from model.checkpoint import load_model
 from model.ranker import Output
-from serving.rank_batch import SERVING_POSITION
+from serving.predictor.rank_batch import SERVING_POSITION
 
 FEED = SimulatorConfig(impressions=12_000, members=150, position_exponent=0.8)
 SPLIT = Split(train_before="2026-01-11", test_through="2026-01-13", freshness="day", spec=SIMULATOR)

@@ -12,7 +12,7 @@ from components.log.sources.planted import planted
 from typer.testing import CliRunner
 
 from components.backtest.backtest import BacktestOptions, backtest
-from components.cli import app
+from components.cli.main import app
 from components.config import DailyConfig, TrainConfig
 from components.layout.paths import Layout
 from components.log.sources import SimulatorConfig, simulate
