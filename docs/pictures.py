@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from PIL import Image, ImageChops
 from rich.console import Console
@@ -33,8 +34,11 @@ GRACE_SECONDS = 40
 """How long a process that is told to end may take to stop what it started."""
 SCALE = 2
 """Pixels of a photograph for each pixel of the page."""
-COLOURS = 48
-"""How many a photograph keeps: more are not told apart, and cost bytes."""
+FLAT, COLOURS = 10, 48
+"""How many colours a photograph keeps as they are, and in all: more cost bytes and show nothing."""
+
+Counted = tuple[int, tuple[int, int, int]]
+"""How many pixels have a colour, and the colour."""
 
 REPORT_SIZE = (1424, 1400)
 LEFT, RIGHT = ("Quality on the day",), ("Calibration", "Scores")
@@ -45,7 +49,7 @@ body { max-width: none; padding: 36px 44px; font-family: Inter, "Liberation Sans
 .parts > div > h2:first-child { margin-top: 1.8rem; }
 </style>
 """
-FEED_SIZE = (760, 1400)
+FEED_SIZE = (704, 1400)
 FEED = """<!doctype html>
 <meta charset="utf-8">
 <style>
@@ -53,7 +57,7 @@ body { margin: 0; background: #15181c; color: #dfe3e8; }
 header { background: #262b32; padding: 13px 18px; display: flex; gap: 8px; }
 i { width: 12px; height: 12px; border-radius: 50%; background: #ff6159; }
 i + i { background: #ffbd2e; } i + i + i { background: #29c941; }
-pre { margin: 24px 36px; font: 15px/1.5 "JetBrains Mono", "DejaVu Sans Mono", monospace; }
+pre { margin: 24px 36px; font: 15px/1.42 "JetBrains Mono", "DejaVu Sans Mono", monospace; }
 b { color: #62c48f; }
 </style>
 <header><i></i><i></i><i></i></header>
@@ -150,12 +154,21 @@ def keep(raw: Path, picture: Path, margin: int = 36 * SCALE) -> None:
     ground = Image.new("RGB", whole.size, whole.getpixel((0, whole.height - 1)))
     content = ImageChops.difference(whole, ground).getbbox()
     bottom = min(content[3] + margin, whole.height) if content else whole.height
-    small = whole.crop((0, 0, whole.width, bottom)).quantize(
-        COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    )
+    small = few_colours(whole.crop((0, 0, whole.width, bottom)))
     beside = picture.with_suffix(".tmp")
     small.save(beside, format="PNG", optimize=True)
     beside.replace(picture)
+
+
+def few_colours(image: Image.Image) -> Image.Image:
+    """The image with a palette: the commonest colours exactly, and the reach of the rest."""
+    counted = cast(list[Counted], image.getcolors(image.width * image.height))
+    commonest = sorted(counted, reverse=True)[:FLAT]
+    flat = [channel for _, colour in commonest for channel in colour]
+    rest = image.quantize(COLOURS - FLAT, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(flat + rest[: 3 * (COLOURS - FLAT)])
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def report_page(root: Path) -> str:
