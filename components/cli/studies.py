@@ -180,15 +180,17 @@ def results(
     folder: Annotated[Path, typer.Option(help="of the studies' results")] = Path(
         "benchmarks/results"
     ),
-    pages: Annotated[str, typer.Option(help="with commas")] = "README.md,docs/study.md",
-    figure: Annotated[Path, typer.Option(help="of the scaling study")] = Path("docs/scaling.svg"),
+    pages: Annotated[str, typer.Option(help="with commas")] = "README.md,docs/results.md",
+    figure: Annotated[Path, typer.Option(help="of the scaling study")] = Path(
+        "docs/pictures/scaling.svg"
+    ),
 ) -> None:
     """Render the tables of pages, and the figure, anew from the studies' results."""
     import json
 
     from components.layout.files import atomic_path
     from components.studies.figures import scaling_figure
-    from components.studies.tables import render
+    from components.studies.pages import render
 
     for page in pages.split(","):
         changed = render(Path(page), folder)
