@@ -176,6 +176,8 @@ def _led(match: re.Match[str], place: str, site: dict[str, str]) -> str:
         to = posixpath.relpath(site[goal], own) + mark + anchor
         return match[0].replace(match["to"], to)
     text = match["text"]
+    if goal.endswith(text.strip("`/")):
+        return f"`{goal}`"
     return text if "`" in text else f"{text} (`{goal}`)"
 
 
