@@ -125,7 +125,7 @@ bench: $(PEERS) ## run every benchmark; ARGS=--save keeps the results in benchma
 	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
 	  echo "$$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py) $(ARGS) || exit 1; done
 
-results: setup ## render the tables of README.md and docs/study.md from benchmarks/results/
+results: setup ## render the tables of README.md and docs/results.md from benchmarks/results/
 	@$(BIN)/feedsr results
 
 constraints: setup ## write constraints.txt anew from what .venv holds
