@@ -18,6 +18,7 @@ from pydantic import (
 from feature_repo.spec import Freshness, Spec
 from feature_repo.specs import spec_by_name
 from model import DCNv2Config, FeedSRConfig, RankerConfig
+from model.config import first_fault
 
 
 class Config(BaseModel):
@@ -149,10 +150,7 @@ def load_config(name: str) -> DailyConfig:
     try:
         return DailyConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        what = first["msg"].removeprefix("Value error, ")
-        raise ValueError(": ".join(filter(None, (str(path), where, what)))) from error
+        raise ValueError(f"{path}: {first_fault(error)}") from error
 
 
 PROFILES = {

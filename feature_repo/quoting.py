@@ -32,6 +32,11 @@ def duckdb_files(paths: Iterable[Path | str]) -> str:
     return "[" + ", ".join(f"'{text}'" for text in texts) + "]"
 
 
+def duckdb_parquet(paths: Iterable[Path | str]) -> str:
+    """These very Parquet files as an SQL table; a folder's `name=value` is no column of it."""
+    return f"read_parquet({duckdb_files(paths)}, hive_partitioning = false)"
+
+
 def feast_yaml(values: Any) -> str:
     """YAML that Feast reads as these values.
 

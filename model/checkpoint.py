@@ -20,6 +20,7 @@ from torch import Tensor
 from feature_repo.spec import Spec
 from feature_repo.specs import spec_by_name
 from model.build import RANKERS, build
+from model.config import first_fault
 from model.files import existing_folder, parse_tensors, read_bytes, tensor_bytes, write_folder
 from model.ranker import Ranker
 
@@ -139,9 +140,7 @@ def _build(config: Mapping[str, Any], spec: Spec, folder: Path) -> Ranker:
     try:
         parsed: Any = RANKERS[name][0].model_validate(config["config"])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{folder / CONFIG}: config.{where}: {first['msg']}") from error
+        raise ValueError(f"{folder / CONFIG}: config.{first_fault(error)}") from error
     whole = parsed.model_dump(mode="json")
     unsaid = [field for field, value in whole.items() if config["config"].get(field) != value]
     if unsaid:  # defaults change: what is not said was something else, once

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 HeadName = Literal["linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe"]
 HEADS: tuple[HeadName, ...] = ("linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe")
@@ -19,6 +19,13 @@ BlockName = Literal["transformer", "hstu", "hstu_published"]
 ResidualName = Literal["rescale", "plain", "rezero", "layer_scale", "gated"]
 NormName = Literal["pre", "post"]
 ActionTokenName = Literal["with_post", "alone"]
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as "where: what"."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"]))
+    return ": ".join(filter(None, (where, fault["msg"].removeprefix("Value error, "))))
 
 
 class ModelConfig(BaseModel):

@@ -8,7 +8,6 @@ stages that prepare the log are `components.backtest.prepare`.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import re
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -28,9 +26,10 @@ from components.backtest.split import Split
 from components.config import DailyConfig
 from components.evaluation.evaluate import evaluate_ranker
 from components.evaluation.scorecard import compares_within_day
-from components.layout.files import check_writable, write_json
+from components.layout.files import check_writable, digest, write_json
 from components.layout.paths import absolute
 from components.registry.gate import BASELINE, CANDIDATE
+from components.training.distributed import this_device
 from components.training.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig
@@ -144,7 +143,7 @@ def ranker_configs(config: DailyConfig, names: Iterable[str]) -> dict[str, Ranke
 def default_work(data: str) -> Path:
     """Where a log's backtests keep their files when no folder was named."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(data).name).strip("-").lower() or "log"
-    where = hashlib.sha256(str(absolute(data)).encode()).hexdigest()[:8]
+    where = digest(str(absolute(data)), 8)
     return Path("runs") / "backtest" / f"{name}-{where}"
 
 
@@ -160,11 +159,11 @@ def _train_and_score(
     Each configuration and seed has a folder of its own, so backtests may share a work folder.
     """
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + seed})
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = this_device()
     found: Result = {"seed": recipe.seed, "rankers": {}, "seconds": {}}
     for name, chosen in rankers.items():
         text = chosen.model_dump_json() + recipe.model_dump_json()
-        folder = models / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        folder = models / f"{name}-{digest(text, 8)}"
         started = time.monotonic()
         fit(prepared.train, folder, chosen, config.spec, recipe, config.freshness)
         trained = time.monotonic()

@@ -24,6 +24,7 @@ from components.layout.paths import Layout, absolute
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, detect_source, simulate
 from feature_repo.spec import Spec
+from model.config import first_fault
 
 SIMULATED = "sim:"
 
@@ -130,9 +131,7 @@ def simulated(data: str) -> SimulatorConfig:
             {"impressions": number, **{name: value for name, _, value in pairs}}
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{data!r} is no simulated log: {where}: {first['msg']}") from error
+        raise ValueError(f"{data!r} is no simulated log: {first_fault(error)}") from error
 
 
 def _ingest(layout: Layout, config: DailyConfig) -> dict[str, Any]:

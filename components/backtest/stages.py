@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from components.layout.files import write_json
+from components.layout.files import fingerprint, write_json
 
 HOME = Path(__file__).parents[2]
 """The folder of the packages."""
@@ -45,8 +45,7 @@ class Stages:
             work: returns JSON values to keep.
             code: dotted name of the module that does it.
         """
-        text = json.dumps({"inputs": inputs, "code": code_hash(code, self.home)}, sort_keys=True)
-        stamp = hashlib.sha256(text.encode()).hexdigest()[:16]
+        stamp = fingerprint({"inputs": inputs, "code": code_hash(code, self.home)})
         path = self.folder / f"{name}.json"
         kept = json.loads(path.read_text()) if path.is_file() else {}
         if kept.get("stamp") != stamp:

@@ -30,6 +30,7 @@ from components.registry import versions
 from components.registry.gate import BASELINE, CANDIDATE, PRODUCTION
 from components.registry.plan import plan
 from components.training.data import evaluation_batches, open_loader, shard_paths
+from components.training.distributed import this_device
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed, ShardFormat, read_shard
 from model.batch import TrainBatch
@@ -161,7 +162,7 @@ def served_logits(
 
 def _rankers(layout: Layout, day: str, config: DailyConfig) -> tuple[Rankers, str | None, str]:
     """The rankers to compare, the version in production when the day was planned, and a note."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = this_device()
     folders = {name: layout.model(day, name) for name in (CANDIDATE, BASELINE)}
     production = plan(layout, day, config).production
     note = "" if production else "no model was in production"

@@ -21,7 +21,7 @@ from components.layout.paths import Layout
 from components.log.columns import Array, column, packed_bytes, records, select_list
 from components.log.impressions import EventLog, read_members, read_posts
 from feature_repo.kinds import View
-from feature_repo.quoting import duckdb_files
+from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import DAY_MS, Spec
 
 EPOCH = 0
@@ -123,8 +123,7 @@ def _only_changed(layout: Layout, view: View, day: str, rows: pa.Table, end: int
         connection.register("rows", rows)
         answer = connection.execute(
             f"with last as (select {key}, arg_max(packed, event_timestamp) as packed "
-            f"from read_parquet({duckdb_files(earlier)}, hive_partitioning = false) "
-            f"group by {key}) "
+            f"from {duckdb_parquet(earlier)} group by {key}) "
             f"select r.{key}, last.{key} is null as fresh, r.packed, "
             f"epoch_ms(r.event_timestamp) as since from rows r "
             f"left join last using ({key}) "

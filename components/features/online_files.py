@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.layout.files import write_json
+from components.layout.files import digest, write_json
 
 State = dict[str, dict[str, Any]]
 
@@ -30,7 +30,7 @@ class OnlineFiles:
 
     def __init__(self, path: Path, store: str) -> None:
         self.path = path
-        self.store = hashlib.sha256(store.encode()).hexdigest()[:16]
+        self.store = digest(store)
         kept = json.loads(path.read_text()) if path.is_file() else {}
         self.views: dict[str, State] = kept["views"] if kept.get("store") == self.store else {}
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import json
 import os
 import tempfile
@@ -59,3 +60,14 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     """Writes a Parquet file (zstd) atomically."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def digest(content: str | bytes, digits: int = 16) -> str:
+    """The first hex digits of the content's SHA-256: a name for it, not a proof."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:digits]
+
+
+def fingerprint(values: Any) -> str:
+    """16 hex digits over JSON values: what something is made from."""
+    return digest(json.dumps(values, sort_keys=True))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from components.layout.paths import Layout
 from components.log.columns import Array, arrow_column, column, records
 from feature_repo.kinds import arrow_field
-from feature_repo.quoting import duckdb_files
+from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import Spec
 
 HISTORY_ORDER = ("arrival_time", "event_time", "post_id")
@@ -93,10 +93,7 @@ class EventLog:
         self.posts = read_posts(layout)
         authors = self.posts.select(["post_id", "actor_id", "root_actor_id"])
         self.connection.register("posts", authors)
-        self.connection.execute(
-            f"create view impressions as select * from "
-            f"read_parquet({duckdb_files(files)}, hive_partitioning = false)"
-        )
+        self.connection.execute(f"create view impressions as select * from {duckdb_parquet(files)}")
         self.connection.execute(
             "create view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "
             "coalesce(p.root_actor_id, 0) as root_actor_id "

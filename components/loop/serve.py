@@ -27,7 +27,7 @@ from components.config import DailyConfig
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.layout.writer import is_alive
-from feature_repo.quoting import duckdb_files
+from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import Spec
 from serving.client import ask
 from serving.launch import HOST, NAME, Serving, launch
@@ -150,7 +150,8 @@ def newest_posts(layout: Layout, member: int, time_ms: int, count: int = CANDIDA
     """
     with duckdb.connect() as connection:
         rows = connection.execute(
-            f"select post_id from {_parquet(layout.posts)} where created_ms < ? and post_id not in "
+            f"select post_id from {duckdb_parquet([layout.posts])} "
+            "where created_ms < ? and post_id not in "
             f"(select post_id from {_impressions(layout)} where member_id = ?) "
             "order by created_ms desc, post_id limit ?",
             [time_ms, member, count],
@@ -248,8 +249,4 @@ def _impressions(layout: Layout) -> str:
     days = layout.impression_days()
     if not days:
         raise ValueError(f"{layout.root} has no impressions; run feedsr daily first")
-    return _parquet(*map(layout.impressions_day, days))
-
-
-def _parquet(*paths: Path) -> str:
-    return f"read_parquet({duckdb_files(paths)}, hive_partitioning = false)"
+    return duckdb_parquet(map(layout.impressions_day, days))

@@ -9,14 +9,13 @@ of days; it never looks at a log or at weights.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.config import DailyConfig
-from components.layout.files import write_json
+from components.layout.files import digest, write_json
 from components.layout.paths import Layout
 from components.registry import versions
 
@@ -90,7 +89,7 @@ def fingerprint(config: DailyConfig) -> str:
     """
     asked = config.model_dump_json(include={"spec_name", "freshness", "feed_sr", "dcnv2"})
     text = asked + config.spec.hash
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(text)
 
 
 def day_before(day: str, config: DailyConfig) -> str:

@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from components.config import DailyConfig
 from components.layout.files import write_json
+from components.layout.locks import locked
 from components.layout.paths import Layout
 from components.registry.gate import CANDIDATE, GateVerdict
 
@@ -64,7 +62,7 @@ def register(layout: Layout, day: str, config: DailyConfig) -> str:
             "evaluate and gate the day again, then register"
         )
     version = f"{day}-{fingerprint[:8]}"
-    with _locked(layout):
+    with locked(layout.registry / ".lock"):
         if not (_folder(layout, version) / "version.json").is_file():
             _write_version(layout, version, model, _record(layout, day, config, verdict))
     return version
@@ -81,7 +79,7 @@ def promote(layout: Layout, version: str, *, force: bool = False) -> None:
         failed = [c["reason"] for c in record["gate"]["checks"] if not c["passed"]]
         raise ValueError(f"the gate refused {version}: {'; '.join(failed)} (force promotes it)")
     _verify(layout, version, record)
-    with _locked(layout):
+    with locked(layout.registry / ".lock"):
         history = _history(layout)
         if current(layout) != version:
             _point(layout, version, [*history, _entry("promote", version)])
@@ -93,7 +91,7 @@ def rollback(layout: Layout) -> str:
     Raises:
         ValueError: nothing was in production before, or that version is damaged.
     """
-    with _locked(layout):
+    with locked(layout.registry / ".lock"):
         history = _history(layout)
         stack = _stack(history)
         if len(stack) < 2:
@@ -111,7 +109,7 @@ def prune(layout: Layout, keep: int) -> list[str]:
 
     What is in production, and what a rollback would go to, always stays.
     """
-    with _locked(layout):
+    with locked(layout.registry / ".lock"):
         found = versions(layout)
         stay = {
             current(layout),
@@ -276,12 +274,3 @@ def _stack(history: list[dict[str, Any]]) -> list[str]:
 def _entry(action: str, version: str) -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"action": action, "version": version, "time": now}
-
-
-@contextmanager
-def _locked(layout: Layout) -> Iterator[None]:
-    """Holds the registry's lock; the system frees it when a process dies."""
-    layout.registry.mkdir(parents=True, exist_ok=True)
-    with (layout.registry / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -31,7 +31,7 @@ from components.studies.experiments import (
     with_references,
 )
 from components.studies.results import ResultsFile
-from components.studies.trial import Log, Trial, claimed, run_trial
+from components.studies.trial import Log, Trial, claimed_trial, run_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +116,13 @@ def _measured(study: Study, experiment: Experiment, trial: Trial) -> bool:
     """Whether the row has this seed's figures, after the trial where it had not."""
     if study.results.seed(experiment.row, trial.seed, trial.fingerprint):
         return True
-    with claimed(study.work, trial) as mine:
+    with claimed_trial(study.work, trial) as mine:
         if not mine:
             return False
         outcome = run_trial(trial, study.work)
     reference = _trial(study, reference_of(experiment), trial.seed)
     if reference.fingerprint != trial.fingerprint:  # its scores are wanted, wherever it was done
-        with claimed(study.work, reference, wait=True):
+        with claimed_trial(study.work, reference, wait=True):
             run_trial(reference, study.work)
     result = {"fingerprint": trial.fingerprint, **outcome.values}
     study.results.put(experiment.row, described(experiment), trial.seed, result)

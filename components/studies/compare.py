@@ -24,7 +24,7 @@ from components.studies.apart import set_apart
 from components.studies.config import StudyConfig, changed, merged
 from components.studies.contenders import CONTENDERS, OURS, Between, Contender
 from components.studies.results import ResultsFile
-from components.studies.trial import Log, Trial, claimed, run_trial
+from components.studies.trial import Log, Trial, claimed_trial, run_trial
 from model.config import RankerConfig
 
 RANDOM_TRIALS = 4
@@ -268,7 +268,7 @@ def _chosen_by(
     trial = make_trial(comparison, contender, values, comparison.choosing, seed)
     found = comparison.results.seed(row, key, trial.fingerprint)
     if found is None:
-        with claimed(comparison.work, trial) as mine:
+        with claimed_trial(comparison.work, trial) as mine:
             if not mine:
                 return None
             outcome = run_trial(trial, comparison.work)
@@ -286,7 +286,7 @@ def _test(comparison: Comparison, contender: Contender, best: Values, advance: A
     for seed in range(comparison.seeds):
         trial = make_trial(comparison, contender, best, comparison.testing, seed)
         if comparison.results.seed(contender.name, seed, trial.fingerprint) is None:
-            with claimed(comparison.work, trial) as mine:
+            with claimed_trial(comparison.work, trial) as mine:
                 if not mine:
                     held = True
                     continue

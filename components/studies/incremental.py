@@ -16,12 +16,14 @@ from typing import Any
 from components.backtest.prepare import prepare
 from components.backtest.split import Split
 from components.console import progress
+from components.layout.files import fingerprint
+from components.layout.locks import locked
 from components.layout.paths import absolute
 from components.studies.config import StudyConfig
 from components.studies.results import ResultsFile
 from components.studies.scores import Differences, Scores, differences, score
-from components.studies.trial import Log, locked, log_home, timed, trained_seconds
-from components.training.train import fingerprint, fit
+from components.studies.trial import Log, log_home, timed, trained_seconds
+from components.training.train import fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 

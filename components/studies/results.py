@@ -18,7 +18,7 @@ from typing import Any
 
 from components.backtest.backtest import versions
 from components.layout.files import write_json
-from components.studies.trial import locked
+from components.layout.locks import locked
 
 Entry = dict[str, Any]
 

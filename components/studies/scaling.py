@@ -19,7 +19,7 @@ from components.console import progress
 from components.layout.paths import absolute
 from components.studies.config import StudyConfig, changed
 from components.studies.results import ResultsFile
-from components.studies.trial import Log, Trial, claimed, run_trial, shards
+from components.studies.trial import Log, Trial, claimed_trial, run_trial, shards
 from components.training.data import evaluation_batches
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
@@ -90,7 +90,7 @@ def sized(log: Log, start: StudyConfig, width: int, layers: int, seed: int) -> T
 def _measured(results: ResultsFile, row: str, trial: Trial, work: Path) -> bool:
     if results.seed(row, trial.seed, trial.fingerprint):
         return True
-    with claimed(work, trial) as mine:
+    with claimed_trial(work, trial) as mine:
         if not mine:
             return False
         outcome = run_trial(trial, work)

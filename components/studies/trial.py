@@ -7,7 +7,6 @@ finds its shards, its weights and its scores. Knows no experiment and no table.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import time
@@ -19,7 +18,8 @@ from typing import Any
 
 from components.backtest.prepare import SIMULATED, config_for, prepare
 from components.backtest.split import Split
-from components.layout.files import write_json
+from components.layout.files import fingerprint, write_json
+from components.layout.locks import claimed, locked
 from components.layout.paths import Layout, absolute
 from components.log.sources import detect_source
 from components.studies.config import StudyConfig, changed, study_config
@@ -27,7 +27,7 @@ from components.studies.costs import costs, request_ms
 from components.studies.lightgbm.ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.studies.position_bias import position_bias
 from components.studies.scores import Scores, score
-from components.training.train import fingerprint, fit, teacher_recipes
+from components.training.train import fit, teacher_recipes
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
@@ -161,7 +161,7 @@ def _teachers(trial: Trial, shards: Path, work: Path) -> list[Path]:
         further = recipe.seed - trial.config.cold.seed
         teacher = replace(trial, config=untaught, seed=trial.seed + further)
         folders.append(work / "trials" / teacher.fingerprint / "model")
-        with claimed(work, teacher, wait=True):  # a trial without teachers waits for none
+        with claimed_trial(work, teacher, wait=True):  # a trial without teachers waits for none
             _fit(teacher, trial.ranker, shards, folders[-1], [])
     return folders
 
@@ -238,26 +238,15 @@ def log_home(work: Path, log: Log, spec: Spec) -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a file's lock: another process that wants it waits; a process that dies lets go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def claimed(work: Path, trial: Trial, *, wait: bool = False) -> Iterator[bool]:
+def claimed_trial(work: Path, trial: Trial, *, wait: bool = False) -> Iterator[bool]:
     """Whether this process has the trial until the end; one that dies lets go.
 
     With `wait` it has: a process that waits must be one that nobody waits for.
     """
     path = work / "trials" / f"{trial.fingerprint}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    if wait:
+        with locked(path):
+            yield True
+        return
+    with claimed(path) as mine:
+        yield mine

@@ -49,13 +49,19 @@ class Group:
             dist.barrier()
 
 
+def this_device() -> torch.device:
+    """The GPU of this process where there is one (torchrun's `LOCAL_RANK`), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
 @contextmanager
 def process_group() -> Iterator[Group]:
     """Joins torchrun's processes for the length of the block; alone where there is no torchrun."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = this_device()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     joins = world > 1 and not dist.is_initialized()
     if joins:

@@ -10,7 +10,6 @@ they share a file system.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import torch
 import typer
 
 from components.config import DailyConfig, TrainConfig, load_config
+from components.layout.files import fingerprint
 from components.layout.paths import Layout
 from components.training.checkpoints import clear_checkpoints
 from components.training.data import estimate_weighting, open_loader, window_limit
@@ -254,11 +254,6 @@ def describe_inputs(
         "freshness": freshness,
         "start": weights and hashlib.sha256(weights).hexdigest(),
     }
-
-
-def fingerprint(inputs: Any) -> str:
-    """16 hex digits over what a run is made from, as JSON values."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def finished_record(out_dir: Path, inputs: dict[str, Any], spec: Spec) -> dict[str, Any] | None:

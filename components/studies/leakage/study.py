@@ -16,7 +16,6 @@ would move them is what `seeds` shows.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,12 +35,13 @@ from components.backtest.split import Split
 from components.backtest.stages import Stages
 from components.config import Config, DailyConfig
 from components.evaluation.scorecard import plain
-from components.layout.files import check_writable, write_json
+from components.layout.files import check_writable, digest, write_json
 from components.layout.paths import Layout, absolute
 from components.log.sources.planted import planted
 from components.registry.gate import CANDIDATE
 from components.studies.leakage.cut import SessionCut, Sessions, write_cut
 from components.studies.leakage.table import print_tables
+from components.training.distributed import this_device
 from components.training.train import fit
 from feature_repo.spec import Freshness, Spec
 from kernels.loader.checksums import CHECKSUMS
@@ -188,7 +188,7 @@ def _cut_stage(
     """
     what = "history" if counters_through is None else "cut"
     target = source.with_name(f"{source.name}-{what}-{sessions}")
-    shards = hashlib.sha256((source / CHECKSUMS).read_bytes()).hexdigest()
+    shards = digest((source / CHECKSUMS).read_bytes(), 64)
 
     def work() -> dict[str, Any]:
         cut = SessionCut(spec=spec, sessions=sessions)
@@ -210,8 +210,8 @@ def _train(
     ranker = ranker_configs(config, (options.ranker,))[options.ranker]
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + seed})
     text = ranker.model_dump_json() + recipe.model_dump_json()
-    name = f"{options.ranker}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = f"{options.ranker}-{digest(text, 8)}"
+    device = this_device()
     kinds: tuple[tuple[str, Path, Freshness], ...] = (
         ("uncut", shards.uncut.train, "immediate"),
         ("cut", shards.cut.train, "immediate"),

@@ -21,7 +21,7 @@ from components.studies.contenders import CONTENDERS, Between, Contender
 from components.studies.lightgbm.ranker import LightGBMConfig
 from components.studies.results import ResultsFile
 from components.studies.tables import comparison_table
-from components.studies.trial import Log, Trial, claimed, trained_seconds
+from components.studies.trial import Log, Trial, claimed_trial, trained_seconds
 from feature_repo.specs import SIMULATOR
 from model.build import RANKERS
 from tests.loop_builders import small_config
@@ -193,7 +193,7 @@ def test_a_contender_that_another_process_is_at_is_left_to_it(comparison, done) 
     seeds = replace(comparison, seeds=3)
     chosen = done["rows"]["dcnv2"]["chosen"]
     held: Trial = make_trial(comparison, SMALL[1], chosen, TESTING, 2)
-    with claimed(comparison.work, held):
+    with claimed_trial(comparison.work, held):
         assert compare(seeds, SMALL[1:2]) == 1
     whole = json.loads(comparison.results.path.read_text())
     for seed in whole["rows"]["dcnv2"]["seeds"].values():
@@ -213,7 +213,7 @@ def test_a_training_that_another_process_holds_keeps_none_of_the_others_back(
     trials = done["rows"]["tuning: feed_sr"]["seeds"]
     finalists = sorted(trials, key=lambda n: -trials[n]["auc"])[:3]
     first = make_trial(comparison, ours, trials[finalists[0]]["values"], CHOOSING, 2)
-    with claimed(comparison.work, first):
+    with claimed_trial(comparison.work, first):
         assert compare(shared, [ours]) == 1
     rows = json.loads(file.path.read_text())["rows"]
     seeds = [list(rows[f"finalist: feed_sr {number}"]["seeds"]) for number in finalists]
@@ -222,7 +222,7 @@ def test_a_training_that_another_process_holds_keeps_none_of_the_others_back(
     assert compare(shared, [ours]) == 0
     chosen = json.loads(file.path.read_text())["rows"]["feed_sr"]["chosen"]
     fifth = make_trial(comparison, ours, chosen, TESTING, 4)
-    with claimed(comparison.work, fifth):
+    with claimed_trial(comparison.work, fifth):
         assert compare(replace(shared, seeds=6), [ours]) == 1
     tested = json.loads(file.path.read_text())["rows"]["feed_sr"]["seeds"]
     assert list(tested) == ["0", "1", "2", "3", "5"]
