@@ -10,8 +10,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.components.test_kuairand import write_csv, write_partial
-from tests.components.test_parquet import write_own
 
 from components.features.online import materialize, online_histories
 from components.features.store import open_store
@@ -23,6 +21,8 @@ from components.registry import versions
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history
 from serving.transformer.store_client import StoreClient
+from tests.components.log.sources.test_kuairand import write_csv, write_partial
+from tests.components.log.sources.test_parquet import write_own
 from tests.log_builders import build_run, random_log, small_config, small_spec
 from tests.loop_builders import digests, online_rows, tiny_config, tiny_log, write_config
 from tests.path_builders import DUCKDB, FEAST, NAMES, OTHERS, URIS, YAML, around, nested

@@ -19,7 +19,7 @@ from model import FeedSRConfig, build_ranker
 from model.checkpoint import load_model, save_model
 from model.feed_sr import FeedSR
 from tests.builders import TINY, Pattern, make_rank_batch
-from tests.model.test_context_memory import after, remembered, rows_of
+from tests.model.layers.test_context_memory import after, remembered, rows_of
 from tests.model.test_feed_sr import (
     assert_close,
     forward,

@@ -37,9 +37,9 @@ from components.config import Config, DailyConfig
 from components.evaluation.scorecard import plain
 from components.layout.files import check_writable, digest, write_json
 from components.layout.paths import Layout, absolute
-from components.log.sources.planted import planted
 from components.registry.gate import CANDIDATE
 from components.studies.leakage.cut import SessionCut, Sessions, write_cut
+from components.studies.leakage.planted import planted
 from components.studies.leakage.table import print_tables
 from components.training.distributed import this_device
 from components.training.train import fit

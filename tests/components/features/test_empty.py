@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from components.log.sources.planted import expect, planted
 
 from components.config import PROFILES
 from components.evaluation.parity import Findings, Models, compare
@@ -26,6 +25,7 @@ from components.log.impressions import EventLog, content_records, history_order,
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, simulate
 from components.log.sources.simulator import truth_day
+from components.studies.leakage.planted import expect, planted
 from feature_repo.spec import FRESHNESS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import encode_history

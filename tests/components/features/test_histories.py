@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.features import histories as module
 from components.features.histories import encode_histories, histories, history_batch
-from components.features.offline import histories as module
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import history_order, with_content

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.features import online as module
 from components.features.histories import encode_histories, histories
 from components.features.offline import features
-from components.features.offline import online as module
 from components.features.online import materialize, online_histories, push_history
 from components.features.store import open_store
 from components.layout.files import write_parquet

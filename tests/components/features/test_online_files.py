@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.features.offline import online_files
+from components.features import online_files
 from components.features.online_files import OnlineFiles
 
 STORE = "sqlite at /runs/a, 1234"

@@ -6,7 +6,6 @@ import fcntl
 import json
 
 import pytest
-from tests.components.test_parquet import write_own
 
 from components.studies.ablate import Study, ablate, chosen
 from components.studies.config import study_config
@@ -24,6 +23,7 @@ from components.studies.scores import Scores, differences
 from components.studies.tables import ablation_table, in_order
 from components.studies.trial import Log
 from feature_repo.specs import SIMULATOR
+from tests.components.log.sources.test_parquet import write_own
 from tests.loop_builders import small_config
 
 LOG = Log(data="sim:4000", train_before="2026-01-12", test_through="2026-01-13")

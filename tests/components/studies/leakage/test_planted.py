@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from components.log.sources.planted import expect, planted
 
 from components.layout.paths import Layout
 from components.log.sources import SimulatorConfig, simulate
 from components.log.sources.feedback import act, log_likelihood
 from components.log.sources.simulator import truth_day
+from components.studies.leakage.planted import expect, planted
 from tests.raw_builders import exact_auc
 
 SIMULATED = SimulatorConfig(impressions=25_000, members=300, mood=1.5)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from components.log.sources.planted import planted
 from typer.testing import CliRunner
 
 from components.backtest.backtest import BacktestOptions, backtest
@@ -16,6 +15,7 @@ from components.cli.main import app
 from components.config import DailyConfig, TrainConfig
 from components.layout.paths import Layout
 from components.log.sources import SimulatorConfig, simulate
+from components.studies.leakage.planted import planted
 from components.studies.leakage.study import LeakageOptions, leakage
 from feature_repo.specs import SIMULATOR
 from model import DCNv2Config, FeedSRConfig, HeadConfig
