@@ -175,6 +175,8 @@ def _led(match: re.Match[str], place: str, site: dict[str, str]) -> str:
         own = posixpath.dirname(site[place]) or "."
         to = posixpath.relpath(site[goal], own) + mark + anchor
         return match[0].replace(match["to"], to)
+    if not (ROOT / goal).exists():
+        return match[0]  # the build warns of it, and so ends
     text = match["text"]
     if goal.endswith(text.strip("`/")):
         return f"`{goal}`"

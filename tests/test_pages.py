@@ -151,6 +151,7 @@ SITE = {
         ("docs/serving.md", "[the wire](../serving/wire.py)", "the wire (`serving/wire.py`)"),
         ("docs/serving.md", "[`wire.py`](../serving/wire.py)", "`serving/wire.py`"),
         ("docs/serving.md", "[model](../model/)", "`model`"),
+        ("docs/serving.md", "[the hall](../hall/)", "[the hall](../hall/)"),
         ("docs/serving.md", "[`known`](../serving/history.py)", "`known`"),
         ("serving/README.md", "[a](../docs/serving.md)", "[a](../serving.md)"),
         ("serving/README.md", "[a](https://example.org)", "[a](https://example.org)"),
