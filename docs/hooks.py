@@ -56,7 +56,7 @@ def pages(root: Path) -> list[Path]:
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are no code and no comment, with their numbers; code in a line is cut out."""
+    """The lines that are no code and no comment, with their numbers."""
     fence = ""
     blank = COMMENT.sub(lambda comment: "\n" * comment[0].count("\n"), text)
     for number, line in enumerate(blank.splitlines(), 1):
@@ -159,8 +159,8 @@ def for_site(text: str, place: str, site: dict[str, str]) -> str:
         return page if link.startswith("<a ") else match["text"]
 
     lines = text.splitlines()
-    for number, line in prose(text):
-        lines[number - 1] = ANCHOR.sub(anchored, LINK.sub(led, line))
+    for number, _ in prose(text):
+        lines[number - 1] = ANCHOR.sub(anchored, LINK.sub(led, lines[number - 1]))
     return "\n".join(lines) + "\n"
 
 

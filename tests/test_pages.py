@@ -156,6 +156,7 @@ SITE = {
         ("serving/README.md", "[a](../docs/serving.md)", "[a](../serving.md)"),
         ("serving/README.md", "[a](https://example.org)", "[a](https://example.org)"),
         ("serving/README.md", "[a](#x)", "[a](#x)"),
+        ("serving/README.md", "in `<!-- a -->`", "in `<!-- a -->`"),
         ("serving/README.md", "```\n[a](../model/x.py)\n```", "```\n[a](../model/x.py)\n```"),
     ],
 )
