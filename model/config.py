@@ -71,7 +71,7 @@ class FeedSRConfig(RankerConfig):
     """Feed-SR's shape (arXiv 2602.12354), and the parts that an ablation study exchanges.
 
     The defaults are the paper's choices, but that an action token carries its post as well;
-    docs/architecture.md names the file of each part.
+    model/README.md names the file of each part.
 
     Attributes:
         width: d, the width of a token; `width / heads` is the head's dimension, which RoPE wants

@@ -4,7 +4,7 @@
 Each impression is a post token and an action token. Outputs at action tokens are dropped; the
 output at a post token, or at a candidate, is joined with its context features and goes to the
 multi-task head (arXiv 2602.12354). What a token may see follows from `known` alone: see
-docs/architecture.md.
+docs/known-time.md.
 
 Shape suffixes: M impressions; T = 2 M context tokens; S sequences; N candidates; R targets; A
 auxiliary impressions; D width of a token; K tasks.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shards of random sequences of any spec, as docs/architecture.md says: a training set in a folder.
+"""Shards of random sequences of any spec (components/training/README.md), in a folder to train on.
 
 Impressions know what `freshness` would know; click depends on the feed position and long_dwell on
 the post, so that there is something to learn.

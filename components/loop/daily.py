@@ -116,7 +116,7 @@ def _run_pipeline(
             raise_on_error=True,
         )
         try:
-            daily_pipeline(root=root, day=day, config=chosen)
+            daily_pipeline()(root=root, day=day, config=chosen)
         except RuntimeError as error:
             raise watch.failure() from error
 

@@ -10,6 +10,7 @@ Nothing here computes: what a step does is in the file of its name, its backfill
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 from kfp import compiler, dsl, kubernetes
 
@@ -165,8 +166,14 @@ def _place_on_gpu(task: dsl.PipelineTask) -> dsl.PipelineTask:
     return _place(task, "4", "32Gi")
 
 
-@dsl.pipeline(name="feedsr-daily", description="One day of Feed-SR's loop, raw log to promotion.")
-def daily_pipeline(day: str, root: str = MOUNT, config: str = "demo"):  # type: ignore[no-untyped-def]
+@functools.cache
+def daily_pipeline() -> Any:
+    """The pipeline, built once: for each task KFP looks through every module that is loaded."""
+    about = "One day of Feed-SR's loop, raw log to promotion."
+    return dsl.pipeline(name="feedsr-daily", description=about)(_daily)
+
+
+def _daily(day: str, root: str = MOUNT, config: str = "demo"):  # type: ignore[no-untyped-def]
     """The loop of one day.
 
     Args:
@@ -196,4 +203,4 @@ def daily_pipeline(day: str, root: str = MOUNT, config: str = "demo"):  # type: 
 def compile_pipeline(path: Path) -> None:
     """Writes the pipeline as YAML that a Kubeflow Pipelines server takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(daily_pipeline, str(path))
+    compiler.Compiler().compile(daily_pipeline(), str(path))

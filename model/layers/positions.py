@@ -3,7 +3,7 @@
 all.
 
 A post token sits at `2 * known`, its action token one further, a candidate after the whole history
-(docs/architecture.md). Knows positions and times; not how attention uses them.
+(docs/known-time.md). Knows positions and times; not how attention uses them.
 
 Shape suffixes: M impressions; T = 2 M context tokens or N candidates; S sequences; D width of a
 token.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary position embedding from explicit positions or times (Su et al., arXiv 2104.09864).
 
-Positions come from what was known, not from the row: see docs/architecture.md. Rotations are
+Positions come from what was known, not from the row: see docs/known-time.md. Rotations are
 computed in at least float32, whatever autocast says: bfloat16 cannot tell position 1999 from 2000.
 """
 

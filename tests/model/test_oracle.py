@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feed-SR against its description: docs/architecture.md written out token by token, nothing packed.
+"""Feed-SR against its description: docs/known-time.md written out token by token, nothing packed.
 
 The oracle shares the model's weights and nothing of its arrangement: dense masks from `known`,
 positions as the page gives them, rotation by complex numbers, one sequence at a time, every layer
