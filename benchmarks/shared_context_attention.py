@@ -50,6 +50,7 @@ from benchmarks._attention_rules import (
     timed,
     tokens,
 )
+from benchmarks._attention_training import packed_step, padded_step
 from benchmarks._record import Result, finish, parser, start
 from kernels.shared_context_attention import (
     SeqlenInfo,
@@ -241,35 +242,6 @@ def training_result(sizes: tuple[int, int], settings: Settings, dtype: torch.dty
     facts["repeats"] = settings.batch_repeats
     facts = rated | absent(dtype, settings) | facts
     return result("training", where, settings, dtype, (ms, facts))
-
-
-def packed_step(
-    context: Tokens, info: SeqlenInfo, grad: Tensor, implementation: Implementation
-) -> Variant:
-    """Output and gradients of q, k and v by one of ours."""
-
-    def run() -> Parts:
-        out = shared_context_attention(context, None, info, implementation=implementation)[0]
-        assert out is not None
-        return (out.detach(), *torch.autograd.grad(out, context.present, grad))
-
-    return Variant(run=run)
-
-
-def padded_step(context: Tokens, info: SeqlenInfo, grad: Tensor) -> Variant:
-    """The same, padded and behind a mask; nothing flows back from the padding."""
-    padding = Padding.of(info)
-    mask, padded_grad = padding.mask(grad.dtype), padding.pad(grad)
-    q, k, v = (padding.pad(x.detach()).requires_grad_() for x in context.present)
-
-    def run() -> Parts:
-        out = sdpa(q, k, v, mask)
-        return (out.detach(), *torch.autograd.grad(out, (q, k, v), padded_grad))
-
-    def packed(parts: Parts) -> Parts:
-        return tuple(padding.unpack(x)[0] for x in parts if x is not None)
-
-    return Variant(run=run, parts=packed, peer=True)
 
 
 def chosen_settings(arguments: argparse.Namespace) -> Settings:

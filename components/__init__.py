@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daily loop: one file per step, the pipeline that joins them, and the `feedsr` command."""
+"""The daily loop in rooms: from a raw log to a model that serves, and the studies around it.
+
+`config`, `console` and `layout` are the ground that every room stands on. It refuses to know any
+room above it.
+"""

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature repository: what `feast apply` reads, and the spec every room derives from."""
+"""What `feast apply` reads: the feature spec, entities, sources, views and services.
+
+This package declares. It refuses to know logs, models and servers, and imports nothing of ours.
+"""
