@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a running transformer over V1 JSON, as any caller would. It knows no feature and no
-model."""
+"""Asks a running transformer over V1 JSON, as any caller would.
+
+It knows no feature and no model.
+"""
 
 from __future__ import annotations
 

@@ -83,9 +83,7 @@ BAD_INPUT = (
 
 @contextmanager
 def bad_input(what: str) -> Iterator[None]:
-    """The one guard around decoding: whatever a malformed message raises inside becomes
-    `InvalidInput`.
-    """
+    """The guard around decoding: what a malformed message raises inside becomes `InvalidInput`."""
     try:
         yield
     except InvalidInput as error:

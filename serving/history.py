@@ -200,10 +200,10 @@ def nulls_in(column: pa.Array) -> int:
 def _read(stream: bytes, spec: Spec) -> History:
     reader = pa.ipc.open_stream(stream, options=READ)
     metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
-    found = metadata.get("spec_hash", "unknown")
-    if found != spec.hash:
+    built_with = metadata.get("spec_hash", "unknown")
+    if built_with != spec.hash:
         raise ValueError(
-            f"history value was built with spec {found[:16]}, this one is {spec.hash}; "
+            f"history value was built with spec {built_with[:16]}, this one is {spec.hash}; "
             "rebuild the histories with this spec"
         )
     if not reader.schema.equals(spec.history_schema):

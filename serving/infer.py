@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both models read out of a request and write into an answer: one BYTES input, plain
-parameters, deadlines.
+"""What both models read out of a request and write into an answer.
 
-Everything that reads runs under the decoding guard (`serving.errors.bad_input`) and raises
-ValueError.
+That is one BYTES input, plain parameters and a deadline, and one output. Everything that reads runs
+under the decoding guard (`serving.errors.bad_input`) and raises ValueError.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ def check_message(
     _check_once("input", [tensor.name for tensor in request.inputs], inputs)
     for tensor in request.inputs:
         check_known("the input's parameter", tensor.parameters or {}, ("binary_data_size",))
-    asked = request.request_outputs or []
-    _check_once("output", [output.name for output in asked], outputs)
-    for output in asked:
+    wanted = request.request_outputs or []
+    _check_once("output", [output.name for output in wanted], outputs)
+    for output in wanted:
         check_known("the output's parameter", output.parameters or {}, ("binary_data",))
         _flag("binary_data", output.parameters or {})
     check_known("parameter", request.parameters or {}, (*parameters, BINARY_OUTPUT))
@@ -53,9 +52,7 @@ def check_message(
 
 
 def bytes_input(request: InferRequest, name: str) -> bytes:
-    """The one value of BYTES input `name`, of any shape that holds one; V2 JSON carries it as
-    base64.
-    """
+    """The value of BYTES input `name`, whose shape holds one; V2 JSON carries it as base64."""
     tensor = request.get_input_by_name(name)
     if tensor is None:
         raise ValueError(f"input {name!r} is missing")
@@ -95,8 +92,9 @@ def parameters_of(request: InferRequest, numbers: Collection[str]) -> dict[str, 
 
 
 def deadline_of(values: Mapping[str, Any]) -> float | None:
-    """`deadline_ms` (milliseconds from receipt) on the clock of `time.monotonic`; None where none
-    is set.
+    """The deadline on the clock of `time.monotonic`, or None.
+
+    `deadline_ms` is sent as milliseconds from receipt.
     """
     if values.get("deadline_ms") is None:
         return None
@@ -156,16 +154,16 @@ def response(
 
 def _wants_binary(request: InferRequest, name: str) -> bool:
     """What a REST request says of output `name`, or else of all outputs."""
-    asked = [o.binary_data for o in request.request_outputs or [] if o.name == name]
+    flags = [o.binary_data for o in request.request_outputs or [] if o.name == name]
     every = bool((request.parameters or {}).get(BINARY_OUTPUT, False))
-    return every if asked in ([], [None]) else bool(asked[0])
+    return every if flags in ([], [None]) else bool(flags[0])
 
 
 def _raw_value(tensor: InferInput, raw: bytes) -> bytes:
     """The bytes behind their own length: four bytes, little-endian."""
-    said = (tensor.parameters or {}).get("binary_data_size", len(raw))
+    declared = (tensor.parameters or {}).get("binary_data_size", len(raw))
     size = struct.unpack_from("<I", raw)[0] if len(raw) >= 4 else None
-    if said != len(raw) or size != len(raw) - 4:
+    if declared != len(raw) or size != len(raw) - 4:
         raise ValueError(
             f"input {tensor.name!r} has {len(raw)} bytes, want one value behind its length in four"
         )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the predictor and the transformer as processes of this machine, and stops them by their
-own ids.
+"""Starts the predictor and the transformer as processes of this machine, and stops them.
 
-It knows paths, ports and readiness; it imports neither model nor store. A cluster has its own way
-(see manifests).
+Each is stopped by its own id. It knows paths, ports and readiness; it imports neither model nor
+store. A cluster has its own way (see manifests).
 """
 
 from __future__ import annotations
@@ -122,9 +121,9 @@ def free_ports(count: int) -> list[int]:
     """Ports of the loopback that were free a moment ago, all different."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [one.getsockname()[1] for one in sockets]
+        for probe in sockets:
+            probe.bind((HOST, 0))
+        return [probe.getsockname()[1] for probe in sockets]
 
 
 @contextmanager
@@ -185,9 +184,7 @@ def _limits(serving: Serving) -> list[str]:
 
 
 def _start(name: str, flags: Sequence[str], ports: Sequence[int], logs: Path) -> Server:
-    """A process of `serving.<name>`, in a session of its own, so that Ctrl-C reaches it through us
-    alone.
-    """
+    """A process of `serving.<name>` in a session of its own: Ctrl-C reaches it through us alone."""
     for port in ports:
         _check_free(port)
     http, grpc = ports

@@ -94,10 +94,12 @@ def time_of(what: str, value: Any) -> int:
     time_ms = whole(what, value, -(10**30), 10**30)
     if SANE_MS[0] <= time_ms < SANE_MS[1]:
         return time_ms
-    said, unit = f"{what} is {time_ms}, in milliseconds {day_of(time_ms)}", unit_of(time_ms)
+    reading, unit = f"{what} is {time_ms}, in milliseconds {day_of(time_ms)}", unit_of(time_ms)
     if unit:
-        raise ValueError(f"{said}, in {unit} {day_of(time_ms, unit)}; send milliseconds since 1970")
-    raise ValueError(f"{said}; want milliseconds since 1970, from the years 2000 to 2099")
+        raise ValueError(
+            f"{reading}, in {unit} {day_of(time_ms, unit)}; send milliseconds since 1970"
+        )
+    raise ValueError(f"{reading}; want milliseconds since 1970, from the years 2000 to 2099")
 
 
 def as_kind(what: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -118,8 +120,8 @@ def as_kind(what: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
         plain = decoded(column)
         return _as_lists(plain, kind) if _is_list(kind) else _as_numbers(plain, kind)
     except (pa.ArrowException, TypeError) as error:
-        found, reason = (str(said).split("\n")[0][:QUOTED] for said in (column.type, error))
-        raise ValueError(f"{what} is {found}, want {kind}: {reason}") from error
+        source, reason = (str(part).split("\n")[0][:QUOTED] for part in (column.type, error))
+        raise ValueError(f"{what} is {source}, want {kind}: {reason}") from error
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -50,11 +50,10 @@ class RankRequest:
         return len(self.context_NC)
 
     def distinct(self) -> tuple[RankRequest, npt.NDArray[np.int64]]:
-        """The request with each candidate once, as they first come, and which of them each of this
-        request's is, int64 `[N]`.
+        """The request with each candidate once, and int64 `[N]`, which of them each one is.
 
-        The same candidate is the same bytes in every column. A forward may round two equal rows
-        differently by where they lie, so each is scored once.
+        They stand as they first come. The same candidate is the same bytes in every column. A
+        forward may round two equal rows differently by where they lie, so each is scored once.
         """
         count, posts = self.num_candidates, self.features["post_id"]
         if len(set(posts.tolist())) == count:
@@ -79,9 +78,7 @@ def candidate_schema(spec: Spec) -> pa.Schema:
 def encode_candidates(
     spec: Spec, features: Mapping[str, npt.NDArray[Any]], context_NC: npt.NDArray[np.float32]
 ) -> bytes:
-    """The candidates as an Arrow IPC stream; ValueError if a column is missing or has the wrong
-    length.
-    """
+    """The candidates as an Arrow IPC stream; ValueError for a missing column or another length."""
     schema = candidate_schema(spec)
     columns = {**features, CONTEXT: context_NC}
     missing = [name for name in schema.names if name not in columns]
@@ -99,8 +96,9 @@ def encode_candidates(
 def decode_candidates(
     spec: Spec, data: bytes, max_candidates: int
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
-    """Features by name and the context matrix `[N, C]`, as views of `data` where its columns are of
-    the spec's types.
+    """Features by name and the context matrix `[N, C]`.
+
+    They are views of `data` where its columns are of the spec's types.
 
     Raises:
         ValueError: bytes that are no such stream, columns, widths or metadata that are not the
@@ -123,9 +121,7 @@ def decode_candidates(
 def columns_of(
     spec: Spec, batch: pa.RecordBatch, max_candidates: int
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
-    """A candidates' record batch as arrays, views where the columns are of the spec's types;
-    ValueError as in `decode_candidates`.
-    """
+    """A candidates' record batch as arrays, or ValueError, as in `decode_candidates`."""
     check_count(batch.num_rows, max_candidates)
     schema = candidate_schema(spec)
     check_names(schema, batch.schema.names)

@@ -10,8 +10,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep what is freed, in one arena. A forward's buffers are some MiB each, and
-    would else come as fresh pages from the kernel in every layer.
+    """Tells glibc to keep what is freed, in one arena.
+
+    A forward's buffers are some MiB each, and would else come as fresh pages from the kernel in
+    every layer.
 
     Returns:
         Whether there is a glibc that took it.

@@ -38,8 +38,9 @@ class _Entry:
 
 
 class HistoryCache:
-    """Memories (`model.layers.context_memory`) by member, the least recently used out first; for
-    any number of threads.
+    """Memories by member, the least recently used out first; for any number of threads.
+
+    `model.layers.context_memory` says what a memory is.
 
     Args:
         max_bytes: of memories and the rows they belong to; 0 keeps nothing.
@@ -63,8 +64,9 @@ class HistoryCache:
         return memory
 
     def put(self, history: History, memory: Tensor) -> None:
-        """Keeps the memory of a whole history, in the place of the member's former one. One that
-        is larger than the cache, or of no rows, is not kept and takes nobody's place.
+        """Keeps the memory of a whole history, in the place of the member's former one.
+
+        One that is larger than the cache, or of no rows, is not kept and takes nobody's place.
 
         Args:
             history: the impressions of the memory, oldest first.
@@ -101,9 +103,9 @@ def _match(entry: _Entry | None, history: History) -> tuple[str, Tensor | None]:
     return "hit" if shared == rows else "extended", entry.memory[:, :, : TOKENS * shared]
 
 
-def _same_rows(one: pa.RecordBatch, other: pa.RecordBatch, rows: int) -> bool:
+def _same_rows(left: pa.RecordBatch, right: pa.RecordBatch, rows: int) -> bool:
     """Whether the first rows are the same bytes in every column; unlike equality, for NaN too."""
-    pairs = zip(one.slice(0, rows).columns, other.slice(0, rows).columns, strict=True)
+    pairs = zip(left.slice(0, rows).columns, right.slice(0, rows).columns, strict=True)
     return all(np.array_equal(_bytes(a), _bytes(b)) for a, b in pairs)
 
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded requests to the model's batch: a pure function that serving, the parity step and the
-tests share.
+"""Decoded requests to the model's batch: a function that serving and the parity step share.
 
 It decides what of a history was known at the request's time; it does no I/O and holds no model.
 """
@@ -31,11 +30,11 @@ def build_rank_batch(
     requests: Sequence[RankRequest],
     remembered: Sequence[int] | None = None,
 ) -> RankBatch:
-    """The packed batch of `requests`, on the CPU; one request's columns become tensors without a
-    copy.
+    """The packed batch of `requests`, on the CPU.
 
-    Each history is cut to what had arrived before `spec.cutoff(time_ms, freshness)`, and its first
-    `remembered` impressions, whose keys and values `FeedSR.rank_after` is given, are left out.
+    One request's columns become tensors without a copy. Each history is cut to what had arrived
+    before `spec.cutoff(time_ms, freshness)`, and its first `remembered` impressions, whose keys and
+    values `Ranker.rank_after` is given, are left out.
 
     Raises:
         ValueError: there is no request; a batch of none has no tensors to join.

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What REST and gRPC both ask about models: which there are, whether they are ready, what they
-take.
+"""What REST and gRPC both ask about models: which there are, and whether and how they answer.
 
 KServe's data plane, without what changes it; it knows no protocol.
 """

@@ -59,15 +59,15 @@ def from_grpc(call: ModelInferRequest) -> InferRequest:
     for place, tensor in enumerate(call.inputs):
         if raw and tensor.HasField("contents"):
             raise ValueError(f"input {excerpt(tensor.name)} has raw and typed contents; send one")
-        one = InferInput(
+        plain = InferInput(
             tensor.name,
             list(tensor.shape),
             tensor.datatype,
             data=None if raw else list(tensor.contents.bytes_contents),
             parameters=plain_parameters(tensor.parameters),
         )
-        one._raw_data = raw[place] if raw else None
-        inputs.append(one)
+        plain._raw_data = raw[place] if raw else None
+        inputs.append(plain)
     return InferRequest(
         model_name=call.model_name,
         infer_inputs=inputs,
@@ -158,7 +158,7 @@ def _objects(
     value: Mapping[str, Any], key: str, keys: Collection[str], default: list[Any] | None = None
 ) -> list[dict[str, Any]]:
     named = default if value.get(key) is None else value[key]
-    return [_object(one, f"one of the {key}", keys) for one in _list(named, key)]
+    return [_object(item, f"one of the {key}", keys) for item in _list(named, key)]
 
 
 def _text(value: Mapping[str, Any], key: str, default: str | None = None) -> str:

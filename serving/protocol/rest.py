@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The REST face of a model server: the routes of KServe's V1 and V2 protocols that read, and no
-other.
+"""The REST face of a model server: the routes of KServe's V1 and V2 protocols that read.
 
-KServe's own application also loads and unloads models without asking who calls, explains, and
-describes itself; and it decodes by the exact spelling of a content type. This one is made of
-`serving.protocol.body` and `serving.protocol.message`; models and their state are the data plane's.
+There is no other. KServe's own application also loads and unloads models without asking who calls,
+explains, and describes itself; and it decodes by the exact spelling of a content type. This one is
+made of `serving.protocol.body` and `serving.protocol.message`; models and their state are the data
+plane's.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ from serving.assemble import context_matrix, sequence_features
 from serving.errors import Unavailable
 from serving.transformer.feed_request import FeedRequest
 from serving.transformer.store_client import HISTORY, Key, StoreClient, Stored
+
+Reasons = list[list[str]]
+"""For each row what is not as the spec wants it, as flags: `reason:view` or `invalid:feature`."""
+UNUSED = ("missing", "stale")
+"""A value that is so is not used: the declared default stands for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +68,7 @@ class Fetcher:
         self.spec, self.store = spec, store
         self.max_age_ms = int(max_age_hours * 3_600_000)
 
-    def fetch(self, asked: FeedRequest) -> Fetched:
+    def fetch(self, request: FeedRequest) -> Fetched:
         """All features of a request.
 
         Raises:
@@ -70,68 +76,45 @@ class Fetcher:
         """
         # Before any value is read: what is read now is at least as new as the store said then.
         self.store.refresh()
-        flags: list[str] = []
-        post_flags: list[list[str]] = [[] for _ in asked.post_ids]
-        history, as_of = self._history(asked, flags)
-        posts = self._posts(asked, post_flags)
-        views = {
-            view.name: self._records(view, asked, posts, flags, post_flags)
-            for view in self.spec.views
+        spec, time_ms = self.spec, request.time_ms
+        history, history_reasons = self._history(request)
+        post_keys = [(post,) for post in request.post_ids.tolist()]
+        posts, content_reasons = self._records(spec.content, post_keys, time_ms)
+        read = [
+            (view, *self._records(view, _keys(view, request, posts), time_ms))
+            for view in spec.views
             if view.kind != "content"
-        }
-        if not history and "missing:member_profile" in flags:
-            flags.insert(0, "unknown_member")
-        flags += [f"invalid:{name}" for name in asked.invalid]
-        metrics.DEFAULTS.labels("request", "invalid").inc(len(asked.invalid))
-        features = sequence_features(self.spec, asked.post_ids, posts, asked.request, asked.time_ms)
+        ]
+        own = [reasons for view, _, reasons in read if _of_member(view)]
+        shared = [reasons for view, _, reasons in read if not _of_member(view)]
         return Fetched(
-            history=history,
-            features=features,
-            context_NC=context_matrix(self.spec, views, posts, asked.time_ms),
-            flags=flags,
-            post_flags=post_flags,
-            as_of_ms={v.name: self.store.as_of_ms(v.name) for v in self.spec.views}
-            | {HISTORY: as_of},
+            history=history.value or b"",
+            features=sequence_features(spec, request.post_ids, posts, request.request, time_ms),
+            context_NC=context_matrix(spec, {v.name: rows for v, rows, _ in read}, posts, time_ms),
+            flags=_request_flags(request, history, [history_reasons, *own]),
+            post_flags=_folded([content_reasons, *shared]),
+            as_of_ms={v.name: self.store.as_of_ms(v.name) for v in spec.views}
+            | {HISTORY: history.time_ms},
         )
 
-    def _history(self, asked: FeedRequest, flags: list[str]) -> tuple[bytes, int]:
-        """The history value, and as of when it is complete: a pushed one is newer than its view."""
-        [stored] = self.store.read(HISTORY, [(asked.member_id,)])
+    def _history(self, request: FeedRequest) -> tuple[Stored, Reasons]:
+        """The history value, complete as of its time; a pushed one is newer than its view."""
+        [stored] = self.store.read(HISTORY, [(request.member_id,)])
         as_of = max(stored.time_ms, self.store.as_of_ms(HISTORY))
-        [reason] = self._degraded(HISTORY, [stored], asked.time_ms)
-        if reason:
-            flags.append(f"{reason}:{HISTORY}")
-        return b"" if reason in ("missing", "stale") else stored.value or b"", as_of
-
-    def _posts(self, asked: FeedRequest, post_flags: list[list[str]]) -> npt.NDArray[Any]:
-        """Content records `[N]`; an unknown post has the declared defaults, its actor too."""
-        view = self.spec.content
-        stored = self._read(view, [(p,) for p in asked.post_ids.tolist()])
-        reasons = self._degraded(view.name, stored, asked.time_ms)
-        for flags, reason in zip(post_flags, reasons, strict=True):
-            if reason:
-                flags.append("unknown_post" if reason == "missing" else f"{reason}:{view.name}")
-        return _valid(view, _unpack(view, stored, reasons), post_flags)
+        [reason] = self._degraded(HISTORY, [stored], request.time_ms)
+        value = None if reason in UNUSED else stored.value
+        return Stored(value, as_of), _flags(HISTORY, [reason])
 
     def _records(
-        self,
-        view: View,
-        asked: FeedRequest,
-        posts: npt.NDArray[Any],
-        flags: list[str],
-        post_flags: list[list[str]],
-    ) -> npt.NDArray[Any]:
-        """The view's records: `[1]` where its keys name the member alone, else `[N]`."""
-        keys = _keys(view, asked, posts)
+        self, view: View, keys: Sequence[Key], time_ms: int
+    ) -> tuple[npt.NDArray[Any], Reasons]:
+        """The view's records, one a key, with declared defaults for what cannot be used."""
         stored = self._read(view, keys)
         # A pair that never met has no row: that is its value, not a loss.
-        pair = len(view.keys) > 1
-        reasons = self._degraded(view.name, stored, asked.time_ms, may_miss=pair)
-        targets = [flags] if view.keys == ("member_id",) else post_flags
-        for target, reason in zip(targets, reasons, strict=True):
-            if reason:
-                target.append(f"{reason}:{view.name}")
-        return _valid(view, _unpack(view, stored, reasons), targets)
+        degraded = self._degraded(view.name, stored, time_ms, may_miss=len(view.keys) > 1)
+        records, invalid = _valid(view, _unpack(view, stored, degraded))
+        missing = "unknown_post" if view.kind == "content" else None
+        return records, _folded([_flags(view.name, degraded, missing), invalid])
 
     def _read(self, view: View, keys: Sequence[Key]) -> list[Stored]:
         """Members' own values are read, values shared by all members may come from the cache."""
@@ -146,7 +129,7 @@ class Fetcher:
         """Why each value is not as the spec wants it: "" (fine), "missing", "stale" or "ahead".
 
         "ahead" is a value newer than the request's time: it is used, and flagged, because the
-        online store keeps no older one. Each reason is counted here and flagged by the caller.
+        online store keeps no older one. Each reason is counted.
         """
         oldest = time_ms - self.max_age_ms
         if self.store.as_of_ms(view) >= oldest:
@@ -167,22 +150,49 @@ def _reason(stored: Stored, time_ms: int, oldest_ms: int) -> str:
     return "stale" if stored.time_ms < oldest_ms else ""
 
 
-def _keys(view: View, asked: FeedRequest, posts: npt.NDArray[Any]) -> list[Key]:
-    if view.keys == ("member_id",):
-        return [(asked.member_id,)]
+def _flags(view: str, degraded: Sequence[str], missing: str | None = None) -> Reasons:
+    """What `_degraded` says of each row, as flags; `missing` stands for `missing:view`."""
+    named = {"missing": missing or f"missing:{view}"}
+    return [[named.get(reason, f"{reason}:{view}")] if reason else [] for reason in degraded]
+
+
+def _folded(parts: Sequence[Reasons]) -> Reasons:
+    """Each row's reasons in every part, part after part."""
+    return [list(chain.from_iterable(row)) for row in zip(*parts, strict=True)]
+
+
+def _request_flags(request: FeedRequest, history: Stored, parts: Sequence[Reasons]) -> list[str]:
+    """What degraded for the whole request: its member's values, then what it said itself."""
+    [flags] = _folded(parts)
+    unknown = not history.value and "missing:member_profile" in flags
+    metrics.DEFAULTS.labels("request", "invalid").inc(len(request.invalid))
+    return [
+        *(["unknown_member"] if unknown else []),
+        *flags,
+        *(f"invalid:{name}" for name in request.invalid),
+    ]
+
+
+def _of_member(view: View) -> bool:
+    """Whether the view has one record a request, and not one a candidate."""
+    return view.keys == ("member_id",)
+
+
+def _keys(view: View, request: FeedRequest, posts: npt.NDArray[Any]) -> list[Key]:
+    if _of_member(view):
+        return [(request.member_id,)]
     columns = {
-        "member_id": [asked.member_id] * len(posts),
-        "post_id": asked.post_ids.tolist(),
+        "member_id": [request.member_id] * len(posts),
+        "post_id": request.post_ids.tolist(),
         "actor_id": posts["actor_id"].tolist(),
     }
     return list(zip(*(columns[name] for name in view.keys), strict=True))
 
 
-def _unpack(view: View, stored: Sequence[Stored], reasons: Sequence[str]) -> npt.NDArray[Any]:
+def _unpack(view: View, stored: Sequence[Stored], degraded: Sequence[str]) -> npt.NDArray[Any]:
     """Records with defaults where a value is missing or stale."""
     usable = [
-        None if reason in ("missing", "stale") else s.value
-        for s, reason in zip(stored, reasons, strict=True)
+        None if reason in UNUSED else s.value for s, reason in zip(stored, degraded, strict=True)
     ]
     try:
         return view.unpack(usable)[0]
@@ -190,14 +200,13 @@ def _unpack(view: View, stored: Sequence[Stored], reasons: Sequence[str]) -> npt
         raise Unavailable(str(error)) from error
 
 
-def _valid(view: View, records: npt.NDArray[Any], targets: Sequence[list[str]]) -> npt.NDArray[Any]:
-    """Records with the default in the place of each value that ingest would refuse, which is
-    counted, and flagged in its row's target.
-    """
+def _valid(view: View, records: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Reasons]:
+    """Records with the default for each value that ingest would refuse, which is counted."""
     faults = {f.name: illegal(f.kind, records[f.name]) for f in view.features}
     if view.kind == "content":
         created = records["created_ms"]
         faults["created_ms"] = insane(created) & (created != UNKNOWN)
+    reasons: Reasons = [[] for _ in records]
     for name, mask in faults.items():
         rows = np.flatnonzero(mask)
         if not len(rows):
@@ -206,5 +215,5 @@ def _valid(view: View, records: npt.NDArray[Any], targets: Sequence[list[str]]) 
         records[name][rows] = view.default[name][0]
         metrics.DEFAULTS.labels(view.name, "invalid").inc(len(rows))
         for row in rows.tolist():
-            targets[row].append(f"invalid:{name}")
-    return records
+            reasons[row].append(f"invalid:{name}")
+    return records, reasons

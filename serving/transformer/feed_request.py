@@ -61,7 +61,7 @@ class Ranked:
         dtype: what the model computed in, "float32" or "bfloat16".
     """
 
-    asked: FeedRequest
+    request: FeedRequest
     probabilities_NK: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float64]
     flags: list[str]
@@ -151,20 +151,21 @@ def _from_instance(spec: Spec, instance: Any, max_candidates: int) -> FeedReques
         raise ValueError(f"candidates is {excerpt(posts)}, want a list of post ids")
     check_count(len(posts), max_candidates)
     codes, invalid = _codes(spec, _named("request", instance.get("request")))
-    asked = instance.get("time_ms")
+    time_ms = instance.get("time_ms")
     return FeedRequest(
         member_id=whole("member_id", instance["member_id"]),
         post_ids=wholes("candidates", posts),
         request=codes,
-        time_ms=_now_ms() if asked is None else time_of("time_ms", asked),
+        time_ms=_now_ms() if time_ms is None else time_of("time_ms", time_ms),
         weights_K=weights_of(spec, _named("weights", instance.get("weights"))),
         invalid=invalid,
     )
 
 
 def _codes(spec: Spec, request: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The values of request features, and which of them are the default in the place of a value
-    that ingest would refuse.
+    """The values of request features, and which of them ingest would refuse.
+
+    Those have the declared default.
     """
     features, codes, invalid = _features(spec), {}, []
     check_known("request feature", request, features)
@@ -193,14 +194,14 @@ def to_json(spec: Spec, ranked: Sequence[Ranked]) -> dict[str, Any]:
 def _prediction(spec: Spec, ranked: Ranked) -> dict[str, Any]:
     order = order_of(ranked.scores)
     rows = zip(
-        ranked.asked.post_ids[order].tolist(),
+        ranked.request.post_ids[order].tolist(),
         ranked.scores[order].tolist(),
         ranked.probabilities_NK[order].tolist(),
         (ranked.post_flags[i] for i in order),
         strict=True,
     )
     return {
-        "member_id": ranked.asked.member_id,
+        "member_id": ranked.request.member_id,
         "model_version": ranked.model_version,
         "flags": ranked.flags,
         "ranked": [
@@ -219,8 +220,8 @@ def to_arrow(spec: Spec, ranked: Sequence[Ranked]) -> bytes:
     """The answer as an Arrow IPC stream, one row a candidate, best first within each request."""
     pairs = [(r, order_of(r.scores)) for r in ranked]
     lengths = np.array([len(order) for _, order in pairs], np.int64)
-    members = np.array([r.asked.member_id for r in ranked], np.int64)
-    posts = [r.asked.post_ids[o] for r, o in pairs]
+    members = np.array([r.request.member_id for r in ranked], np.int64)
+    posts = [r.request.post_ids[o] for r, o in pairs]
     scores = [r.scores[o] for r, o in pairs]
     tasks_NK = [np.zeros((0, len(spec.tasks)), np.float32)]
     probabilities_NK = np.concatenate(tasks_NK + [r.probabilities_NK[o] for r, o in pairs])

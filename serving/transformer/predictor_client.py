@@ -43,8 +43,9 @@ class Scores:
 
 
 class PredictorClient:
-    """One channel to `host` (host:port) for the model `name`; made inside the event loop that uses
-    it.
+    """One channel to `host` (host:port) for the model `name`.
+
+    It is made inside the event loop that uses it.
     """
 
     def __init__(self, host: str, name: str, spec: Spec, timeout: float) -> None:
@@ -80,11 +81,11 @@ class PredictorClient:
             answer = await self._client.infer(message, timeout=timeout)
         except grpc.RpcError as error:
             raise self._refusal(error) from error
-        said = to_http_parameters(answer.parameters or {})
+        named = to_http_parameters(answer.parameters or {})
         return Scores(
             probabilities_NK=answer.outputs[0].as_numpy(),
-            model_version=str(said.get("model_version", "")),
-            dtype=str(said.get("dtype", "")),
+            model_version=str(named.get("model_version", "")),
+            dtype=str(named.get("dtype", "")),
         )
 
     def _refusal(self, error: Any) -> Unavailable | TooLate:

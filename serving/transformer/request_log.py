@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Served requests, written down as Arrow IPC files by a thread of its own; a full queue drops and
-counts.
+"""Served requests, written down as Arrow IPC files by a thread of its own.
 
-The parity step replays them. This module never blocks the caller and never fails a request; a file
-appears whole or not at all.
+A full queue drops and counts. The parity step replays them. This module never blocks the caller
+and never fails a request; a file appears whole or not at all.
 
 Shape suffixes: N candidates, K tasks.
 """
@@ -87,14 +86,14 @@ class RequestLog:
         """Queues a request, unless it is not sampled or the queue is full."""
         if self._random.random() >= self.config.rate:
             return
-        asked = ranked.asked
+        request = ranked.request
         row = {
-            "member_id": asked.member_id,
-            "time_ms": asked.time_ms,
+            "member_id": request.member_id,
+            "time_ms": request.time_ms,
             "logged_ms": time.time_ns() // 1_000_000,
-            "request": list(asked.request.items()),
+            "request": list(request.request.items()),
             "as_of_ms": list(fetched.as_of_ms.items()),
-            "post_ids": asked.post_ids,
+            "post_ids": request.post_ids,
             "history": fetched.history,
             "candidates": candidates,
             "probabilities": ranked.probabilities_NK.reshape(-1),
@@ -169,9 +168,7 @@ HEAD = ["member_id", "time_ms", "logged_ms", "as_of_ms", "flags", "model_version
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The requests logged in one day's folder, oldest first; ValueError names a file that cannot be
-    read.
-    """
+    """The requests of one day's folder, oldest first; ValueError names a file it cannot read."""
     rows = [row for path in _files(folder) for row in _table(path).to_pylist()]
     return sorted(rows, key=lambda r: (r["logged_ms"], r["member_id"]))
 
@@ -179,11 +176,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def sample_log(
     folder: Path, count: int, unfit: Callable[[dict[str, Any]], str]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """At most `count` fit requests of a day's folder, evenly spread from the oldest to the newest,
-    and how many are unfit by reason.
+    """At most `count` fit requests of a day's folder, and how many are unfit by reason.
 
-    A day of a busy feed is larger than memory: all rows are judged by their `HEAD`, the sampled
-    ones alone are read whole.
+    They are evenly spread from the oldest to the newest. A day of a busy feed is larger than
+    memory: all rows are judged by their `HEAD`, the sampled ones alone are read whole.
 
     Args:
         folder: one day's folder; an absent one has no rows.

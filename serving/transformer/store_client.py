@@ -2,9 +2,8 @@
 """Packed values from Feast's online store, some through a bounded cache with a stated freshness.
 
 It reads a rendered Feast repository and knows views and keys; it does not know what a value means.
-Every call
-blocks: the transformer makes them in one thread of its own, which is also what makes the cache safe
-without a lock.
+Every call blocks: the transformer makes them in one thread of its own, which is also what makes the
+cache safe without a lock.
 """
 
 from __future__ import annotations
@@ -30,8 +29,11 @@ HISTORY = "history"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A value of the online store: its bytes (None: there is none) and when it was true, in ms
-    since the epoch.
+    """A value of the online store.
+
+    Attributes:
+        value: its bytes; None where there is none.
+        time_ms: when it was true, in ms since the epoch.
     """
 
     value: bytes | None
@@ -145,15 +147,15 @@ class StoreClient:
     def read_cached(self, view: str, keys: Sequence[Key]) -> list[Stored]:
         """The value of each key, at most `CacheConfig.seconds` old."""
         now = time.monotonic()
-        found = {key: self._cache.get(view, key, now) for key in keys}
-        missed = [key for key, stored in found.items() if stored is None]
+        values = {key: self._cache.get(view, key, now) for key in keys}
+        missed = [key for key, stored in values.items() if stored is None]
         if missed:
             for key, stored in zip(missed, self.read(view, missed), strict=True):
-                found[key] = stored
+                values[key] = stored
                 self._cache.put(view, key, stored, now)
-        metrics.CACHE_READS.labels(view, "hit").inc(len(found) - len(missed))
+        metrics.CACHE_READS.labels(view, "hit").inc(len(values) - len(missed))
         metrics.CACHE_READS.labels(view, "miss").inc(len(missed))
-        return [found[key] or NOTHING for key in keys]
+        return [values[key] or NOTHING for key in keys]
 
     def refresh(self) -> None:
         """Asks Feast's registry again what was materialized, once in `REGISTRY_SECONDS`.
@@ -174,11 +176,12 @@ class StoreClient:
 
     def _check_spec(self) -> None:
         for name, view in self._views.items():
-            found = view.tags.get("spec_hash")
-            if found != self._spec.hash:
+            applied = view.tags.get("spec_hash")
+            if applied != self._spec.hash:
                 raise ValueError(
-                    f"{self._feast_dir}: feature view {name!r} was applied with spec {found}, this "
-                    f"one is {self._spec.name} ({self._spec.hash}); serve with the store's spec"
+                    f"{self._feast_dir}: feature view {name!r} was applied with spec {applied}, "
+                    f"this one is {self._spec.name} ({self._spec.hash}); serve with the store's "
+                    "spec"
                 )
 
     def _reload(self) -> None:

@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer: a member and candidates in, a ranked feed out; features from Feast, scores from
-the predictor.
+"""The transformer: a member and candidates in, a ranked feed out.
 
-It never sees the model. `python -m serving.transformer --feast_dir DIR --spec_name NAME
---predictor_host HOST:PORT`.
+Features come from Feast, scores from the predictor. It never sees the model.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +17,7 @@ import numpy as np
 from kserve import InferRequest, InferResponse
 
 from feature_repo.specs import spec_by_name
-from serving import infer, metrics, server
+from serving import infer, metrics
 from serving.errors import TooLate, Unavailable, bad_input
 from serving.protocol.data_plane import ServedModel
 from serving.transformer import feed_request
@@ -68,7 +63,7 @@ class TransformerConfig:
 class Prepared:
     """One request on its way to the predictor."""
 
-    asked: FeedRequest
+    request: FeedRequest
     fetched: Fetched
     candidates: bytes
 
@@ -159,7 +154,7 @@ class Transformer(ServedModel):
         client = self._predictor()
         with metrics.stage("predictor"), metrics.refusals():
             jobs = [
-                client.rank(p.fetched.history, p.candidates, p.asked.time_ms, payload.deadline)
+                client.rank(p.fetched.history, p.candidates, p.request.time_ms, payload.deadline)
                 for p in payload.prepared
             ]
             return payload, await asyncio.gather(*jobs)
@@ -196,11 +191,11 @@ class Transformer(ServedModel):
         deadline = infer.deadline_of(infer.parameters_of(payload, numbers=("deadline_ms",)))
         return feed_request.from_arrow(self.spec, data, limit), deadline
 
-    def _prepare(self, asked: FeedRequest) -> Prepared:
-        fetched = self._fetcher.fetch(asked)
+    def _prepare(self, request: FeedRequest) -> Prepared:
+        fetched = self._fetcher.fetch(request)
         candidates = encode_candidates(self.spec, fetched.features, fetched.context_NC)
-        metrics.CANDIDATES.observe(len(asked.post_ids))
-        return Prepared(asked=asked, fetched=fetched, candidates=candidates)
+        metrics.CANDIDATES.observe(len(request.post_ids))
+        return Prepared(request=request, fetched=fetched, candidates=candidates)
 
     def _predictor(self) -> PredictorClient:
         """The channel, made in the server's own event loop."""
@@ -213,9 +208,9 @@ class Transformer(ServedModel):
 
     def _rank(self, prepared: Prepared, scores: Scores) -> Ranked:
         ranked = Ranked(
-            asked=prepared.asked,
+            request=prepared.request,
             probabilities_NK=scores.probabilities_NK,
-            scores=scores_of(scores.probabilities_NK, prepared.asked.weights_K),
+            scores=scores_of(scores.probabilities_NK, prepared.request.weights_K),
             flags=prepared.fetched.flags,
             post_flags=prepared.fetched.post_flags,
             model_version=scores.model_version,
@@ -224,49 +219,3 @@ class Transformer(ServedModel):
         if self._log:
             self._log.add(ranked, prepared.fetched, prepared.candidates)
         return ranked
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The transformer process; a mistake in its setting ends in one sentence and exit status 2."""
-    arguments = _parser().parse_args(argv)
-    try:
-        server.check_flags(arguments)
-        transformer = Transformer(arguments.model_name, _config(arguments))
-        transformer.load()
-    except ValueError as error:
-        print(f"transformer: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    server.run(transformer, arguments)
-    transformer.close()
-
-
-def _config(arguments: argparse.Namespace) -> TransformerConfig:
-    if not arguments.predictor_host:
-        raise ValueError("--predictor_host is missing; give the predictor's HOST:GRPC_PORT")
-    return TransformerConfig(
-        spec_name=arguments.spec_name,
-        feast_dir=arguments.feast_dir,
-        predictor_host=arguments.predictor_host,
-        max_candidates=arguments.max_candidates,
-        max_queue=arguments.max_queue,
-        timeout=min(arguments.predictor_timeout, arguments.predictor_request_timeout_seconds),
-        max_age_hours=arguments.max_age_hours,
-        cache=CacheConfig(seconds=arguments.cache_seconds, entries=arguments.cache_entries),
-        log=LogConfig(rate=arguments.log_rate),
-        log_dir=arguments.log_dir,
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = server.parser(__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--feast_dir", type=Path, required=True, help="rendered Feast repository")
-    parser.add_argument("--spec_name", required=True, help="feature spec, as the model's")
-    parser.add_argument("--max_candidates", type=int, default=512)
-    parser.add_argument("--predictor_timeout", type=float, default=10.0, help="seconds")
-    parser.add_argument("--max_queue", type=int, default=TransformerConfig.max_queue)
-    parser.add_argument("--max_age_hours", type=float, default=TransformerConfig.max_age_hours)
-    parser.add_argument("--cache_seconds", type=float, default=CacheConfig.seconds)
-    parser.add_argument("--cache_entries", type=int, default=CacheConfig.entries)
-    parser.add_argument("--log_dir", type=Path, help="folder of the request log; absent: none")
-    parser.add_argument("--log_rate", type=float, default=LogConfig.rate, help="share logged")
-    return parser

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The final score: a weighted sum of calibrated probabilities, weights from the spec or the
-request.
+"""The final score: a weighted sum of calibrated probabilities.
+
+Weights are the spec's, or the request's in their place.
 
 Shape suffixes: N candidates, K tasks.
 """
@@ -20,19 +21,18 @@ MAX_WEIGHT = 1e30
 """A sum of weights up to this is finite in the float32 that carries scores."""
 
 
-def weights_of(spec: Spec, asked: Mapping[str, Any] | None) -> npt.NDArray[np.float64]:
-    """Weights `[K]`: the spec's utilities, each replaced by the one that was asked for; None asks
-    for none.
+def weights_of(spec: Spec, chosen: Mapping[str, Any] | None) -> npt.NDArray[np.float64]:
+    """Weights `[K]`: the spec's utilities, but for those that the request chose by task.
 
     Raises:
         ValueError: a task the spec does not have, or a weight that is no number within
             +-MAX_WEIGHT.
     """
-    asked = asked or {}
-    check_known("weights: task", asked, spec.task_names)
+    chosen = chosen or {}
+    check_known("weights: task", chosen, spec.task_names)
     weights = {
         name: number(f"weights: {name}", value, MAX_WEIGHT)
-        for name, value in asked.items()
+        for name, value in chosen.items()
         if value is not None
     }
     return np.array([weights.get(t.name, t.utility) for t in spec.tasks], np.float64)

@@ -80,7 +80,7 @@ def full_shelf(**changes: dict[str, Any]) -> Shelf:
     return shelf
 
 
-def asked(posts: Sequence[int] = POSTS, **changes: Any) -> FeedRequest:
+def feed_request(posts: Sequence[int] = POSTS, **changes: Any) -> FeedRequest:
     plain: dict[str, Any] = {"member_id": MEMBER, "request": {"surface": 2}, "time_ms": NOW}
     return FeedRequest(
         post_ids=np.array(posts, np.int64), weights_K=np.ones(6), **{**plain, **changes}
@@ -88,7 +88,7 @@ def asked(posts: Sequence[int] = POSTS, **changes: Any) -> FeedRequest:
 
 
 def fetch(shelf: Any, request: FeedRequest | None = None, **limits: Any) -> Fetched:
-    return Fetcher(SPEC, shelf, **limits).fetch(request or asked())
+    return Fetcher(SPEC, shelf, **limits).fetch(request or feed_request())
 
 
 def counted(view: str, reason: str) -> float:
@@ -208,7 +208,7 @@ def test_a_value_that_ingest_keeps_is_kept(view: str, name: str, value: Any) -> 
 
 def test_an_invalid_value_of_the_request_is_flagged_and_counted() -> None:
     before = counted("request", "invalid")
-    fetched = fetch(full_shelf(), asked(request={"surface": -1}, invalid=("surface",)))
+    fetched = fetch(full_shelf(), feed_request(request={"surface": -1}, invalid=("surface",)))
     assert fetched.flags == ["invalid:surface"]
     assert fetched.features["surface"].tolist() == [-1, -1, -1]
     assert counted("request", "invalid") == before + 1
@@ -232,7 +232,7 @@ def test_a_members_own_values_are_read_and_shared_ones_may_be_cached() -> None:
 def test_several_invalid_values_are_each_flagged() -> None:
     shelf = full_shelf(post_content={"media": 9, "length_s": INF}, member_profile={"industry": 99})
     shelf.values["post_content", (20,)] = Stored(record("post_content", media=-7), NOW - HOUR)
-    fetched = fetch(shelf, asked(invalid=("hour",)))
+    fetched = fetch(shelf, feed_request(invalid=("hour",)))
     assert fetched.flags == ["invalid:industry", "invalid:hour"]
     assert fetched.post_flags[0] == []
     assert fetched.post_flags[1] == ["invalid:media", "invalid:length_s"]
@@ -273,7 +273,7 @@ def test_a_member_without_a_profile_is_known_by_a_history() -> None:
 
 def test_no_candidates_have_no_features() -> None:
     for shelf in (full_shelf(), Shelf(as_of_ms=0)):
-        fetched = fetch(shelf, asked(posts=[]))
+        fetched = fetch(shelf, feed_request(posts=[]))
         assert fetched.post_flags == []
         assert fetched.context_NC.shape == (0, SPEC.context_width)
         assert {len(column) for column in fetched.features.values()} == {0}
@@ -284,7 +284,7 @@ def test_no_candidates_have_no_features() -> None:
 def test_a_candidate_named_twice_is_read_once_and_is_the_same_row() -> None:
     shelf = full_shelf(post_content={"media": 99})
     before = counted("post_content", "invalid")
-    fetched = fetch(shelf, asked(posts=[10, 30, 10]))
+    fetched = fetch(shelf, feed_request(posts=[10, 30, 10]))
     assert fetched.post_flags == [["invalid:media"], [], ["invalid:media"]]
     assert counted("post_content", "invalid") == before + 2
     for column in (*fetched.features.values(), fetched.context_NC):

@@ -397,7 +397,7 @@ def ranked(member: int, posts: list[int], scores: list[float], flags: list[str])
     count = len(posts)
     rows = np.arange(count, dtype=np.float32)[:, None] / 16
     return Ranked(
-        asked=FeedRequest(
+        request=FeedRequest(
             member_id=member,
             post_ids=np.array(posts, np.int64),
             request={},

@@ -35,7 +35,7 @@ def served(member: int, time_ms: int = NOW_MS) -> tuple[Ranked, Fetched]:
         weights_K=weights_of(SPEC, {}),
     )
     ranked = Ranked(
-        asked=asked,
+        request=asked,
         probabilities_NK=np.full((2, 6), 0.25, np.float32),
         scores=np.zeros(2),
         flags=["missing:history"],
@@ -200,9 +200,9 @@ def test_a_log_that_was_asked_nothing_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_request_without_candidates_or_features_is_logged(tmp_path: Path) -> None:
     ranked, fetched = served(1)
-    asked = dataclasses.replace(ranked.asked, post_ids=np.zeros(0, np.int64), request={})
+    asked = dataclasses.replace(ranked.request, post_ids=np.zeros(0, np.int64), request={})
     none = np.zeros((0, 6), np.float32)
-    ranked = dataclasses.replace(ranked, asked=asked, probabilities_NK=none, flags=[])
+    ranked = dataclasses.replace(ranked, request=asked, probabilities_NK=none, flags=[])
     log = RequestLog(tmp_path, SPEC)
     log.add(ranked, dataclasses.replace(fetched, history=b"", as_of_ms={}), b"")
     log.close()
