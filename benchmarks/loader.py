@@ -27,7 +27,7 @@ from benchmarks._record import Result, finish, medians_ms, over, parser, start
 from components.config import load_config
 from components.training.data import estimate_weighting, shard_format, window_limit
 from components.training.distributed import process_group
-from components.training.train import starting_model
+from components.training.start import cold_model
 from components.training.trainer import PREFETCH, Trainer
 from feature_repo.specs import KUAIRAND as SPEC
 from kernels.loader import Loader, LoaderConfig, prefetched, read_shard, write_checksums
@@ -141,7 +141,7 @@ def make_trainer(paths: list[Path], group: Any, folder: Path) -> Trainer:
     """The trainer of the shipped configuration with our loader."""
     config = load_config("kuairand")
     packs = [read_shard(paths[0], FORMAT)]
-    model = starting_model(config.feed_sr, SPEC, 0, None, packs)
+    model = cold_model(config.feed_sr, SPEC, 0, packs)
     model.train()
     return Trainer(
         model=model.to(group.device),

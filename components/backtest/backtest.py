@@ -30,6 +30,7 @@ from components.layout.files import check_writable, digest, write_json
 from components.layout.paths import absolute
 from components.registry.gate import BASELINE, CANDIDATE
 from components.training.distributed import this_device
+from components.training.run import TrainingRun
 from components.training.train import fit
 from feature_repo.spec import Freshness
 from model import RankerConfig
@@ -165,7 +166,15 @@ def _train_and_score(
         text = chosen.model_dump_json() + recipe.model_dump_json()
         folder = models / f"{name}-{digest(text, 8)}"
         started = time.monotonic()
-        fit(prepared.train, folder, chosen, config.spec, recipe, config.freshness)
+        run = TrainingRun(
+            shards=prepared.train,
+            out=folder,
+            ranker=chosen,
+            spec=config.spec,
+            config=recipe,
+            freshness=config.freshness,
+        )
+        fit(run)
         trained = time.monotonic()
         model, _ = load_model(folder, config.spec)
         found["rankers"][name] = evaluate_ranker(model.to(device), prepared.test, config.spec)

@@ -23,6 +23,7 @@ from components.studies.config import StudyConfig
 from components.studies.results import ResultsFile
 from components.studies.scores import Differences, Scores, differences, score
 from components.studies.trial import Log, log_home, timed, trained_seconds
+from components.training.run import TrainingRun
 from components.training.train import fit
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
@@ -171,9 +172,17 @@ class _Chain:
         recipe = recipe.model_copy(update={"seed": recipe.seed + self.seed})
         folder = self.folder / f"{method}-{day}"
         shards = self._prepared(day, None if start is None else self._before(day, 2)).train
-        model, freshness = study.config.feed_sr, study.config.freshness
+        run = TrainingRun(
+            shards=shards,
+            out=folder,
+            ranker=study.config.feed_sr,
+            spec=study.spec,
+            config=recipe,
+            freshness=study.config.freshness,
+            start=start,
+        )
         with timed(folder):
-            fit(shards, folder, model, study.spec, recipe, freshness, start)
+            fit(run)
         return folder
 
     def _before(self, day: str, days: int) -> str:

@@ -27,7 +27,8 @@ from components.studies.costs import costs, request_ms
 from components.studies.lightgbm.ranker import LightGBMConfig, LightGBMRanker, fit_lightgbm
 from components.studies.position_bias import position_bias
 from components.studies.scores import Scores, score
-from components.training.train import fit, teacher_recipes
+from components.training.run import TrainingRun
+from components.training.train import teacher_configs
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
 from model.config import RankerConfig
@@ -156,7 +157,7 @@ def _teachers(trial: Trial, shards: Path, work: Path) -> list[Path]:
     if isinstance(trial.ranker, LightGBMConfig):
         return []
     folders = []
-    for recipe in teacher_recipes(trial.config.cold):
+    for recipe in teacher_configs(trial.config.cold):
         untaught = changed(trial.config, {"cold": {"teachers": recipe.teachers}})
         further = recipe.seed - trial.config.cold.seed
         teacher = replace(trial, config=untaught, seed=trial.seed + further)
@@ -185,9 +186,17 @@ def _fit(
 ) -> None:
     config = trial.config
     recipe = config.cold.model_copy(update={"seed": config.cold.seed + trial.seed})
-    freshness = config.train_freshness or config.freshness
+    run = TrainingRun(
+        shards=shards,
+        out=folder,
+        ranker=ranker,
+        spec=config.spec,
+        config=recipe,
+        freshness=config.train_freshness or config.freshness,
+        teachers=tuple(teachers),
+    )
     with timed(folder):
-        fit(shards, folder, ranker, config.spec, recipe, freshness, teachers=teachers)
+        run.train()
 
 
 @contextmanager

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from components.config import TrainConfig
+from feature_repo.spec import Spec
 from model.batch import TrainBatch
+from model.checkpoint import load_model
 from model.ranker import Ranker
 
 
@@ -43,6 +47,20 @@ class Teachers:
             labels_RK=torch.lerp(batch.labels_RK, said_RK, self.weight),
             auxiliary_labels_AK=torch.lerp(batch.auxiliary_labels_AK, said_AK, self.weight),
         )
+
+
+def load_teachers(
+    folders: Sequence[Path], spec: Spec, config: TrainConfig, device: torch.device
+) -> Teachers:
+    """The trained rankers in some folders, as a run's teachers.
+
+    Raises:
+        ValueError: they are not as many as the configuration wants, or one cannot be loaded.
+    """
+    if len(folders) != config.teachers:
+        raise ValueError(f"want {config.teachers} teachers, got {len(folders)}")
+    rankers = [load_model(folder, spec)[0].to(device) for folder in folders]
+    return Teachers(rankers, config.teacher_weight)
 
 
 def _mean_probability(logits: Sequence[Tensor]) -> Tensor:

@@ -38,6 +38,7 @@ from feature_repo.spec import Spec
 from kernels.loader import Loader, Packed, prefetched
 from model.batch import TrainBatch
 from model.files import load_optimizer_tensors, optimizer_tensors
+from model.ranker import Ranker
 
 log = logging.getLogger("feedsr.train")
 PREFETCH = 2
@@ -55,7 +56,7 @@ class Trainer:
         teachers: what they say is mixed into the labels.
     """
 
-    model: nn.Module
+    model: Ranker
     spec: Spec
     config: TrainConfig
     loader: Loader

@@ -42,6 +42,7 @@ from components.studies.leakage.cut import SessionCut, Sessions, write_cut
 from components.studies.leakage.planted import planted
 from components.studies.leakage.table import print_tables
 from components.training.distributed import this_device
+from components.training.run import TrainingRun
 from components.training.train import fit
 from feature_repo.spec import Freshness, Spec
 from kernels.loader.checksums import CHECKSUMS
@@ -220,7 +221,15 @@ def _train(
     found: dict[str, torch.nn.Module] = {}
     for kind, train, freshness in kinds:
         folder = work / "models" / train.name.removeprefix("train-") / name
-        fit(train, folder, ranker, config.spec, recipe, freshness)
+        run = TrainingRun(
+            shards=train,
+            out=folder,
+            ranker=ranker,
+            spec=config.spec,
+            config=recipe,
+            freshness=freshness,
+        )
+        fit(run)
         found[kind] = load_model(folder, config.spec)[0].to(device)
     return found
 

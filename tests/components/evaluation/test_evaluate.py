@@ -12,7 +12,7 @@ from components.layout.paths import Layout
 from components.registry import versions
 from components.registry.gate import gate
 from components.training.data import evaluation_batches
-from components.training.train import fit
+from components.training.run import TrainingRun
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.streaming_metrics.reference import exact_auc
 from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
@@ -40,7 +40,14 @@ def trained(tmp_path_factory) -> Layout:
     write_shards(layout.sequences("eval", DAY), SIMULATOR, random_lengths(150, 1), seed=1)
     for name, config in (("feed_sr", CONFIG.feed_sr), ("dcnv2", CONFIG.dcnv2)):
         folder = layout.model(DAY, name)
-        fit(layout.sequences("train", DAY), folder, config, SIMULATOR, RECIPE, "day")
+        TrainingRun(
+            shards=layout.sequences("train", DAY),
+            out=folder,
+            ranker=config,
+            spec=SIMULATOR,
+            config=RECIPE,
+            freshness="day",
+        ).train()
     return layout
 
 

@@ -23,7 +23,7 @@ from components.log.sources.feedback import EXAMINED_ACTIONS
 from components.log.sources.simulator import truth_day
 from components.studies.position_bias import position_bias, slope
 from components.training.data import evaluation_batches
-from components.training.train import fit
+from components.training.run import TrainingRun
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, HeadConfig
 from model.batch import TrainBatch
@@ -133,7 +133,14 @@ def test_a_trained_ranker_knows_a_part_and_ranks_by_none(layout: Layout) -> None
     )
     recipe = TrainConfig(global_batch=8, micro_batch=8, epochs=4, learning_rate=3e-3)
     out = layout.root / "model"
-    fit(layout.root / "train", out, config, SIMULATOR, recipe, "day")
+    TrainingRun(
+        shards=layout.root / "train",
+        out=out,
+        ranker=config,
+        spec=SIMULATOR,
+        config=recipe,
+        freshness="day",
+    ).train()
     model, _ = load_model(out, SIMULATOR)
     found = position_bias(model, layout.root / "test", layout, SIMULATOR)
     for task in ("click", "long_dwell"):
