@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+NOT_INSTALLED = { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
 PACKAGES := feature_repo components model kernels serving
 SOURCES := $(PACKAGES) tests benchmarks
 
@@ -38,22 +39,15 @@ setup: $(READY) ## make .venv and install everything into it (instant when nothi
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*/cpu/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Feed-SR needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1), so run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing into $(VENV) (the first time downloads about 500 MB)"
-	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt \
-	  -e '.[features,pipelines,serving,dev]' 2> >(grep -v '^WARNING' >&2) | awk ' \
-	  /^ *Collecting/ {printf "\r  %d packages found", ++n; fflush()} \
-	  /^ *Installing collected/ {printf "\n  installing them\n"; fflush()} \
-	  /^Successfully installed/ {print "  done"}' || \
-	  { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
+	@$(PYTHON) -P components/cli/install.py $(VENV) -c constraints.txt -e '.[features,pipelines,serving,dev]' || $(NOT_INSTALLED)
 	@touch $@
 
 # What only tests and benchmarks want: Triton's interpreter and compiler, and peers to compare with.
 $(PEERS): $(READY)
 	@echo "installing what tests and benchmarks compare with (the first time downloads about 200 MB)"
-	@$(BIN)/python -m pip install -q --progress-bar off -c constraints.txt 'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' 'lightgbm>=4.5' 'optuna>=4' \
-	  2> >(grep -v '^WARNING' >&2) || \
-	  { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
+	@$(BIN)/python -P components/cli/install.py $(VENV) -c constraints.txt \
+	  'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' 'lightgbm>=4.5' 'optuna>=4' || $(NOT_INSTALLED)
 	@touch $@
 
 # A path reaches the shell through the environment, as it was written: no character of it is make's or the shell's.
