@@ -15,12 +15,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+Entered = TypeVar("Entered")
 Mode = Literal["bar", "events", "lines", "off"]
 MODES = ("bar", "events", "lines", "off")
 EVENT = "@feedsr "
@@ -95,6 +97,44 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
                 bars.remove_task(task)
         return
     yield _throttled(label, total, mode)
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Shows that the block waits for something whose end cannot be foretold.
+
+    On a terminal that is a spinner, for the loop a bar without an end, elsewhere one line.
+    """
+    mode = progress_mode()
+    if mode == "bar":
+        with _spinner(label):
+            yield
+        return
+    if mode == "events":
+        emit("progress", label=label, done=0, total=None)
+    elif mode == "lines":
+        print(label, file=sys.stderr, flush=True)
+    yield
+
+
+@contextmanager
+def awaited(label: str, block: AbstractContextManager[Entered]) -> Iterator[Entered]:
+    """Enters a block whose beginning is waited for: `waiting` until it has begun."""
+    with ExitStack() as stack:
+        with waiting(label):
+            entered = stack.enter_context(block)
+        yield entered
+
+
+@contextmanager
+def _spinner(label: str) -> Iterator[None]:
+    """A line that turns, or a bar without an end among those that are shown already."""
+    if not _shown:
+        with console().status(Text(label)):
+            yield
+        return
+    with progress(label):
+        yield
 
 
 _shown: list[Progress] = []

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.config import DailyConfig
-from components.console import progress
+from components.console import awaited, progress
 from components.evaluation.replay import (
     Offline,
     Replayed,
@@ -293,7 +293,7 @@ def _send_probes(layout: Layout, day: str, config: DailyConfig, count: int) -> l
             max_candidates=config.max_candidates,
             dtype=config.serving_dtype,
         )
-        with launch(serving) as pair:
+        with awaited("starting transformer and predictor", launch(serving)) as pair:
             for instance in instances:
                 ask(pair.transformer.url, [instance])
         rows = [row for one in sorted(Path(folder).iterdir()) for row in read_log(one)]

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.config import DailyConfig
+from components.console import awaited
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.layout.writer import is_alive
@@ -32,6 +33,7 @@ from feature_repo.spec import Spec
 from serving.client import ask
 from serving.launch import HOST, NAME, Serving, launch
 
+STARTING = "starting transformer and predictor"
 CANDIDATES = 20
 """How many of the newest posts are ranked where no candidates are named."""
 
@@ -109,7 +111,7 @@ def serve(layout: Layout, config: DailyConfig, http_port: int = 8080, grpc_port:
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.default_int_handler)
     serving = serving_of(layout, config, http_port, grpc_port)
-    with suppress(KeyboardInterrupt), launch(serving) as pair:
+    with suppress(KeyboardInterrupt), awaited(STARTING, launch(serving)) as pair:
         url = pair.transformer.url
         write_json(_address(layout), {"url": url, "pid": os.getpid()})
         console = Console(stderr=True, highlight=False)
@@ -203,7 +205,7 @@ def _transformer(layout: Layout, config: DailyConfig) -> Iterator[str]:
     if running:
         yield running
         return
-    with launch(serving_of(layout, config)) as pair:
+    with awaited(STARTING, launch(serving_of(layout, config))) as pair:
         yield pair.transformer.url
 
 

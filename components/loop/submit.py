@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.config import load_config
+from components.console import waiting
 from feature_repo.spec import Spec
 
 EXPERIMENT = "feedsr-daily"
@@ -49,7 +50,8 @@ def submit(day: str, config: str, target: Target) -> str:
     with tempfile.TemporaryDirectory(prefix="feedsr-submit-") as folder:
         package = Path(folder) / "pipeline.yaml"
         compile_pipeline(package)
-        return _run(package, as_of, config, target)
+        with waiting(f"handing {as_of} to {target.host}"):
+            return _run(package, as_of, config, target)
 
 
 def yesterday(spec: Spec) -> str:
