@@ -94,6 +94,16 @@ MODULES: dict[str, tuple[str, ...]] = {
         "components/log/test_nothing_kept.py",
         "components/log/test_ingest.py",
     ),
+    "components/log/duplicates.py": (
+        "components/log/test_duplicates.py",
+        "components/log/test_ingest_by_hand.py",
+    ),
+    "components/log/declarations.py": (
+        "components/log/test_declarations.py",
+        "components/log/test_ingest_rows.py",
+    ),
+    "components/log/columns.py": ("components/log/test_columns.py",),
+    "components/log/counts.py": ("components/log/test_counts.py",),
     "components/log/checks.py": ("components/log/test_checks.py",),
     "components/log/times.py": ("components/log/test_times.py",),
     "components/log/schema.py": ("components/log/test_schema.py",),

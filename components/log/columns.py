@@ -1,37 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrow columns as numpy arrays and packed records, and back. It reads no file."""
+"""Arrow columns as numpy arrays and packed records, and back. It reads no file.
+
+The one place that says what a null is read as.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from feature_repo.kinds import View
+from feature_repo.kinds import UNKNOWN, View
 
 Array = npt.NDArray[Any]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Nulls = Literal["unknown", "zero", "left out"]
 
 
-def column(table: pa.Table | pa.RecordBatch, name: str) -> Array:
-    """A column as numpy, `[n]` or `[n, E]`; a null integer or boolean is -1, a null float NaN.
+def column(table: pa.Table | pa.RecordBatch, name: str, nulls: Nulls = "unknown") -> Array:
+    """A column as numpy, `[n]` of the column's own type, or `[n, E]` of embeddings.
+
+    Args:
+        table: n rows.
+        name: the column's.
+        nulls: what a null is read as. "unknown": -1 of an integer, NaN of a float, for those who
+            tell it from a value. "zero": 0 or False, for those who look at nulls themselves. "left
+            out": no row of the answer. The first two make zeros of an embedding, which is missing
+            then.
 
     Raises:
-        ValueError: there is no such column.
+        ValueError: there is no such column, or a boolean that is to be unknown.
     """
-    position = table.schema.get_field_index(name)
-    if position < 0:
+    place = table.schema.get_field_index(name)
+    if place < 0:
         raise ValueError(f"the table has no column {name!r}; have {', '.join(table.schema.names)}")
-    values = table.column(position)
+    values = table.column(place)
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if values.null_count:
+        if pa.types.is_boolean(values.type) and nulls == "unknown":
+            raise ValueError(f"column {name!r} is true or false, and has nulls")
+        values = values.drop_null() if nulls == "left out" else _filled(values, nulls)
     if pa.types.is_fixed_size_list(values.type):
         flat = values.flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(-1, values.type.list_size)
-    if values.null_count:
-        values = values.fill_null(np.nan if pa.types.is_floating(values.type) else -1)
     return values.to_numpy(zero_copy_only=False)
+
+
+def _filled(values: pa.Array, nulls: Nulls) -> pa.Array:
+    """The values with something in the place of each null."""
+    kind = values.type
+    if pa.types.is_fixed_size_list(kind):
+        zeros = np.zeros((1, kind.list_size), kind.value_type.to_pandas_dtype())
+        return pc.if_else(values.is_valid(), values, arrow_column(zeros, kind)[0])
+    if nulls == "zero":
+        return values.fill_null(pa.scalar(0).cast(kind))
+    return values.fill_null(np.nan if pa.types.is_floating(kind) else UNKNOWN)
 
 
 def arrow_column(values: Array, kind: pa.DataType) -> pa.Array:

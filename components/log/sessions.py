@@ -11,10 +11,46 @@ nothing of files.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
-Ints = npt.NDArray[np.int64]
+from components.log.columns import Array, Ints, Mask, column
+from feature_repo.spec import Spec
+
 NO_SESSION = -1
+
+
+def with_sessions(good: pa.Table, earlier: pa.Table, spec: Spec) -> pa.Table:
+    """The rows with `session_id`, as the spec's schema.
+
+    Args:
+        good: impressions `[N]` that passed every check.
+        earlier: earlier days' impressions with their `session_id`, which `good` may continue.
+        spec: says the schema, and how long a pause may be.
+    """
+    member, event = _values(good, "member_id"), _values(good, "event_time")
+    session = request_sessions(member, _values(good, "request_id"))
+    untimed, gapped = ~_values(good, "timed"), gapped_rows(good)
+    post = _values(good, "post_id")
+    session[untimed] = untimed_sessions(member[untimed], event[untimed], post[untimed])
+    before = earlier.filter(gapped_rows(earlier))
+    session[gapped] = gap_sessions(
+        np.append(_values(before, "member_id"), member[gapped]),
+        np.append(_values(before, "event_time"), event[gapped]),
+        np.append(_values(before, "session_id"), np.full(int(gapped.sum()), NO_SESSION)),
+        spec.session_gap_ms,
+    )[before.num_rows :]
+    field = pa.field("session_id", pa.int64(), nullable=False)
+    return good.cast(spec.event_schema).append_column(field, pa.array(session))
+
+
+def gapped_rows(table: pa.Table) -> Mask:
+    """Which impressions' session is known by a pause only, `[N]`."""
+    return np.asarray(table["request_id"].is_null()) & _values(table, "timed")
+
+
+def _values(table: pa.Table, name: str) -> Array:
+    """A column that has no null here, but for a request id that is looked at first."""
+    return column(table, name, "zero")
 
 
 def mix(*parts: Ints | int) -> Ints:

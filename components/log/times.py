@@ -12,11 +12,10 @@ from functools import reduce
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
+from components.log.columns import Ints, Mask
 from feature_repo.values import MILLISECONDS, SANE_MS, day_of
 
-Ints = npt.NDArray[np.int64]
 UNITS = ("milliseconds", *MILLISECONDS)
 MENDED = {
     "seconds": "multiply by 1,000",
@@ -31,7 +30,7 @@ def limits(unit: str) -> tuple[int, int]:
     return low, high
 
 
-def in_unit(times: Ints, unit: str) -> npt.NDArray[np.bool_]:
+def in_unit(times: Ints, unit: str) -> Mask:
     """Which numbers `[N]` are times in a unit; no number is in two."""
     low, high = limits(unit)
     return np.asarray((times >= low) & (times < high))
@@ -63,9 +62,9 @@ class Units:
         """Takes numbers `[N]`: no nulls, nor what stands for an unknown time."""
         left = np.ones(len(times), np.bool_)
         for unit in UNITS:
-            here = in_unit(times, unit)
-            self._note(unit, times[here])
-            left &= ~here
+            fits = in_unit(times, unit)
+            self._note(unit, times[fits])
+            left &= ~fits
         self._note("", times[left])
 
     def _note(self, unit: str, times: Ints) -> None:
@@ -102,12 +101,12 @@ class Units:
             ValueError: always; `wrong` is not 0.
         """
         unit = max(MILLISECONDS, key=self.count)
-        found = self.spans[unit]
-        rows = "row" if found.count == 1 else "rows"
+        span = self.spans[unit]
+        rows = "row" if span.count == 1 else "rows"
         raise ValueError(
-            f"{column} is {_to(found.low, found.high)} in {found.count:,} {rows}: read as "
-            f"milliseconds that is {_days(found)}; read as {unit} it would be "
-            f"{_days(found, unit)}; times are milliseconds since 1970 (UTC): {MENDED[unit]} and "
+            f"{column} is {_to(span.low, span.high)} in {span.count:,} {rows}: read as "
+            f"milliseconds that is {_days(span)}; read as {unit} it would be "
+            f"{_days(span, unit)}; times are milliseconds since 1970 (UTC): {MENDED[unit]} and "
             "bring the log again"
         )
 

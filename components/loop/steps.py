@@ -129,7 +129,8 @@ def _cover(
 
 
 def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.log.ingest import ingest, refuse_nothing
+    from components.log.counts import refuse_nothing
+    from components.log.ingest import ingest
 
     refuse_day_without_log(layout, day)
     raw = layout.raw_days()

@@ -13,14 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.console import progress
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
+from components.log.columns import Ints, column
 from components.log.schema import check_schema
 from components.log.sources.base import SourceCounts, fresh_raw
 from components.log.times import Units
@@ -80,7 +79,7 @@ def _days(files: list[Path], spec: Spec) -> list[int]:
     for file in files:
         for batch in _batches(file, list(TIMES)):
             for name, unit in units.items():
-                unit.add(_numbers(batch, name))
+                unit.add(column(batch, name, "left out"))
             day = _day(batch, spec)
             days.update(np.unique(day[day > 0]).tolist())
     for name, unit in units.items():
@@ -99,23 +98,18 @@ def _check_created(file: Path) -> None:
     """ValueError where most posts were created at times in another unit."""
     created = Units()
     for batch in _batches(file, ["created_ms"]):
-        numbers = _numbers(batch, "created_ms")
+        numbers = column(batch, "created_ms", "left out")
         created.add(numbers[numbers != UNKNOWN])
     created.check(f"{file}: created_ms")
 
 
 def _no_times(arrival: Units) -> str:
-    found = arrival.whole
-    have = f"it is {found.low} to {found.high}" if found else "there is none"
+    span = arrival.whole
+    have = f"it is {span.low} to {span.high}" if span else "there is none"
     return (
         f"no impression has an arrival_time between 2000 and 2099, {have}; "
         "want milliseconds since 1970 (UTC)"
     )
-
-
-def _numbers(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.int64]:
-    """A column without its nulls."""
-    return np.asarray(batch.column(name).drop_null().to_numpy(zero_copy_only=False))
 
 
 def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -126,9 +120,9 @@ def _batches(file: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         raise ValueError(f"{file} cannot be read ({reason}); write it again") from error
 
 
-def _day(batch: pa.RecordBatch, spec: Spec) -> npt.NDArray[np.int64]:
+def _day(batch: pa.RecordBatch, spec: Spec) -> Ints:
     """Local days of arrival, 0 where the time is none."""
-    time = pc.fill_null(batch.column("arrival_time"), 0).to_numpy(zero_copy_only=False)
+    time = column(batch, "arrival_time", "zero")
     return np.where(insane(time), 0, spec.day(time))
 
 
@@ -161,13 +155,13 @@ def _write_some(file: Path, writers: dict[int, pq.ParquetWriter], spec: Spec, fi
     schema, rows = next(iter(writers.values())).schema, 0
     for batch in _batches(file, schema.names):
         table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-        found = _day(batch, spec)
-        arrived = np.where(found > 0, found, first)
+        arrived = _day(batch, spec)
+        arrived = np.where(arrived > 0, arrived, first)
         for day in np.unique(arrived).tolist():
             if day in writers:
-                here = arrived == day
-                writers[day].write_table(table.filter(pa.array(here)))
-                rows += int(here.sum())
+                part = table.filter(pa.array(arrived == day))
+                writers[day].write_table(part)
+                rows += part.num_rows
     return rows
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from components.log.checks import impression_reasons, member_reasons, post_reasons, values
+from components.log.checks import impression_reasons, member_reasons, post_reasons
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from tests.raw_builders import make_impressions, make_members, make_posts, set_value
 
@@ -168,19 +167,3 @@ def test_each_limit_of_a_member() -> None:
     table = table_of(lambda n: make_members(SIMULATOR, n), [case for case, _ in MEMBERS])
     got = member_reasons(table, SIMULATOR).tolist()
     assert got == [reason for _, reason in MEMBERS]
-
-
-def test_a_null_is_0_where_values_are_read() -> None:
-    whole = pa.chunked_array([[5, None], [], [None, 7]], pa.int32())
-    got = values(whole)
-    assert (got.tolist(), got.dtype) == ([5, 0, 0, 7], np.int32)
-    flags = values(pa.chunked_array([[True, None, False]]))
-    assert (flags.tolist(), flags.dtype) == ([True, False, False], np.bool_)
-    kind = pa.list_(pa.float16(), 2)
-    pairs = np.array([1, 2, 3, 4], np.float16)
-    lists = pa.FixedSizeListArray.from_arrays(pa.array(pairs), type=kind)
-    holes = pa.chunked_array([lists, pa.array([None], kind), lists.slice(1)])
-    assert values(holes).tolist() == [[1, 2], [3, 4], [0, 0], [3, 4]]
-    assert values(holes).dtype == np.float16
-    assert values(holes.slice(1, 2)).tolist() == [[3, 4], [0, 0]]
-    assert values(pa.chunked_array([lists.slice(1)])).tolist() == [[3, 4]]

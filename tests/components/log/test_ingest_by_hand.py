@@ -14,7 +14,9 @@ import pytest
 from components.config import PROFILES
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.log.ingest import DECLARED, DIFFERS, ingest
+from components.log.declarations import DECLARED
+from components.log.duplicates import DIFFERS
+from components.log.ingest import ingest
 from components.log.sessions import mix
 from feature_repo.specs import SIMULATOR
 from tests.raw_builders import make_impressions, make_members, make_posts

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each row of a key ends, when some of them are bad: kept, a duplicate, replaced or refused,
-and never in two of these places.
+"""Where each row of a key ends when some are bad: in one place of four, and never in two.
 
+It is kept, a duplicate, replaced or refused.
 A case spells the rows of one key in the order in which they come: `b` is a bad one, `g` a good one,
 `d` a good one that differs from `g`, `e` one that differs from both. Each case has a key of its own
 and all of them are in one table, so that every key has bad and good neighbours.
@@ -22,7 +22,10 @@ import pytest
 from components.config import PROFILES
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.log.ingest import DECLARED, DIFFERS, TableCounts, ingest
+from components.log.counts import TableCounts
+from components.log.declarations import DECLARED
+from components.log.duplicates import DIFFERS
+from components.log.ingest import ingest
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
 from tests.raw_builders import make_impressions, make_members, make_posts

@@ -13,7 +13,7 @@ import pytest
 
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.log.ingest import DIFFERS
+from components.log.duplicates import DIFFERS
 from components.loop.daily import summary
 from components.loop.steps import run_step
 from feature_repo.spec import DAY_MS

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Session ids are written into every impression and history: the same rows give the same ids in
-every release, so their values are pinned here.
-"""
+"""Session ids are what they were: they are in every impression and history of earlier releases."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from components.log.columns import Ints
 from components.log.sessions import (
     NO_SESSION,
-    Ints,
     gap_sessions,
     mix,
     request_sessions,
@@ -101,15 +101,16 @@ KNOWN = [
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("events", "sessions"), [k[1:] for k in KNOWN], ids=[k[0] for k in KNOWN])
+@pytest.mark.parametrize(("served", "sessions"), [k[1:] for k in KNOWN], ids=[k[0] for k in KNOWN])
 def test_a_pause_ends_a_session_and_a_known_one_goes_on(
-    events: list[tuple[int, int, int]], sessions: list[int | tuple[int, int]], reverse: bool
+    served: list[tuple[int, int, int]], sessions: list[int | tuple[int, int]], reverse: bool
 ) -> None:
-    """Member, time and the session that an earlier day gave; what is named anew is so by its
-    member and first time. The order of the rows does not matter.
+    """Each is a member, a time and the session that an earlier day gave, in any order.
+
+    What is named anew is so by its member and first time.
     """
     step = -1 if reverse else 1
-    rows = np.array(events, np.int64).reshape(len(events), 3)[::step]
+    rows = np.array(served, np.int64).reshape(len(served), 3)[::step]
     want = [s if isinstance(s, int) else int(mix(3, *s)[0]) for s in sessions][::step]
     assert gap_sessions(rows[:, 0], rows[:, 1], rows[:, 2], GAP).tolist() == want
 
@@ -119,3 +120,21 @@ def test_between_two_members_with_known_sessions() -> None:
     member, time = ints(1, 2, 2, 3), ints(500, 100, 105, 105)
     got = gap_sessions(member, time, ints(7, NEW, NEW, 8), GAP)
     assert got.tolist() == [7, *[int(mix(3, 2, 100)[0])] * 2, 8]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=25),
+    st.integers(1, 10),
+)
+def test_gap_sessions_against_a_loop(served: list[tuple[int, int]], gap: int) -> None:
+    member, time = np.array(served, np.int64).reshape(-1, 2).T
+    got = gap_sessions(member, time, np.full(len(served), NO_SESSION), gap)
+    expected = np.empty(len(served), np.int64)
+    for who in set(member.tolist()):
+        last, first = None, 0
+        for place in sorted(np.flatnonzero(member == who), key=lambda i: time[i]):
+            if last is None or time[place] - last > gap:
+                first = time[place]
+            last = time[place]
+            expected[place] = mix(3, np.array([who]), np.array([first]))[0]
+    np.testing.assert_array_equal(got, expected)

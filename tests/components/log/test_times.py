@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from components.log.times import UNITS, Ints, Span, Units, in_unit, limits
+from components.log.columns import Ints
+from components.log.times import UNITS, Span, Units, in_unit, limits
 from feature_repo.values import SANE_MS
 
 FIRST, BEYOND = 946_684_800, 4_102_444_800

@@ -17,7 +17,8 @@ import pytest
 
 from components.config import PROFILES
 from components.layout.paths import Layout
-from components.log.ingest import DIFFERS, ingest
+from components.log.duplicates import DIFFERS
+from components.log.ingest import ingest
 from components.log.sources import detect_source, import_kuairand
 from components.log.sources.kuairand_sql import ACTIVE_DEGREES, UPLOAD_TYPES
 from feature_repo.spec import DAY_MS

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a day's rows, in numbers: what ingest writes of a day, and what is read of it.
+
+This module knows nothing of how a row is judged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from components.layout.paths import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCounts:
+    """What became of the rows of the raw posts or members table; `replaced` by a later row."""
+
+    read: int
+    kept: int
+    duplicates: int
+    replaced: int
+    quarantined: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestCounts:
+    """What became of a raw day's rows: read = kept + duplicates + all quarantined.
+
+    Attributes:
+        quarantined: rows by reason.
+        late: kept rows served on an earlier local day than they arrived.
+        untimed: kept rows whose order is known and time is not.
+        unknown_posts: kept rows whose post has no content.
+        unknown_members: kept rows whose member has no profile.
+        sessions: distinct sessions among the kept rows.
+        ignored_columns: columns of the raw files that the spec does not name.
+    """
+
+    day: str
+    read: int
+    kept: int
+    duplicates: int
+    quarantined: dict[str, int]
+    late: int
+    untimed: int
+    unknown_posts: int
+    unknown_members: int
+    sessions: int
+    ignored_columns: list[str]
+    posts: TableCounts
+    members: TableCounts
+
+
+def refuse_nothing(layout: Layout, day: str) -> None:
+    """ValueError, with the tally, where an ingested day kept no row: no model can be judged by it.
+
+    A day between others may be quiet: only the one that a run is for must hold something.
+    """
+    counts = json.loads(layout.ingest_counts(day).read_text())
+    if counts["kept"]:
+        return
+    if not counts["read"]:
+        raise ValueError(
+            f"{layout.raw_day(day)} holds no rows: there is nothing of {day} to rank; "
+            "choose another day, or bring the log again"
+        )
+    parts = [f"{counts['read']:,} read", f"{counts['duplicates']:,} duplicates of earlier rows"]
+    refused = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))
+    if refused:
+        tally = "; ".join(f"{reason}: {count:,}" for reason, count in refused)
+        parts.append(f"{sum(count for _, count in refused):,} refused ({tally})")
+        where = f"; look at {layout.quarantine_day(day)}, mend the log and bring it again"
+    else:
+        where = "; choose another day, or bring a log with new rows"
+    raise ValueError(f"no row of {day} was kept: {', '.join(parts)}{where}")
