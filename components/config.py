@@ -37,7 +37,7 @@ class TrainConfig(Config):
             is the sequence's own length.
         age_half_life_days: loss weight halves with the impression's age.
         propensity: divide the labels of actions that only an examined post gets by the propensity
-            of their feed position, at least .1 (`components.training.data`),
+            of their feed position, at least .1 (`components.training.propensity`),
             so that scores say relevance: the probability at position 0, wherever a post was shown.
             The values by position, from an experiment; or "estimated" (true means it), each
             position's click rate over that of position 0. Estimated is for a log whose order was

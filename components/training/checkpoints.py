@@ -79,8 +79,9 @@ def newest_checkpoint(folder: Path, inputs: str) -> Checkpoint | None:
 
 
 def clear_checkpoints(folder: Path, through: int | None = None) -> None:
-    """Removes what a killed process left half-written and every checkpoint after step `through`
-    (None: all of them).
+    """Removes the checkpoints after step `through`, and what a killed process left half-written.
+
+    None removes them all, and the folder where nothing else is in it.
     """
     for path in _folders(folder):
         if through is None or path.name > _name(through):

@@ -2,23 +2,24 @@
 """From shards to what a ranker takes: the spec's columns, labels, and the weight of each target.
 
 The loader beneath knows no feature and the ranker above knows no shard; this is where the spec
-joins them. It does not train and it does not evaluate.
+joins them. It neither trains nor evaluates.
 
-Shape suffixes: M impressions, S sequences, R targets, A auxiliary rows, K tasks, P feed positions.
+Shape suffixes: M impressions, S sequences, R targets, A auxiliary rows, K tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from components.config import TrainConfig
+from components.training.propensity import labels_of_examined, propensity_table
+from feature_repo.kinds import Role
 from feature_repo.spec import DAY_MS, Freshness, Spec
 from kernels.loader import (
     AUXILIARY,
@@ -26,7 +27,6 @@ from kernels.loader import (
     Decay,
     Loader,
     LoaderConfig,
-    LossRows,
     Packed,
     ShardFormat,
     loss_rows,
@@ -36,10 +36,6 @@ from kernels.loader.checksums import CHECKSUMS
 from model.batch import Impressions, TrainBatch
 
 Floats = npt.NDArray[np.float32]
-PROPENSITY_POSITIONS = 60
-PROPENSITY_STRENGTH = 100.0
-PROPENSITY_FLOOR = 0.1
-"""No propensity is taken for less, so that no label is above ten."""
 
 
 def shard_format(spec: Spec, freshness: Freshness | None = None) -> ShardFormat:
@@ -129,30 +125,7 @@ def to_train_batch(
     )
 
 
-def labels_of_examined(rows: LossRows, spec: Spec, propensity: tuple[float, ...]) -> Floats:
-    """float32 `[R, K]`: labels whose mean at any feed position is that of an examined post.
-
-    Where an action needs a look at the post (`Task.examined`), it happens with the propensity of
-    the position times the post's relevance. Its label over the propensity, y / e, has relevance for
-    its mean, and cross-entropy is linear in the label: y / e of "it happened" and 1 - y / e of "it
-    did not" (Saito et al., "Unbiased Recommender Learning from Missing-Not-At-Random Implicit
-    Feedback", 2020). Labels can be above one; `components.training.loss` takes them.
-
-    Args:
-        rows: what was done, and at which position. A row without one keeps its labels.
-        propensity: by feed position, deeper ones share the last; empty corrects nothing.
-    """
-    if not propensity:
-        return rows.labels_RK
-    deepest = len(propensity) - 1
-    table = np.array([*propensity, 1.0], np.float32)
-    place_R = np.where(rows.slot_R < 0, deepest + 1, np.minimum(rows.slot_R, deepest))
-    divisor_RK = np.ones_like(rows.labels_RK)
-    divisor_RK[:, [task.examined for task in spec.tasks]] = table[place_R][:, None]
-    return rows.labels_RK / divisor_RK
-
-
-def _tensors(packed: Packed, spec: Spec, role: Any) -> dict[str, torch.Tensor]:
+def _tensors(packed: Packed, spec: Spec, role: Role) -> dict[str, torch.Tensor]:
     return {f.name: torch.from_numpy(packed.columns[f.name]) for f in spec.with_role(role)}
 
 
@@ -192,48 +165,8 @@ def estimate_weighting(
         as_of_ms=as_of_ms,
         age_half_life_days=config.age_half_life_days,
         position_half_life=config.position_half_life,
-        propensity=_propensity(packs, spec, config),
+        propensity=propensity_table(packs, spec, config),
     )
     weights = np.concatenate([np.zeros(0, np.float32), *(plain.weigh(pack) for pack in packs)])
     mean = float(weights.mean(dtype=np.float64)) if len(weights) else 1.0
-    return Weighting(**{**vars(plain), "scale": 1.0 / mean})
-
-
-def _propensity(packs: list[Packed], spec: Spec, config: TrainConfig) -> tuple[float, ...]:
-    """What the configuration asks for: none, its own or the estimated ones."""
-    if not config.propensity:
-        return ()
-    if config.propensity != "estimated":
-        return tuple(max(p, PROPENSITY_FLOOR) for p in config.propensity)
-    action = click_task(spec)
-    return () if action is None else propensity(packs, action)
-
-
-def click_task(spec: Spec) -> str | None:
-    """The action whose rate by feed position stands for being looked at: click, or the first that
-    only an examined post gets.
-    """
-    examined = [task.name for task in spec.tasks if task.examined]
-    return "click" if "click" in examined else next(iter(examined), None)
-
-
-def propensity(packs: list[Packed], action: str) -> tuple[float, ...]:
-    """The rate of `action` by feed position relative to position 0, in `[0.1, 1]`, `[P]`.
-
-    That is the propensity of being examined where the order was random, and only there: a feed that
-    was ranked shows better posts higher, and the rate is their relevance too. Rates are smoothed
-    towards the overall rate; deeper positions share the last entry. Empty where nothing is known of
-    positions.
-    """
-    shown, hits = np.zeros(PROPENSITY_POSITIONS), np.zeros(PROPENSITY_POSITIONS)
-    for pack in packs:
-        position_M, action_M = pack.columns["position"], pack.columns[action]
-        seen = (position_M >= 0) & (action_M >= 0)
-        place = np.minimum(position_M[seen], PROPENSITY_POSITIONS - 1)
-        shown += np.bincount(place, minlength=PROPENSITY_POSITIONS)
-        hits += np.bincount(place, weights=action_M[seen], minlength=PROPENSITY_POSITIONS)
-    if hits.sum() == 0:
-        return ()
-    overall = hits.sum() / shown.sum()
-    rate = (hits + PROPENSITY_STRENGTH * overall) / (shown + PROPENSITY_STRENGTH)
-    return tuple(float(p) for p in np.clip(rate / rate[0], PROPENSITY_FLOOR, 1.0))
+    return replace(plain, scale=1.0 / mean)

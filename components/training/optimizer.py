@@ -21,8 +21,9 @@ FIRST_DIVISOR = 25.0
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of parameters: matrices of layers decay; embeddings, norms, biases, scales and
-    tables of logit offsets do not.
+    """The parameters that decay, and those that do not.
+
+    Matrices of layers decay; embeddings, norms, biases, scales and tables of logit offsets do not.
     """
     still = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     still |= {id(p) for n, p in model.named_parameters() if p.ndim < 2 or n.startswith("offsets")}

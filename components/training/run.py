@@ -64,8 +64,10 @@ class TrainingRun:
         return self.out.parent / "checkpoints" / self.out.name
 
     def train(self) -> Record:
-        """Trains the ranker and writes it to `out`; a run that was killed goes on from its newest
-        checkpoint, and a finished one with the same inputs returns at once.
+        """Trains the ranker and writes it to `out`.
+
+        A run that was killed goes on from its newest checkpoint, and a finished one with the same
+        inputs returns at once.
 
         Raises:
             ValueError: broken or empty shards, a start that does not fit, another number of

@@ -16,12 +16,14 @@ from tempfile import mkdtemp
 import numpy as np
 import pyarrow as pa
 
-from kernels.loader import write_checksums
+from kernels.loader import AUXILIARY, TARGET, write_checksums
 
 BATCH_ROWS = 256
 """The most rows of a record batch; a sequence of embeddings is large."""
 
 SHARD_ROWS = 4_096
+"""The most rows of a file, unless its first batch alone has more."""
+
 OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -43,20 +45,23 @@ class ShardWriter:
         self.metadata = dict(metadata)
         self.counts = ShardCounts()
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
-        self._rows = 0
+        self._filled = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Appends sequences."""
         batch = batch.replace_schema_metadata(self.metadata)
-        if self._writer is None or self._rows + batch.num_rows > SHARD_ROWS:
+        if self._writer is None or self._filled + batch.num_rows > SHARD_ROWS:
             self._open(batch.schema)
         assert self._writer is not None
         self._writer.write_batch(batch)
-        self._rows += batch.num_rows
-        loss = np.bincount(batch.column("loss").flatten().to_numpy(), minlength=3)
+        self._filled += batch.num_rows
+        self._count(batch)
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        rows = np.bincount(batch.column("loss").flatten().to_numpy(), minlength=AUXILIARY + 1)
         self.counts.sequences += batch.num_rows
-        self.counts.targets += int(loss[1])
-        self.counts.auxiliary += int(loss[2])
+        self.counts.targets += int(rows[TARGET])
+        self.counts.auxiliary += int(rows[AUXILIARY])
 
     def close(self) -> None:
         """Ends the file that is open."""
@@ -69,7 +74,7 @@ class ShardWriter:
         path = self.folder / f"{self.counts.shards:05d}.arrow"
         self._writer = pa.ipc.new_file(path, schema, options=OPTIONS)
         self.counts.shards += 1
-        self._rows = 0
+        self._filled = 0
 
 
 @contextmanager

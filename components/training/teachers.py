@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels from teachers: rankers of other seeds say how likely each action was, and a ranker learns
-from the mean of what they say and what was done (born-again networks, arXiv 1805.04770).
+"""Labels from teachers: what rankers of other seeds say of a batch, mixed with what was done.
+
+These are born-again networks, arXiv 1805.04770. It does not train: a batch goes in, one comes out.
 
 Where impressions are few, what one training takes from chance another does not: the mean of several
 rankers is the better label, and the ranker that learned from it costs no more to serve.

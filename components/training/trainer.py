@@ -10,11 +10,10 @@ of files beyond checkpoints.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,19 +108,18 @@ class Trainer:
                 if self.group.leads:
                     self._note(losses[0])
 
-    def _progress(self) -> Any:
+    def _progress(self) -> AbstractContextManager[Callable[..., None]]:
         return progress("train", self.total) if self.group.leads else nullcontext(lambda n: None)
 
     def _batches(self) -> Iterator[list[TrainBatch]]:
         """The micro-batches of each step that is left, prepared ahead by a thread."""
+        return prefetched(self._prepared(), PREFETCH)
 
-        def remaining() -> Iterator[list[TrainBatch]]:
-            first, start = divmod(self.step, self.loader.steps)
-            for epoch in range(first, self.config.epochs):
-                for packed in self.loader.epoch(epoch, start if epoch == first else 0):
-                    yield [self._prepare(p) for p in packed.cut(self.config.micro_batch)]
-
-        return prefetched(remaining(), PREFETCH)
+    def _prepared(self) -> Iterator[list[TrainBatch]]:
+        first, start = divmod(self.step, self.loader.steps)
+        for epoch in range(first, self.config.epochs):
+            for packed in self.loader.epoch(epoch, start if epoch == first else 0):
+                yield [self._prepare(piece) for piece in packed.cut(self.config.micro_batch)]
 
     def _prepare(self, packed: Packed) -> TrainBatch:
         weighting = self.weighting
@@ -133,14 +131,7 @@ class Trainer:
         on_device = [self._taught(batch.to(self.group.device)) for batch in batches]
         weights = self._observed(on_device)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros_like(weights)
-        for number, batch in enumerate(on_device):
-            last = number == len(on_device) - 1
-            with self._synchronised(last):
-                part = self._sums(batch)
-                # gradients are averaged over the processes, the loss is a sum over them
-                (self._loss(part, weights) * self.group.world).backward()
-            sums += part.detach()
+        sums = self._add_gradients(on_device, weights)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         losses = self._losses(self.group.sum(sums), weights)
         self._check_finite(losses, norm)
@@ -148,6 +139,18 @@ class Trainer:
         self.schedule.step()
         self.step += 1
         return losses
+
+    def _add_gradients(self, batches: list[TrainBatch], weights: Tensor) -> Tensor:
+        """Adds up the gradients, and what `_sums` gives: float32 `[2, K]`."""
+        sums = torch.zeros_like(weights)
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            with self._synchronised(last):
+                part = self._sums(batch)
+                # gradients are averaged over the processes, the loss is a sum over them
+                (self._loss(part, weights) * self.group.world).backward()
+            sums += part.detach()
+        return sums
 
     def _taught(self, batch: TrainBatch) -> TrainBatch:
         with self.group.autocast:
@@ -173,6 +176,7 @@ class Trainer:
         return self.group.sum(torch.stack(parts).sum(0))
 
     def _sums(self, batch: TrainBatch) -> Tensor:
+        """float32 `[2, K]`: the summed losses of the targets and of the auxiliary rows."""
         with self.group.autocast:
             output = self.replica(batch)
         sums = task_sums(output.logits_RK, batch.labels_RK, batch.weight_R)
@@ -227,15 +231,15 @@ class Trainer:
 
     def resume(self) -> None:
         """Continues from the newest checkpoint of the same run, if there is one."""
-        found = newest_checkpoint(self.checkpoints, self.inputs)
+        newest = newest_checkpoint(self.checkpoints, self.inputs)
         self.group.barrier()
         if self.group.leads:  # what is left over must not be pruned in place of what is written now
-            clear_checkpoints(self.checkpoints, found.step if found else None)
-        if found is None:
+            clear_checkpoints(self.checkpoints, newest.step if newest else None)
+        if newest is None:
             return
-        log.info("resuming at step %d of %d", found.step, self.total)
-        self.model.load_state_dict(found.model)
-        load_optimizer_tensors(self.optimizer, found.optimizer)
-        resume_schedule(self.schedule, found.step, found.state["rates"])
-        self.step = found.step
-        self.curve.points, self.curve.pending = found.state["points"], found.state["pending"]
+        log.info("resuming at step %d of %d", newest.step, self.total)
+        self.model.load_state_dict(newest.model)
+        load_optimizer_tensors(self.optimizer, newest.optimizer)
+        resume_schedule(self.schedule, newest.step, newest.state["rates"])
+        self.step = newest.step
+        self.curve.points, self.curve.pending = newest.state["points"], newest.state["pending"]
