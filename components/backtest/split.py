@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from components.features.context import AsOfContext
-from components.features.counters import counted_columns
+from components.features.counters import counted_query
 from components.layout.paths import Layout
 from components.log.columns import column
-from components.log.impressions import EventLog, read_members
+from components.log.impressions import ImpressionLog, read_members
 from components.training.sequences import TARGET, Cut, Loss, mark_loss, write_sequences
 from feature_repo.spec import Freshness, Spec
 
@@ -100,8 +100,8 @@ def _write(
         cap=through is not None and split.after_day is None,
         as_of_ms=split.spec.day_end(split.train_through),
     )
-    with EventLog(layout, through or layout.impression_days()[-1]) as log:
-        counted = log.query(counted_columns(split.spec))
+    with ImpressionLog(layout, through or layout.impression_days()[-1]) as log:
+        counted = log.query(counted_query(split.spec))
         context = AsOfContext(counted, read_members(layout), split.spec, split.freshness)
         counts = write_sequences(log, cut, context, folder)
     if not counts.targets:

@@ -34,7 +34,7 @@ from components.features.store import open_store
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.log.columns import column
-from components.log.impressions import EventLog
+from components.log.impressions import ImpressionLog
 from feature_repo.spec import Freshness, Spec
 from model.checkpoint import load_model
 from model.ranker import Ranker
@@ -320,7 +320,7 @@ def probe_instances(
     """
     spec = config.spec
     names = [f.name for f in spec.features if f.source == "request" and f.name != "hour"]
-    with EventLog(layout, day) as log:
+    with ImpressionLog(layout, day) as log:
         rows = log.query(
             "select * from impressions where event_time >= "
             f"{int(spec.day_start(spec.day_number(day)))} order by event_time, member_id, post_id"

@@ -26,7 +26,7 @@ from components.features.histories import encode_histories
 from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.columns import column, records, select_list
-from components.log.impressions import EventLog, read_posts, with_content
+from components.log.impressions import ImpressionLog, read_posts, with_content
 from feature_repo.kinds import UNKNOWN, Binary
 from feature_repo.spec import Freshness, Spec
 from model.batch import Impressions, RankBatch, TrainBatch
@@ -101,7 +101,7 @@ class Offline:
         """History values by member, built from the log before `as_of_ms`."""
         names = select_list([*self.spec.event_schema.names, "session_id"])
         chunk = pa.table({"member_id": pa.array(members, pa.int64())})
-        with EventLog(self.layout, self.layout.impression_days()[-1]) as log:
+        with ImpressionLog(self.layout, self.layout.impression_days()[-1]) as log:
             events = log.query(
                 f"select {names}, count(*) over (partition by member_id) as count "
                 f"from impressions semi join chunk using (member_id) "

@@ -17,8 +17,7 @@ import pyarrow as pa
 
 from components.features.counters import count_as_of
 from components.features.store import quiet
-from components.log.columns import Array, column, records
-from feature_repo.kinds import View
+from components.log.columns import Array, column, lookup, records
 from feature_repo.spec import Freshness, Spec
 from serving.assemble import context_matrix
 
@@ -76,19 +75,12 @@ class PointInTimeContext(Context):
 
     def _join(self, targets: pa.Table) -> pa.Table:
         """The packed values of every view, in the order of the targets."""
-        import pandas as pd
-
-        keys = sorted({key for view in self._joined for key in view.keys})
-        entities = pd.DataFrame({key: column(targets, key) for key in keys})
-        time_ms = column(targets, "event_time")
-        entities["event_timestamp"] = pd.to_datetime(time_ms, unit="ms", utc=True)
-        entities["row"] = np.arange(len(entities))
         from feast.errors import FeatureViewNotFoundException
 
         try:
             with quiet():
                 job = self.store.get_historical_features(
-                    entity_df=entities,
+                    entity_df=self._entities(targets),
                     features=[f"{view.name}:packed" for view in self._joined],
                     full_feature_names=True,
                 )
@@ -98,23 +90,34 @@ class PointInTimeContext(Context):
                 f"{error}; run materialize first, it applies the repository"
             ) from error
 
+    def _entities(self, targets: pa.Table) -> Any:
+        """The keys of every view and the time of each target, as Feast takes them."""
+        import pandas as pd
+
+        keys = sorted({key for view in self._joined for key in view.keys})
+        entities = pd.DataFrame({key: column(targets, key) for key in keys})
+        time_ms = column(targets, "event_time")
+        entities["event_timestamp"] = pd.to_datetime(time_ms, unit="ms", utc=True)
+        entities["row"] = np.arange(len(entities))
+        return entities
+
 
 class AsOfContext(Context):
     """Context counted over the log as of each target's cutoff.
 
     Args:
-        events: all impressions with their content; only what arrived before a cutoff is used.
+        impressions: all of them with their content; only what arrived before a cutoff is used.
         members: `spec.member_schema`.
         spec: names views and features.
         freshness: how late serving is.
     """
 
     def __init__(
-        self, events: pa.Table, members: pa.Table, spec: Spec, freshness: Freshness
+        self, impressions: pa.Table, members: pa.Table, spec: Spec, freshness: Freshness
     ) -> None:
         super().__init__(spec)
-        self.events = events
-        self.members = members.sort_by("member_id")
+        self.impressions = impressions
+        self.members = members
         self.freshness: Freshness = freshness
 
     def views(self, targets: pa.Table) -> dict[str, Array]:
@@ -124,15 +127,8 @@ class AsOfContext(Context):
         for view in self.spec.views:
             if view.kind == "counters":
                 keys = targets.select(list(view.keys))
-                views[view.name] = count_as_of(self.events, view, keys, cutoff_ms, self.spec)
+                views[view.name] = count_as_of(self.impressions, view, keys, cutoff_ms, self.spec)
             elif view.kind == "profile":
-                views[view.name] = self._profiles(view, column(targets, "member_id"))
+                ids = column(targets, "member_id")
+                views[view.name] = lookup(self.members, "member_id", ids, view)
         return views
-
-    def _profiles(self, view: View, ids: npt.NDArray[np.int64]) -> Array:
-        known = column(self.members, "member_id")
-        table = np.concatenate([records(self.members, view), view.default])
-        place = np.searchsorted(known, ids)
-        inside = place < len(known)
-        found = inside & (np.append(known, 0)[place] == ids)
-        return table[np.where(found, place, len(known))]

@@ -2,11 +2,11 @@
 """Counters as of a time: what a view's features were when the log was known up to a cutoff.
 
 The one definition of every counted feature, used for the daily rows and for backtests at any
-freshness. An event counts when it arrived strictly before the cutoff; in a window of d days also
-when it is timed and was served at or after the cutoff minus d days. Vectorised numpy; it reads no
-files.
+freshness. An impression counts when it arrived strictly before the cutoff; in a window of d days
+also when it is timed and was served at or after the cutoff minus d days. Vectorised numpy; it reads
+no files.
 
-Shape suffixes: E events, R queries.
+Shape suffixes: N impressions, R queries.
 """
 
 from __future__ import annotations
@@ -19,39 +19,41 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.log.columns import Array, column, select_list
+from components.log.columns import Array, Ints, column, select_list
 from feature_repo.kinds import Counter, View
 from feature_repo.spec import DAY_MS, Spec
 
 DWELL_PRIOR = 0.1
 """The prior of a dwell range and of an action that is no task."""
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
-def count_as_of(events: pa.Table, view: View, keys: pa.Table, cutoff_ms: Ints, spec: Spec) -> Array:
+def count_as_of(
+    impressions: pa.Table, view: View, keys: pa.Table, cutoff_ms: Ints, spec: Spec
+) -> Array:
     """The view's record for each key as of its own cutoff.
 
     Args:
-        events: impressions with the columns of `event_columns(view)`, in any order.
+        impressions: the columns of `counter_columns(view)`, in any order.
         view: a view of counters.
         keys: R rows with the view's key columns.
-        cutoff_ms: int64 `[R]`; only events with `arrival_time < cutoff` are known.
+        cutoff_ms: int64 `[R]`; only impressions with `arrival_time < cutoff` are known.
         spec: gives the tasks' priors.
 
     Returns:
-        records `[R]` of `view.dtype`; the view's default where the key had no event yet. A view
-        that counts only in windows has no untimed events.
+        records `[R]` of `view.dtype`; the view's default where the key had no impression yet. A
+        view that counts only in windows has no untimed impressions.
     """
     queries = np.asarray(cutoff_ms, np.int64)
     result = np.repeat(view.default, len(queries))
-    if not len(queries) or not events.num_rows:
+    if not len(queries) or not impressions.num_rows:
         return result
     if all(_counter(f).days is not None for f in view.features):
-        events = events.filter(events["timed"])
-    event_codes, query_codes = _codes(events, keys, view.keys)
-    timeline = _Timeline.of(events, event_codes, query_codes, queries)
+        impressions = impressions.filter(impressions["timed"])
+    codes, query_codes = _codes(impressions, keys, view.keys)
+    asked = codes >= 0
+    timeline = _Timeline(impressions.filter(pa.array(asked)), codes[asked], query_codes, queries)
     seen = timeline.upto > timeline.start
     for feature in view.features:
         values = timeline.value(_counter(feature), spec)
@@ -59,16 +61,16 @@ def count_as_of(events: pa.Table, view: View, keys: pa.Table, cutoff_ms: Ints, s
     return result
 
 
-def event_columns(view: View) -> list[str]:
+def counter_columns(view: View) -> list[str]:
     """The columns of an impression that `count_as_of` reads for a view."""
     counters = [_counter(f) for f in view.features]
-    of = {"dwell_ms" if c.of == "dwell" else c.of for c in counters} - {"impression"}
-    return [*view.keys, *({"post_id"} - set(view.keys)), *_TIMES, *sorted(of)]
+    actions = {"dwell_ms" if c.of == "dwell" else c.of for c in counters} - {"impression"}
+    return [*view.keys, *({"post_id"} - set(view.keys)), *_TIMES, *sorted(actions)]
 
 
-def counted_columns(spec: Spec) -> str:
-    """SQL for a log's `events` with the columns that any of the spec's counters reads."""
-    names = {n for view in spec.views if view.kind == "counters" for n in event_columns(view)}
+def counted_query(spec: Spec) -> str:
+    """SQL for a log's impressions with the columns that any of the spec's counters reads."""
+    names = {n for view in spec.views if view.kind == "counters" for n in counter_columns(view)}
     return f"select {select_list(sorted(names))} from events"
 
 
@@ -86,17 +88,17 @@ def _counter(feature: object) -> Counter:
     return counter
 
 
-def _codes(events: pa.Table, keys: pa.Table, names: tuple[str, ...]) -> tuple[Ints, Ints]:
-    """Small integers for the keys of events and queries, -1 for an event that nobody asks for."""
+def _codes(impressions: pa.Table, keys: pa.Table, names: tuple[str, ...]) -> tuple[Ints, Ints]:
+    """Small integers for the keys of impressions and queries, -1 for a key nobody asks for."""
     wanted = keys.num_rows
-    code = np.zeros(wanted + events.num_rows, np.int64)
+    code = np.zeros(wanted + impressions.num_rows, np.int64)
     for name in names:
-        parts = [t[name].cast(pa.int64()).chunks for t in (keys, events)]
-        one = pc.dictionary_encode(pa.chunked_array([*parts[0], *parts[1]]).combine_chunks())
-        pair = code * max(len(one.dictionary), 1) + one.indices.to_numpy()
+        parts = [t[name].cast(pa.int64()).chunks for t in (keys, impressions)]
+        ids = pc.dictionary_encode(pa.chunked_array([*parts[0], *parts[1]]).combine_chunks())
+        pair = code * max(len(ids.dictionary), 1) + ids.indices.to_numpy()
         code = pc.dictionary_encode(pa.array(pair)).indices.to_numpy().astype(np.int64)
-    # Codes are handed out in order of appearance and queries come first: an event whose code is
-    # above all of theirs has a key nobody asks for.
+    # Codes are handed out in order of appearance and queries come first: an impression whose code
+    # is above all of theirs has a key nobody asks for.
     limit = code[:wanted].max() + 1
     return np.where(code[wanted:] < limit, code[wanted:], -1), code[:wanted]
 
@@ -106,23 +108,23 @@ class _Points:
     """Times sorted within each key, and how many of them lie before each query.
 
     Attributes:
-        order_E: positions of the events, by key and time.
+        order_N: positions of the impressions, by key and time.
         start: `[R]`, where each query's key begins in the order.
-        upto: `[R]`, the end of the events of its key before its cutoff.
+        upto: `[R]`, the end of the impressions of its key before its cutoff.
     """
 
-    order_E: Ints
+    order_N: Ints
     start: Ints
     upto: Ints
 
-    def sums(self, weights_E: Floats) -> tuple[Floats, Floats]:
+    def sums(self, weights_N: Floats) -> tuple[Floats, Floats]:
         """Running sums of a weight at `start` and at `upto`."""
-        total = np.concatenate([[0.0], np.cumsum(weights_E[self.order_E])])
+        total = np.concatenate([[0.0], np.cumsum(weights_N[self.order_N])])
         return total[self.start], total[self.upto]
 
-    def before(self, weights_E: Floats) -> Floats:
-        """The sum of a weight over the events before each query, `[R]`."""
-        low, high = self.sums(weights_E)
+    def before(self, weights_N: Floats) -> Floats:
+        """The sum of a weight over the impressions before each query, `[R]`."""
+        low, high = self.sums(weights_N)
         return high - low
 
 
@@ -143,22 +145,17 @@ def _points(
 
 @dataclass(frozen=True)
 class _Timeline:
-    """The events that queries ask for, ordered by key and arrival."""
+    """The impressions that queries ask for, ordered by key and arrival."""
 
-    events: pa.Table
+    impressions: pa.Table
     codes: Ints
     query_codes: Ints
     cutoffs: Ints
 
-    @classmethod
-    def of(cls, events: pa.Table, codes: Ints, query_codes: Ints, cutoffs: Ints) -> _Timeline:
-        keep = codes >= 0
-        return cls(events.filter(pa.array(keep)), codes[keep], query_codes, cutoffs)
-
     @cached_property
     def arrivals(self) -> _Points:
-        ties = (column(self.events, "post_id"), column(self.events, "event_time"))
-        arrival = column(self.events, "arrival_time")
+        ties = (column(self.impressions, "post_id"), column(self.impressions, "event_time"))
+        arrival = column(self.impressions, "arrival_time")
         return _points(self.codes, arrival, self.query_codes, self.cutoffs, ties)
 
     @property
@@ -174,31 +171,31 @@ class _Timeline:
         return {}
 
     def _window(self, days: int) -> tuple[Floats, _Points]:
-        """Which events ever count in a window (1 or 0), and when they leave it.
+        """Which impressions ever count in a window (1 or 0), and when they leave it.
 
-        An event counts for cutoffs c with `arrival < c <= event_time + days`: the number of those
-        that arrived before c less the number that left before c. One that arrived after it had
-        already left never counts.
+        One counts for cutoffs c with `arrival < c <= event_time + days`: the number of those that
+        arrived before c less the number that left before c. One that arrived after it had already
+        left never counts.
         """
         if days not in self._exits:
-            event, arrival = (column(self.events, n) for n in ("event_time", "arrival_time"))
-            leaves = event + days * DAY_MS
-            inside = column(self.events, "timed").astype(np.bool_) & (arrival < leaves)
+            served, arrival = (column(self.impressions, n) for n in ("event_time", "arrival_time"))
+            leaves = served + days * DAY_MS
+            inside = column(self.impressions, "timed").astype(np.bool_) & (arrival < leaves)
             points = _points(self.codes, leaves, self.query_codes, self.cutoffs, ())
             self._exits[days] = (inside.astype(np.float64), points)
         return self._exits[days]
 
-    def total(self, weights_E: Floats, counter: Counter) -> Floats:
-        """The sum of a weight over the events that a counter looks at, `[R]`."""
+    def total(self, weights_N: Floats, counter: Counter) -> Floats:
+        """The sum of a weight over the impressions that a counter looks at, `[R]`."""
         if counter.days is not None:
             inside, exits = self._window(counter.days)
-            weights = weights_E * inside
+            weights = weights_N * inside
             return self.arrivals.before(weights) - exits.before(weights)
         if counter.last is not None:
-            running = np.concatenate([[0.0], np.cumsum(weights_E[self.arrivals.order_E])])
+            running = np.concatenate([[0.0], np.cumsum(weights_N[self.arrivals.order_N])])
             first = np.maximum(self.upto - counter.last, self.start)
             return running[self.upto] - running[first]
-        return self.arrivals.before(weights_E)
+        return self.arrivals.before(weights_N)
 
     def value(self, counter: Counter, spec: Spec) -> Floats:
         """The counter's value for each query, `[R]`."""
@@ -211,11 +208,11 @@ class _Timeline:
         return np.where(seen > 0, rate, np.nan) if counter.last is not None else rate
 
     def _observed(self, counter: Counter) -> tuple[Floats, Floats]:
-        """Whether the event says anything to the counter, and whether it is a hit; 1.0 or 0.0."""
+        """Whether an impression says anything to the counter, and is a hit; 1.0 or 0.0 each."""
         if counter.of == "impression":
             ones = np.ones(len(self.codes))
             return ones, ones
-        values = column(self.events, "dwell_ms" if counter.of == "dwell" else counter.of)
+        values = column(self.impressions, "dwell_ms" if counter.of == "dwell" else counter.of)
         known = values >= 0
         if counter.of == "dwell":
             assert counter.dwell_ms is not None, "a dwell counter says its range"

@@ -19,7 +19,7 @@ from components.features.offline import feature_rows, previous_end
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
 from components.log.columns import Array, arrow_column, column, records, select_list
-from components.log.impressions import EventLog, history_order, read_posts, with_content
+from components.log.impressions import ImpressionLog, history_order, read_posts, with_content
 from feature_repo.spec import Spec
 from serving.assemble import sequence_features
 from serving.history import encode_history
@@ -30,8 +30,9 @@ CHUNK_ROWS = 500_000
 
 
 def histories(layout: Layout, day: str, config: DailyConfig) -> int:
-    """Writes `features/history/day=<day>.parquet`, one value per member with news since the day
-    before; returns how many.
+    """Writes a day's `features/history/`: one value per member with news; returns how many.
+
+    News is what arrived since the day before.
 
     Raises:
         ValueError: nothing is ingested through the day.
@@ -40,7 +41,7 @@ def histories(layout: Layout, day: str, config: DailyConfig) -> int:
     posts = read_posts(layout)
     end = spec.day_end(day)
     with (
-        EventLog(layout, day) as log,
+        ImpressionLog(layout, day) as log,
         atomic_path(layout.feature_day(VIEW, day)) as temporary,
         pq.ParquetWriter(temporary, _schema(), compression="zstd") as writer,
     ):
@@ -49,46 +50,46 @@ def histories(layout: Layout, day: str, config: DailyConfig) -> int:
         members, counts = column(grown, "member_id"), column(grown, "rows")
         with progress("histories", len(members)) as advance:
             for chunk in log.member_chunks(members, counts, CHUNK_ROWS):
-                events = log.query(_window_rows(spec, end), chunk=chunk)
-                writer.write_table(_history_rows(events, posts, spec, end))
+                windows = log.query(_window_rows(spec, end), chunk=chunk)
+                writer.write_table(_history_rows(windows, posts, spec, end))
                 advance(chunk.num_rows)
     return len(members)
 
 
 def history_batch(
-    events: pa.Table, spec: Spec, views: Mapping[str, Array] | None = None
+    impressions: pa.Table, spec: Spec, views: Mapping[str, Array] | None = None
 ) -> pa.RecordBatch:
     """The history columns (`spec.history_schema`) of impressions, in the order they are given.
 
     Args:
-        events: `spec.event_schema`, `session_id` and the posts' content (`with_content`).
+        impressions: `spec.event_schema`, `session_id` and the posts' content (`with_content`).
         spec: names the columns.
         views: each impression's records as of its own time, where the spec fuses some early.
     """
-    ids = column(events, "post_id")
-    content = records(events, spec.content)
+    ids, time_ms = column(impressions, "post_id"), column(impressions, "event_time")
+    content = records(impressions, spec.content)
     request = {
-        f.name: column(events, f.name)
+        f.name: column(impressions, f.name)
         for f in spec.with_role("sequence")
-        if f.source == "request" and f.name in events.column_names
+        if f.source == "request" and f.name in impressions.column_names
     }
-    columns = sequence_features(spec, ids, content, request, column(events, "event_time"), views)
+    columns = sequence_features(spec, ids, content, request, time_ms, views)
     arrays = []
     for field in spec.history_schema:
-        values = columns[field.name] if field.name in columns else _logged(events, field)
+        values = columns[field.name] if field.name in columns else _logged(impressions, field)
         arrays.append(arrow_column(values, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=spec.history_schema)
 
 
-def encode_histories(events: pa.Table, spec: Spec) -> Iterator[tuple[int, bytes]]:
+def encode_histories(impressions: pa.Table, spec: Spec) -> Iterator[tuple[int, bytes]]:
     """Each member's history value, members ascending.
 
     Args:
-        events: the impressions of any members, with `count` (all of the member's impressions so
-            far, int64) beside the columns of `history_batch`; at least the rows of each window.
+        impressions: any members', with `count` (all of the member's impressions so far, int64)
+            beside the columns of `history_batch`; at least the rows of each window.
         spec: names the columns.
     """
-    ordered = history_order(events)
+    ordered = history_order(impressions)
     batch = history_batch(ordered, spec)
     members, starts = np.unique(column(ordered, "member_id"), return_index=True)
     counts = column(ordered, "count")[starts] if len(starts) else starts
@@ -98,8 +99,8 @@ def encode_histories(events: pa.Table, spec: Spec) -> Iterator[tuple[int, bytes]
         yield int(member), encode_history(rows, member_id=int(member), count=int(count), spec=spec)
 
 
-def _logged(events: pa.Table, field: pa.Field) -> np.ndarray:
-    values = column(events, field.name)
+def _logged(impressions: pa.Table, field: pa.Field) -> Array:
+    values = column(impressions, field.name)
     if pa.types.is_floating(field.type) and values.dtype.kind in "iu":
         return np.where(values < 0, np.nan, values).astype(np.float32)
     return values
@@ -137,8 +138,8 @@ def _schema() -> pa.Schema:
     )
 
 
-def _history_rows(events: pa.Table, posts: pa.Table, spec: Spec, end: int) -> pa.Table:
-    values = list(encode_histories(with_content(events, posts, spec), spec))
+def _history_rows(windows: pa.Table, posts: pa.Table, spec: Spec, end: int) -> pa.Table:
+    values = list(encode_histories(with_content(windows, posts, spec), spec))
     keys = pa.table({"member_id": pa.array([m for m, _ in values], pa.int64())})
     times = np.full(len(values), end, np.int64)
     rows = feature_rows(keys, times, pa.array([v for _, v in values], pa.binary()))

@@ -11,15 +11,14 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.config import DailyConfig
 from components.console import progress
-from components.features.counters import count_as_of, event_columns, windows
+from components.features.counters import count_as_of, counter_columns, windows
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
-from components.log.columns import Array, column, packed_bytes, records, select_list
-from components.log.impressions import EventLog, read_members, read_posts
+from components.log.columns import column, packed_bytes, records, select_list
+from components.log.impressions import ImpressionLog, read_members, read_posts
 from feature_repo.kinds import View
 from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import DAY_MS, Spec
@@ -37,7 +36,7 @@ def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
     """
     spec = config.spec
     written: dict[str, int] = {}
-    with EventLog(layout, day) as log, progress("features", len(spec.views)) as advance:
+    with ImpressionLog(layout, day) as log, progress("features", len(spec.views)) as advance:
         for view in spec.views:
             if view.kind == "counters":
                 table = _counted(layout, log, view, day, spec)
@@ -65,22 +64,22 @@ def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Arra
     return pa.table({**columns, **stamps, "packed": value})
 
 
-def _counted(layout: Layout, log: EventLog, view: View, day: str, spec: Spec) -> pa.Table:
+def _counted(layout: Layout, log: ImpressionLog, view: View, day: str, spec: Spec) -> pa.Table:
     end = spec.day_end(day)
     changed = log.query(_changed_keys(view, previous_end(layout, view.name, day, spec), end))
     names = select_list(view.keys)
-    events = log.query(
-        f"select {select_list(event_columns(view))} from events "
+    impressions = log.query(
+        f"select {select_list(counter_columns(view))} from events "
         f"semi join changed using ({names}) where arrival_time < {end}",
         changed=changed,
     )
     cutoffs = np.full(changed.num_rows, end, np.int64)
-    values = count_as_of(events, view, changed, cutoffs, spec)
+    values = count_as_of(impressions, view, changed, cutoffs, spec)
     return feature_rows(changed, cutoffs, packed_bytes(values))
 
 
 def _changed_keys(view: View, since: int | None, end: int) -> str:
-    """SQL for the keys with an event that arrived, or left a window, in [since, end)."""
+    """SQL for the keys with an impression that arrived, or left a window, in [since, end)."""
     keys = select_list(view.keys)
     days = windows(view)
     only_windows = len(days) > 0 and all(f.counter and f.counter.days for f in view.features)
@@ -131,10 +130,3 @@ def _only_changed(layout: Layout, view: View, day: str, rows: pa.Table, end: int
         ).to_arrow_table()
     event_ms = np.where(column(answer, "fresh"), column(answer, "since"), end).astype(np.int64)
     return feature_rows(answer.select([key]), event_ms, answer["packed"].combine_chunks())
-
-
-def read_packed(layout: Layout, view: View, day: str) -> tuple[pa.Table, Array]:
-    """The rows of a view that a day wrote, and their records."""
-    table = pq.read_table(layout.feature_day(view.name, day))
-    values, _ = view.unpack(table["packed"].to_pylist())
-    return table, values

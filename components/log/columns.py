@@ -79,6 +79,16 @@ def records(table: pa.Table, view: View) -> Array:
     return packed
 
 
+def lookup(table: pa.Table, key: str, ids: Ints, view: View) -> Array:
+    """The record of each id `[n]` in a table whose key is `key`; the view's default if unknown."""
+    order = np.argsort(column(table, key), kind="stable")
+    known_ids = column(table, key)[order]
+    packed = np.concatenate([records(table, view)[order], view.default])
+    place = np.searchsorted(known_ids, ids)
+    known = (place < len(order)) & (np.append(known_ids, 0)[place] == ids)
+    return packed[np.where(known, place, len(order))]
+
+
 def packed_bytes(values: Array) -> pa.Array:
     """Records as one Arrow binary value each."""
     data = pa.py_buffer(np.ascontiguousarray(values).tobytes())

@@ -11,12 +11,11 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.layout.paths import Layout
-from components.log.columns import Array, arrow_column, column, records
+from components.log.columns import Array, Ints, arrow_column, column, lookup
 from feature_repo.kinds import arrow_field
 from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import Spec
@@ -41,15 +40,9 @@ def _read(path: Any) -> pa.Table:
     return pq.read_table(path)
 
 
-def content_records(posts: pa.Table, post_ids: npt.NDArray[np.int64], spec: Spec) -> Array:
+def content_records(posts: pa.Table, post_ids: Ints, spec: Spec) -> Array:
     """The content record of each post id, `[n]` of `spec.content.dtype`; the default if unknown."""
-    known = column(posts, "post_id")
-    order = np.argsort(known, kind="stable")
-    table = np.concatenate([records(posts, spec.content)[order], spec.content.default])
-    place = np.searchsorted(known[order], post_ids)
-    place[place == len(known)] = 0
-    found = known[order][place] == post_ids if len(known) else np.zeros(len(post_ids), np.bool_)
-    return table[np.where(found, place, len(known))]
+    return lookup(posts, "post_id", post_ids, spec.content)
 
 
 def with_content(impressions: pa.Table, posts: pa.Table, spec: Spec) -> pa.Table:
@@ -63,19 +56,19 @@ def with_content(impressions: pa.Table, posts: pa.Table, spec: Spec) -> pa.Table
     return impressions
 
 
-def history_order(events: pa.Table) -> pa.Table:
-    """The events by member, each member's in history order."""
-    keys = [column(events, name) for name in (*HISTORY_ORDER[::-1], "member_id")]
+def history_order(impressions: pa.Table) -> pa.Table:
+    """The impressions by member, each member's in history order."""
+    keys = [column(impressions, name) for name in (*HISTORY_ORDER[::-1], "member_id")]
     order = np.lexsort(keys)
     if np.array_equal(order, np.arange(len(order))):
-        return events
-    return events.take(pa.array(order))
+        return impressions
+    return impressions.take(pa.array(order))
 
 
-class EventLog:
+class ImpressionLog:
     """The impressions that had arrived by the end of a day, read by duckdb with what a query needs.
 
-    `events` is the view a query reads: the impressions left joined with the posts' `actor_id` and
+    A query reads `impressions`, or `events`: those left joined with the posts' `actor_id` and
     `root_actor_id` (0 where the post is unknown).
 
     Attributes:
@@ -100,7 +93,7 @@ class EventLog:
             "from impressions i left join posts p using (post_id)"
         )
 
-    def __enter__(self) -> EventLog:
+    def __enter__(self) -> ImpressionLog:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,7 +30,7 @@ from components.features.histories import history_batch
 from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.columns import column, select_list
-from components.log.impressions import EventLog, history_order, with_content
+from components.log.impressions import ImpressionLog, history_order, with_content
 from components.training.shards import BATCH_ROWS, ShardCounts, write_shards
 from components.training.windows import Counts, Ints, Loss, Windows, windows
 from feature_repo.spec import Freshness, Spec
@@ -81,7 +81,7 @@ def sequences(
         as_of_ms=spec.day_end(through_day),
         members=_members_with_targets(spec, after_day, through_day),
     )
-    with EventLog(layout, day) as log:
+    with ImpressionLog(layout, day) as log:
         return write_sequences(log, cut, context, layout.sequences(split, day))
 
 
@@ -105,7 +105,7 @@ class Cut:
     members: str = "select member_id, count(*) as rows from impressions group by 1 order by 1"
 
 
-def write_sequences(log: EventLog, cut: Cut, context: Context, folder: Path) -> ShardCounts:
+def write_sequences(log: ImpressionLog, cut: Cut, context: Context, folder: Path) -> ShardCounts:
     """Writes the sequences of a log to a folder of shards, some members at a time."""
     metadata = {
         "spec_hash": context.spec.hash,
@@ -126,7 +126,7 @@ def write_sequences(log: EventLog, cut: Cut, context: Context, folder: Path) -> 
 
 
 def _chunk_sequences(
-    log: EventLog, members: pa.Table, cut: Cut, context: Context
+    log: ImpressionLog, members: pa.Table, cut: Cut, context: Context
 ) -> Iterator[pa.RecordBatch]:
     """The sequences of some members, once for each way to mark their impressions."""
     names = select_list((*context.spec.event_schema.names, "session_id"))

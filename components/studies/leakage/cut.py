@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.features.counters import count_as_of, counted_columns
+from components.features.counters import count_as_of, counted_query
 from components.layout.paths import Layout
-from components.log.impressions import EventLog
+from components.log.impressions import ImpressionLog
 from components.training.data import shard_format, shard_paths
 from components.training.shards import write_shards
 from feature_repo.spec import Spec
@@ -43,7 +43,7 @@ class SessionCut:
         sessions: "logged" takes ingest's sessions: the request where one is logged, else runs
             without a pause; "pause" takes the latter everywhere, so that a visit of several
             requests is one session.
-        events: the log with the columns that counters read (`counted_columns` of
+        events: the log with the columns that counters read (`counted_query` of
             `components.features.counters`): counters are cut too; None leaves the context as it
             was.
     """
@@ -54,8 +54,8 @@ class SessionCut:
 
     def with_counters(self, layout: Layout, through_day: str) -> SessionCut:
         """The cut that counts anew over what had arrived by the end of a day."""
-        with EventLog(layout, through_day) as log:
-            return replace(self, events=log.query(counted_columns(self.spec)))
+        with ImpressionLog(layout, through_day) as log:
+            return replace(self, events=log.query(counted_query(self.spec)))
 
 
 def session_numbers(packed: Packed, cut: SessionCut) -> Ints:

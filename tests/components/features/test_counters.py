@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.features.counters import DWELL_PRIOR, count_as_of, event_columns, windows
+from components.features.counters import DWELL_PRIOR, count_as_of, counter_columns, windows
 from components.log.columns import column
 from components.log.impressions import history_order, with_content
 from feature_repo.kinds import Counter, View
@@ -123,7 +123,7 @@ def test_only_the_columns_a_view_needs_are_read():
     events = with_content(log.impressions, log.posts, SPEC)
     for view in VIEWS:
         keys, cutoffs = events.select(list(view.keys)), np.full(len(events), 2**60)
-        narrow = count_as_of(events.select(event_columns(view)), view, keys, cutoffs, SPEC)
+        narrow = count_as_of(events.select(counter_columns(view)), view, keys, cutoffs, SPEC)
         assert narrow.tobytes() == count_as_of(events, view, keys, cutoffs, SPEC).tobytes()
     assert windows(SPEC.view("affinity")) == [7, 30, 90, 365]
     assert windows(SPEC.view("post_popularity")) == []

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.features.counters import DWELL_PRIOR, count_as_of, event_columns, windows
+from components.features.counters import DWELL_PRIOR, count_as_of, counter_columns, windows
 from feature_repo.kinds import Counter, Feature, Numeric, Task, View
 from feature_repo.spec import Spec
 
@@ -189,11 +189,11 @@ TIES = [(9, 30, 0), (7, 20, 0), (3, 10, 1), (8, 10, 1)]
 
 
 def test_what_is_read_of_an_impression() -> None:
-    assert event_columns(PAIR) == [
+    assert counter_columns(PAIR) == [
         *("member_id", "actor_id", "post_id", "event_time", "arrival_time", "timed"),
         *("click", "dwell_ms", "like"),
     ]
-    assert event_columns(POST) == ["post_id", "event_time", "arrival_time", "timed"]
+    assert counter_columns(POST) == ["post_id", "event_time", "arrival_time", "timed"]
     assert windows(PAIR) == [7, 30]
     assert windows(POST) == []
 

@@ -11,17 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.config import PROFILES
-from components.evaluation.parity import Findings, Models, compare
+from components.evaluation.differences import Findings, Models, compare
 from components.evaluation.replay import Offline, Replayed
+from components.evaluation.requests import LoggedRequest
 from components.features.context import AsOfContext
 from components.features.counters import count_as_of
 from components.features.histories import encode_histories, histories, history_batch
-from components.features.offline import feature_rows, features, read_packed
+from components.features.offline import feature_rows, features
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log import checks
 from components.log.columns import arrow_column, column, packed_bytes, records
-from components.log.impressions import EventLog, content_records, history_order, with_content
+from components.log.impressions import ImpressionLog, content_records, history_order, with_content
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, simulate
 from components.log.sources.simulator import truth_day
@@ -30,8 +31,10 @@ from feature_repo.spec import FRESHNESS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import encode_history
 from serving.wire import encode_candidates
+from tests.feature_files import read_packed
 from tests.log_builders import Log, random_log, small_config, small_spec
 from tests.raw_builders import make_impressions, make_members, make_posts
+from tests.run_builders import logged_request
 from tests.serving_builders import SmallRun, candidates
 
 SPEC = small_spec("simulator")
@@ -178,8 +181,8 @@ def test_an_empty_log_has_rows_of_no_view(tmp_path: Path) -> None:
         table, values = read_packed(layout, view, DAY)
         assert (table.num_rows, values.shape, values.dtype) == (0, (0,), view.dtype)
     assert pq.read_table(layout.feature_day("history", DAY)).num_rows == 0
-    with EventLog(layout, DAY) as events:
-        assert list(events.member_chunks(np.zeros(0, np.int64), np.zeros(0, np.int64), 9)) == []
+    with ImpressionLog(layout, DAY) as log:
+        assert list(log.member_chunks(np.zeros(0, np.int64), np.zeros(0, np.int64), 9)) == []
 
 
 def test_a_quiet_day_after_others(tmp_path: Path) -> None:
@@ -201,8 +204,8 @@ def test_no_request_is_replayed(small_run: SmallRun) -> None:
     assert offline.replay([], small_run.end_ms) == []
 
 
-def logged(member: int, posts: list[int], time_ms: int) -> dict:
-    return {"member_id": member, "post_ids": posts, "time_ms": time_ms, "request": []}
+def logged(member: int, posts: list[int], time_ms: int) -> LoggedRequest:
+    return logged_request(member, posts, time_ms=time_ms)
 
 
 def test_a_request_of_a_member_without_impressions_is_replayed(small_run: SmallRun) -> None:
@@ -214,9 +217,9 @@ def test_a_request_of_a_member_without_impressions_is_replayed(small_run: SmallR
         again = offline.replay(rows, small_run.end_ms)
         assert len(again) == len(rows)
         for row, replayed in zip(rows, again, strict=True):
-            assert (replayed.history == b"") == (row["member_id"] == stranger)
-            assert len(replayed.context_NC) == len(row["post_ids"])
-            assert all(len(v) == len(row["post_ids"]) for v in replayed.features.values())
+            assert (replayed.history == b"") == (row.member_id == stranger)
+            assert len(replayed.context_NC) == len(row.post_ids)
+            assert all(len(v) == len(row.post_ids) for v in replayed.features.values())
     before = offline.replay([logged(known, [1], 1_000)], 1_000)
     assert before[0].history == b""
 
@@ -227,13 +230,8 @@ def test_two_histories_without_impressions(small_run: SmallRun) -> None:
     batch = history_batch(events, SIMULATOR)
     value = encode_history(batch, member_id=7, count=0, spec=SIMULATOR)
     features_, context_NC = candidates(SIMULATOR, 2, 1)
-    row = {
-        "member_id": 7,
-        "post_ids": features_["post_id"].tolist(),
-        "history": value,
-        "candidates": encode_candidates(SIMULATOR, features_, context_NC),
-        "model_version": "none",
-    }
+    encoded = encode_candidates(SIMULATOR, features_, context_NC)
+    row = logged_request(7, features_["post_id"].tolist(), history=value, candidates=encoded)
     new = Replayed(history=b"", features=features_, context_NC=context_NC)
     models = Models(small_run.layout, small_run.day)
     with pytest.raises(ValueError, match="history of member 7: the values' bytes differ"):

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.features.counters import count_as_of
-from components.features.offline import features, read_packed
+from components.features.offline import features
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import with_content
 from feature_repo.kinds import View
+from tests.feature_files import read_packed
 from tests.log_builders import Log, build_run, random_log, small_config, small_spec
 
 SPEC = small_spec("simulator")

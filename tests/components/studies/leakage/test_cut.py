@@ -18,11 +18,11 @@ from components.backtest.prepare import prepare
 from components.backtest.scored import scored_batches
 from components.backtest.split import Split, write_test
 from components.config import PROFILES
-from components.features.counters import event_columns
+from components.features.counters import counter_columns
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.columns import select_list
-from components.log.impressions import EventLog
+from components.log.impressions import ImpressionLog
 from components.studies.leakage.cut import (
     SessionCut,
     Sessions,
@@ -129,8 +129,8 @@ def test_no_impression_knows_one_of_its_own_session(packed: Packed, sessions: Se
 
 
 def events_of(layout: Layout, through: str, spec: Spec) -> pa.Table:
-    names = sorted({n for v in spec.views if v.kind == "counters" for n in event_columns(v)})
-    with EventLog(layout, through) as log:
+    names = sorted({n for v in spec.views if v.kind == "counters" for n in counter_columns(v)})
+    with ImpressionLog(layout, through) as log:
         return log.query(f"select {select_list(names)} from events")
 
 
