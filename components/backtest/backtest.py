@@ -177,7 +177,8 @@ def _train_and_score(
         fit(run)
         trained = time.monotonic()
         model, _ = load_model(folder, config.spec)
-        found["rankers"][name] = evaluate_ranker(model.to(device), prepared.test, config.spec)
+        measured = evaluate_ranker(model.to(device), prepared.test, config.spec)
+        found["rankers"][name] = measured.plain()
         scored = time.monotonic()
         found["seconds"][name] = {
             "train": round(trained - started, 1),

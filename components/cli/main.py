@@ -74,7 +74,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("FEEDSR_TRACE") or not _is_told(error):
             raise
-        from components.loop.steps import sentence
+        from components.loop.errors import sentence
 
         print(f"feedsr: {sentence(error)}", file=sys.stderr)
         sys.exit(1)
@@ -82,6 +82,6 @@ def main() -> None:
 
 def _is_told(error: Exception) -> bool:
     """Whether an error's own sentence is enough; anything else is a fault of ours to trace."""
-    from components.loop.steps import USER_ERRORS, StepError
+    from components.loop.errors import USER_ERRORS, StepError
 
     return isinstance(error, (*USER_ERRORS, StepError))

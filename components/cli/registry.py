@@ -38,7 +38,7 @@ def versions(
         raise ValueError(f"{layout.registry} has no version yet; run feedsr daily")
     for version in found:
         record = versions.version_record(layout, version)
-        verdict = "passed" if record["gate"]["passed"] else "refused"
+        verdict = "passed" if record.gate.passed else "refused"
         typer.echo(f"{'*' if version == production else ' '} {version}  gate: {verdict}")
 
 

@@ -9,11 +9,10 @@ and no labels.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from components.registry.metrics import FeatureDrift
 from feature_repo.kinds import Embedding, Numeric
 from feature_repo.spec import Spec
 
@@ -27,31 +26,31 @@ PRESENT = 100
 """With so many rows where a feature is there, it is compared over these alone as well."""
 
 
-def drift(train_RC: Matrix, eval_RC: Matrix, spec: Spec) -> dict[str, Any]:
-    """Compares each context feature between two samples of rows; embeddings are left out.
-
-    Returns:
-        By feature name: psi (NaN where a sample has no rows), numeric, edges (where each bin but
-        the first begins), train and eval (shares of the bins, the last one is missing).
-    """
-    found = {}
+def drift(train_RC: Matrix, eval_RC: Matrix, spec: Spec) -> dict[str, FeatureDrift]:
+    """Compares each context feature between two samples of rows; embeddings are left out."""
+    moves = {}
     for feature in spec.with_role("context"):
         if isinstance(feature.kind, Embedding):
             continue
         column = spec.context_slices[feature.name]
-        values = train_RC[:, column].ravel(), eval_RC[:, column].ravel()
-        numeric = isinstance(feature.kind, Numeric)
-        edges = deciles(values[0]) if numeric else codes(values)
-        train, later = (shares(v, edges) for v in values)
-        rows = len(train_RC), len(eval_RC)
-        found[feature.name] = {
-            "psi": max(stability(train, later), present_stability(train, later, rows)),
-            "numeric": numeric,
-            "edges": edges,
-            "train": train,
-            "eval": later,
-        }
-    return found
+        train, later = train_RC[:, column].ravel(), eval_RC[:, column].ravel()
+        moves[feature.name] = feature_drift(train, later, numeric=isinstance(feature.kind, Numeric))
+    return moves
+
+
+def feature_drift(train: Matrix, later: Matrix, *, numeric: bool) -> FeatureDrift:
+    """Compares one feature's values between two samples."""
+    edges = deciles(train) if numeric else codes((train, later))
+    before, after = shares(train, edges), shares(later, edges)
+    present = present_stability(before, after, (len(train), len(later)))
+    psi = max(stability(before, after), present)
+    return FeatureDrift(
+        psi=psi if np.isfinite(psi) else None,
+        numeric=numeric,
+        edges=tuple(edges.tolist()),
+        train=tuple(before.tolist()),
+        eval=tuple(after.tolist()),
+    )
 
 
 def deciles(values: Matrix) -> Matrix:

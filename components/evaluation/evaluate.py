@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +22,16 @@ from torch import nn
 from components.config import DailyConfig
 from components.console import progress
 from components.evaluation.drift import drift
-from components.evaluation.scorecard import Rows, Scorecard, plain
-from components.layout.files import write_json
+from components.evaluation.scorecard import Rows, Scorecard
 from components.layout.paths import Layout
 from components.registry import versions
 from components.registry.gate import BASELINE, CANDIDATE, PRODUCTION
+from components.registry.metrics import DayMetrics, FeatureDrift, RankerMetrics
 from components.registry.plan import plan
+from components.registry.run import Run
 from components.training.data import evaluation_batches, open_loader, shard_paths
 from components.training.distributed import this_device
+from feature_repo.kinds import Feature
 from feature_repo.spec import Spec
 from kernels.loader import LoaderConfig, Packed, ShardFormat, read_shard
 from model.batch import TrainBatch
@@ -47,13 +48,11 @@ Bools = npt.NDArray[np.bool_]
 Rankers = Mapping[str, nn.Module]
 
 
-def evaluate(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
+def evaluate(layout: Layout, day: str, config: DailyConfig) -> DayMetrics:
     """Scores the day with every ranker and writes `runs/<day>/metrics.json`.
 
     Returns:
-        What was written: day, model (the candidate's fingerprint), production (a version or None)
-        and production_note, spec_hash, freshness, position, rankers (by name what
-        `Scorecard.result` holds) and drift (see `components.evaluation.drift`).
+        What was written.
 
     Raises:
         ValueError: a model or the shards are missing or do not fit the spec, or there is nothing to
@@ -61,34 +60,28 @@ def evaluate(layout: Layout, day: str, config: DailyConfig) -> dict[str, Any]:
     """
     spec = config.spec
     rankers, production, note = _rankers(layout, day, config)
-    folder = layout.sequences("eval", day)
-    metrics = {
-        "day": day,
-        "model": versions.model_hash(layout.model(day, CANDIDATE)),
-        "production": production,
-        "production_note": note,
-        "spec_hash": spec.hash,
-        "freshness": config.freshness,
-        "position": SERVING_POSITION,
-        "rankers": evaluate_rankers(rankers, folder, spec),
-        "drift": plain(_drift(layout, day, spec)),
-    }
-    write_json(layout.run(day) / "metrics.json", metrics)
+    metrics = DayMetrics(
+        day=day,
+        model=versions.model_hash(layout.model(day, CANDIDATE)),
+        production=production,
+        production_note=note,
+        spec_hash=spec.hash,
+        freshness=config.freshness,
+        position=SERVING_POSITION,
+        rankers=evaluate_rankers(rankers, layout.sequences("eval", day), spec),
+        drift=_drift(layout, day, spec),
+    )
+    Run(layout, day).write(metrics)
     return metrics
 
 
-def evaluate_ranker(ranker: nn.Module, folder: Path, spec: Spec) -> dict[str, Any]:
-    """The scorecard of one ranker over a folder of shards; see `evaluate_rankers`."""
+def evaluate_ranker(ranker: nn.Module, folder: Path, spec: Spec) -> RankerMetrics:
+    """What is measured of one ranker over a folder of shards; see `evaluate_rankers`."""
     return evaluate_rankers({"ranker": ranker}, folder, spec)["ranker"]
 
 
-def evaluate_rankers(rankers: Rankers, folder: Path, spec: Spec) -> dict[str, Any]:
+def evaluate_rankers(rankers: Rankers, folder: Path, spec: Spec) -> dict[str, RankerMetrics]:
     """Scores every target of the shards with each ranker, a batch at a time.
-
-    Returns:
-        By ranker: tasks ({TASK: {auc, log_loss, ece, n, positives}}), segments (the same by
-        segment), within_member, calibration and scores, as JSON values; see
-        `components.evaluation.scorecard`.
 
     Raises:
         ValueError: there are no shards, they do not fit the spec, or they hold no target.
@@ -110,17 +103,17 @@ def evaluate_rankers(rankers: Rankers, folder: Path, spec: Spec) -> dict[str, An
 def segments(batch: TrainBatch, spec: Spec) -> dict[str, Bools]:
     """Which targets belong to which segment, boolean `[R]` by name."""
     known_R = batch.impressions.known_M[batch.target_R].numpy()
-    found = {}
+    masks = {}
     for low, high in HISTORY_LENGTHS:
-        found[segment_name(low, high)] = (known_R >= low) & (high is None or known_R <= high)
+        masks[segment_name(low, high)] = (known_R >= low) & (high is None or known_R <= high)
     context_RC = batch.context_RC.numpy()
     for feature in spec.with_role("context"):
         column_R = context_RC[:, spec.context_slices[feature.name].start]
         if feature.source == "age":
-            found["posts of the last day"] = column_R < 24
+            masks["posts of the last day"] = column_R < 24
         if feature.source == "post_popularity" and _counts_impressions(feature):
-            found["posts never shown before"] = ~(column_R > 0)
-    return found
+            masks["posts never shown before"] = ~(column_R > 0)
+    return masks
 
 
 def segment_name(low: int, high: int | None) -> str:
@@ -128,8 +121,9 @@ def segment_name(low: int, high: int | None) -> str:
     return f"history {low} or more" if high is None else f"history {low} to {high}"
 
 
-def _counts_impressions(feature: Any) -> bool:
+def _counts_impressions(feature: Feature) -> bool:
     counter = feature.counter
+    assert counter is not None
     return counter.of == "impression" and not counter.rate and counter.days is None
 
 
@@ -168,7 +162,7 @@ def _rankers(layout: Layout, day: str, config: DailyConfig) -> tuple[Rankers, st
     note = "" if production else "no model was in production"
     if production:
         record = versions.version_record(layout, production)
-        if record["spec_hash"] == config.spec.hash:
+        if record.spec_hash == config.spec.hash:
             folders[PRODUCTION] = versions.version_folder(layout, production)
         else:
             note = f"{production} was trained with another feature spec and cannot score this one"
@@ -176,9 +170,9 @@ def _rankers(layout: Layout, day: str, config: DailyConfig) -> tuple[Rankers, st
     return loaded, production, note
 
 
-def _drift(layout: Layout, day: str, spec: Spec) -> dict[str, Any]:
-    train, later = (_sample(layout.sequences(s, day), spec) for s in ("train", "eval"))
-    return drift(train, later, spec)
+def _drift(layout: Layout, day: str, spec: Spec) -> dict[str, FeatureDrift]:
+    train_RC, eval_RC = (_sample(layout.sequences(s, day), spec) for s in ("train", "eval"))
+    return drift(train_RC, eval_RC, spec)
 
 
 def _sample(folder: Path, spec: Spec) -> npt.NDArray[np.float32]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plots of a day's report: which numbers go into which picture, and what to read in it.
 
-It takes the day's metrics and training curves as plain values; how a line is drawn is
+It takes the day's metrics and training curves; how a line is drawn is
 `components.evaluation.plots`, and where the files are is `components.evaluation.report`.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 
 from components.evaluation import plots
 from components.registry.gate import CANDIDATE
+from components.registry.metrics import DayMetrics, RankerMetrics
+from components.registry.records import CurvePoint
 
-Metrics = Mapping[str, Any]
 DRIFT_PANELS = 6
 
 
@@ -30,8 +30,8 @@ class Plot:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, kw_only=True)
+class PlotData:
     """What the plots of a day are drawn from.
 
     Attributes:
@@ -42,35 +42,42 @@ class Run:
         task: the task that the gate is on.
     """
 
-    metrics: Metrics
-    curves: Mapping[str, Sequence[Metrics]]
-    days: Sequence[Metrics]
+    metrics: DayMetrics
+    curves: Mapping[str, Sequence[CurvePoint]]
+    days: Sequence[DayMetrics]
     tasks: Sequence[str]
     task: str
 
     @property
-    def rankers(self) -> dict[str, Metrics]:
+    def rankers(self) -> dict[str, RankerMetrics]:
         """Each ranker's part of the metrics; the candidate last, so that it is drawn on top."""
-        found = self.metrics["rankers"]
-        return {name: found[name] for name in reversed(plots.RANKER_COLOURS) if name in found}
+        measured = self.metrics.rankers
+        names = [name for name in reversed(plots.RANKER_COLOURS) if name in measured]
+        return {name: measured[name] for name in names}
 
 
-def figures(run: Run) -> list[Plot]:
+def figures(data: PlotData) -> list[Plot]:
     """Every plot there is something to draw for."""
-    made = [training(run), auc_per_day(run), calibration(run), scores(run), feature_shares(run)]
+    made = [
+        training(data),
+        auc_per_day(data),
+        calibration(data),
+        scores(data),
+        feature_shares(data),
+    ]
     return [plot for plot in made if plot is not None]
 
 
-def training(run: Run) -> Plot | None:
+def training(data: PlotData) -> Plot | None:
     """The training loss of each task."""
-    curves = {name: points for name, points in run.curves.items() if points}
+    curves = {name: points for name, points in data.curves.items() if points}
     if not curves:
         return None
     few = max(len(points) for points in curves.values()) < 3
 
     def draw(axes: Axes, i: int) -> None:
         lines: plots.Lines = {
-            name: ([p["step"] for p in points], [p["tasks"][run.tasks[i]] for p in points])
+            name: ([p.step for p in points], [p.tasks[data.tasks[i]] for p in points])
             for name, points in reversed(curves.items())
         }
         plots.draw_lines(axes, lines, marker="o" if few else "")
@@ -80,25 +87,26 @@ def training(run: Run) -> Plot | None:
     return Plot(
         title="Training",
         note="Weighted cross-entropy of each task over optimiser steps.",
-        svg=plots.panels(run.tasks, draw, "training"),
+        svg=plots.panels(data.tasks, draw, "training"),
         names=tuple(curves),
     )
 
 
-def auc_per_day(run: Run) -> Plot:
+def auc_per_day(data: PlotData) -> Plot:
     """The next-day AUC of each ranker, day after day."""
-    names = [n for n in plots.RANKER_COLOURS if any(n in m["rankers"] for m in run.days)]
-    labels = [m["day"] for m in run.days]
+    names = [n for n in plots.RANKER_COLOURS if any(n in day.rankers for day in data.days)]
+    labels = [day.day for day in data.days]
 
-    def auc(m: Metrics, name: str) -> float | None:
-        found = m["rankers"].get(name)
-        return found["tasks"][run.task]["auc"] if found else None
+    def auc(day: DayMetrics, name: str) -> float | None:
+        ranker = day.rankers.get(name)
+        return ranker.tasks[data.task].auc if ranker else None
 
     def draw(axes: Axes) -> None:
         places = range(len(labels))
-        plots.draw_lines(
-            axes, {n: (places, [auc(m, n) for m in run.days]) for n in reversed(names)}, marker="o"
-        )
+        lines: plots.Lines = {
+            name: (places, [auc(day, name) for day in data.days]) for name in reversed(names)
+        }
+        plots.draw_lines(axes, lines, marker="o")
         step = max(-(-len(labels) // 10), 1)
         axes.set_xticks(list(places)[::step], labels[::step])
         axes.set_xlim(-0.5, max(len(labels), 1) - 0.5)
@@ -106,20 +114,20 @@ def auc_per_day(run: Run) -> Plot:
 
     return Plot(
         title="AUC per day",
-        note=f"AUC of {run.task} on each day, by the model trained through the day before.",
+        note=f"AUC of {data.task} on each day, by the model trained through the day before.",
         svg=plots.single(draw, "auc-per-day"),
         names=tuple(names),
     )
 
 
-def calibration(run: Run) -> Plot:
+def calibration(data: PlotData) -> Plot:
     """Observed against predicted rates of each task."""
-    rankers, tasks = run.rankers, run.tasks
+    rankers, tasks = data.rankers, data.tasks
 
-    def curve(name: str, task: str) -> tuple[list[float], list[float | None]]:
-        bins = rankers[name]["calibration"][task]
-        kept = [i for i, count in enumerate(bins["count"]) if count]
-        return [bins["predicted"][i] for i in kept], [bins["observed"][i] for i in kept]
+    def curve(name: str, task: str) -> tuple[list[float | None], list[float | None]]:
+        bins = rankers[name].calibration[task]
+        kept = [i for i, count in enumerate(bins.count) if count]
+        return [bins.predicted[i] for i in kept], [bins.observed[i] for i in kept]
 
     def draw(axes: Axes, i: int) -> None:
         lines: plots.Lines = {name: curve(name, tasks[i]) for name in rankers}
@@ -135,13 +143,13 @@ def calibration(run: Run) -> Plot:
     )
 
 
-def scores(run: Run) -> Plot:
+def scores(data: PlotData) -> Plot:
     """The distribution of predicted probabilities of each task."""
-    rankers, tasks = run.rankers, run.tasks
+    rankers, tasks = data.rankers, data.tasks
 
     def draw(axes: Axes, i: int) -> None:
-        counts = {name: body["scores"][tasks[i]]["count"] for name, body in rankers.items()}
-        plots.draw_scores(axes, rankers[CANDIDATE]["scores"][tasks[i]]["edges"], counts)
+        counts = {name: ranker.scores[tasks[i]].count for name, ranker in rankers.items()}
+        plots.draw_scores(axes, rankers[CANDIDATE].scores[tasks[i]].edges, counts)
 
     return Plot(
         title="Scores",
@@ -151,15 +159,14 @@ def scores(run: Run) -> Plot:
     )
 
 
-def feature_shares(run: Run) -> Plot | None:
+def feature_shares(data: PlotData) -> Plot | None:
     """The distributions of the context features that moved most."""
-    moved = sorted(run.metrics["drift"].items(), key=lambda item: -(item[1]["psi"] or 0.0))
-    moved = moved[:DRIFT_PANELS]
+    moved = data.metrics.most_moved(DRIFT_PANELS)
     if not moved:
         return None
 
     def draw(axes: Axes, i: int) -> None:
-        plots.draw_shares(axes, moved[i][1]["train"], moved[i][1]["eval"])
+        plots.draw_shares(axes, moved[i][1].train, moved[i][1].eval)
 
     return Plot(
         title="Features",

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots as inline SVG that takes its colours and its font from the page, so that it is right in
-light and in dark.
+"""Plots as inline SVG that takes its colours and its font from the page, light or dark.
 
 It draws numbers it is given; it knows nothing of runs, files or rankers beyond their names. The
 same numbers give the same bytes.
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -124,7 +123,7 @@ def draw_calibration(axes: Axes, curves: Lines, top: float) -> None:
     axes.locator_params(nbins=4)
 
 
-def draw_scores(axes: Axes, edges: Sequence[float], counts: dict[str, Sequence[int]]) -> None:
+def draw_scores(axes: Axes, edges: Sequence[float], counts: Mapping[str, Sequence[int]]) -> None:
     """The share of scores in each bucket of log-odds, labelled as probabilities."""
     for name, count in counts.items():
         share = np.array(count) / max(sum(count), 1)

@@ -18,18 +18,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from components.registry.metrics import (
+    Calibration,
+    RankerMetrics,
+    ScoreCounts,
+    TaskMetrics,
+    WithinMember,
+)
 from kernels.streaming_metrics import exact_auc, exact_calibration, exact_ece, exact_log_loss
 
 Floats = npt.NDArray[np.floating[Any]]
 LOGIT_EDGES = np.linspace(-12.0, 6.0, 73)
 """The buckets of the score distribution, in log-odds, so that rare tasks are readable too."""
 CALIBRATION_BINS = 10
-METRICS = ("auc", "log_loss", "ece")
 
 
 def compares_within_day(freshness: str) -> bool:
-    """Whether AUC within a member's day is a fair figure: a ranker that is fresher than `day` knows
-    some of the day's labels, of which the others are then the rest.
+    """Whether AUC within a member's day is a fair figure.
+
+    A ranker that is fresher than `day` knows some of the day's labels, of which the others are then
+    the rest.
     """
     return freshness == "day"
 
@@ -58,7 +66,7 @@ class Scorecard:
         self._logits = [np.zeros((0, len(tasks)), np.float32)]
         self._labels = [np.zeros((0, len(tasks)), np.float32)]
         self._segments: list[dict[str, npt.NDArray[np.bool_]]] = [{}]
-        self.within = WithinMember(len(tasks))
+        self.within = WithinMemberAuc(len(tasks))
         self.scores = np.zeros((2, len(tasks), len(LOGIT_EDGES) - 1), np.int64)
 
     def update(self, logits_RK: npt.NDArray[np.float32], rows: Rows) -> None:
@@ -76,38 +84,33 @@ class Scorecard:
         self.within.update(logits_RK, rows.labels_RK, rows.sequence_R)
         for k in range(len(self.tasks)):
             for label in (0, 1):
-                of = logits_RK[rows.labels_RK[:, k] == label, k]
-                inside = np.clip(of, LOGIT_EDGES[0], LOGIT_EDGES[-1])
+                logits_R = logits_RK[rows.labels_RK[:, k] == label, k]
+                inside = np.clip(logits_R, LOGIT_EDGES[0], LOGIT_EDGES[-1])
                 self.scores[label, k] += np.histogram(inside, LOGIT_EDGES)[0]
 
-    def result(self) -> dict[str, Any]:
-        """Plain values for JSON, by task; what is undefined (an AUC of one class) is None."""
-        found = self._measured()
-        return found if self.finite else undefined(found)
-
-    def _measured(self) -> dict[str, Any]:
+    def result(self) -> RankerMetrics:
+        """The ranker's metrics; what is undefined (an AUC of one class) is None."""
         logits_RK, labels_RK = np.concatenate(self._logits), np.concatenate(self._labels)
-        return plain(
-            {
-                "tasks": by_task(self.tasks, logits_RK, labels_RK),
-                "segments": {
-                    name: by_task(self.tasks, logits_RK[mask_R], labels_RK[mask_R])
-                    for name, mask_R in self._masks()
-                },
-                "within_member": dict(zip(self.tasks, self.within.result(), strict=True)),
-                "calibration": {
-                    t: calibration(logits_RK[:, k], labels_RK[:, k])
-                    for k, t in enumerate(self.tasks)
-                },
-                "scores": {
-                    t: {
-                        "edges": LOGIT_EDGES,
-                        "count": self.scores[:, k].sum(0),
-                        "positives": self.scores[1, k],
-                    }
-                    for k, t in enumerate(self.tasks)
-                },
-            }
+        measured = RankerMetrics(
+            tasks=by_task(self.tasks, logits_RK, labels_RK),
+            segments={
+                name: by_task(self.tasks, logits_RK[mask_R], labels_RK[mask_R])
+                for name, mask_R in self._masks()
+            },
+            within_member=dict(zip(self.tasks, self.within.result(), strict=True)),
+            calibration={
+                task: calibration(logits_RK[:, k], labels_RK[:, k])
+                for k, task in enumerate(self.tasks)
+            },
+            scores={task: self._score_counts(k) for k, task in enumerate(self.tasks)},
+        )
+        return measured if self.finite else undefined(measured)
+
+    def _score_counts(self, k: int) -> ScoreCounts:
+        return ScoreCounts(
+            edges=tuple(LOGIT_EDGES.tolist()),
+            count=tuple(self.scores[:, k].sum(0).tolist()),
+            positives=tuple(self.scores[1, k].tolist()),
         )
 
     def _masks(self) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
@@ -121,29 +124,33 @@ class Scorecard:
             yield name, np.concatenate(parts)
 
 
-def by_task(
-    tasks: tuple[str, ...], logits_RK: Floats, labels_RK: Floats
-) -> dict[str, dict[str, Any]]:
+def by_task(tasks: tuple[str, ...], logits_RK: Floats, labels_RK: Floats) -> dict[str, TaskMetrics]:
     """AUC, log loss, expected calibration error and counts of each task."""
-    return {
-        task: {
-            "auc": exact_auc(logits_RK[:, k], labels_RK[:, k]),
-            "log_loss": exact_log_loss(logits_RK[:, k], labels_RK[:, k]),
-            "ece": exact_ece(logits_RK[:, k], labels_RK[:, k], CALIBRATION_BINS),
-            "n": np.isfinite(labels_RK[:, k]).sum(),
-            "positives": (labels_RK[:, k] == 1).sum(),
-        }
-        for k, task in enumerate(tasks)
-    }
+    return {task: task_metrics(logits_RK[:, k], labels_RK[:, k]) for k, task in enumerate(tasks)}
 
 
-def calibration(logits_R: Floats, labels_R: Floats) -> dict[str, Any]:
+def task_metrics(logits_R: Floats, labels_R: Floats) -> TaskMetrics:
+    """AUC, log loss, expected calibration error and counts of one task."""
+    return TaskMetrics(
+        auc=finite(exact_auc(logits_R, labels_R)),
+        log_loss=finite(exact_log_loss(logits_R, labels_R)),
+        ece=finite(exact_ece(logits_R, labels_R, CALIBRATION_BINS)),
+        n=int(np.isfinite(labels_R).sum()),
+        positives=int((labels_R == 1).sum()),
+    )
+
+
+def calibration(logits_R: Floats, labels_R: Floats) -> Calibration:
     """The calibration curve of one task."""
     predicted, observed, count = exact_calibration(logits_R, labels_R, CALIBRATION_BINS)
-    return {"predicted": predicted, "observed": observed, "count": count}
+    return Calibration(
+        predicted=tuple(map(finite, predicted)),
+        observed=tuple(map(finite, observed)),
+        count=tuple(count.tolist()),
+    )
 
 
-class WithinMember:
+class WithinMemberAuc:
     """AUC inside each member's sequence, averaged with the impressions as weights (GAUC).
 
     Only sequences with both classes count. It is to be claimed for freshness "day" alone: with
@@ -166,12 +173,13 @@ class WithinMember:
             self.impressions[k] += size.sum()
             self.members[k] += len(size)
 
-    def result(self) -> list[dict[str, Any]]:
-        """One entry a task: auc (NaN where no sequence has both classes), members, impressions."""
-        auc = self.weighted / np.where(self.impressions, self.impressions, np.nan)
+    def result(self) -> list[WithinMember]:
+        """One value a task; its AUC is None where no sequence has both classes."""
+        auc_K = self.weighted / np.where(self.impressions, self.impressions, np.nan)
+        columns = (auc_K, self.members, self.impressions)
         return [
-            {"auc": a, "members": m, "impressions": n}
-            for a, m, n in zip(auc, self.members, self.impressions, strict=True)
+            WithinMember(auc=finite(auc), members=int(members), impressions=int(impressions))
+            for auc, members, impressions in zip(*columns, strict=True)
         ]
 
 
@@ -194,11 +202,28 @@ def grouped_auc(
     return wins[both] / (hits * (size - hits))[both], size[both], groups[new_group][both]
 
 
-def undefined(value: Any) -> Any:
-    """The same result with every metric None: a ranker that gives no numbers has no quality."""
-    if isinstance(value, dict):
-        return {k: None if k in METRICS else undefined(v) for k, v in value.items()}
-    return value
+def undefined(measured: RankerMetrics) -> RankerMetrics:
+    """The same with every metric None: a ranker that gives no numbers has no quality."""
+    nothing = {"auc": None, "log_loss": None, "ece": None}
+
+    def without(tasks: dict[str, TaskMetrics]) -> dict[str, TaskMetrics]:
+        return {task: known.model_copy(update=nothing) for task, known in tasks.items()}
+
+    within = {
+        task: known.model_copy(update={"auc": None})
+        for task, known in measured.within_member.items()
+    }
+    changes = {
+        "tasks": without(measured.tasks),
+        "segments": {name: without(tasks) for name, tasks in measured.segments.items()},
+        "within_member": within,
+    }
+    return measured.model_copy(update=changes)
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON, which holds none that is not finite."""
+    return float(value) if math.isfinite(value) else None
 
 
 def plain(value: Any) -> Any:
@@ -210,5 +235,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
+        return finite(float(value))
     return value

@@ -26,12 +26,15 @@ from components.config import load_config
 from components.console import bar_columns, console, parse_event
 from components.layout.paths import Layout, path_without
 from components.layout.writer import writing
-from components.loop.steps import StepError, refuse_day_without_log, refuse_first_day
+from components.loop.errors import StepError
+from components.loop.refusals import refuse_day_without_log, refuse_first_day
+from components.loop.steps import ORDER, Values
+from components.registry.run import Run
 
 if TYPE_CHECKING:
     from kfp.local import SubprocessRunner
 
-LABEL_WIDTH = 14
+LABEL_WIDTH = max(map(len, ORDER)) + 1
 PLACEHOLDER = "{{"
 """What Kubeflow puts a value of its own in place of, in any argument."""
 
@@ -74,49 +77,47 @@ def daily(
     refuse_day_without_log(layout, day)
     refuse_first_day(layout.raw_days(), day)
     config = str(Path(config).resolve()) if Path(config).is_file() else config
-    with writing(layout.root, f"feedsr daily of {day}") as run:
-        log = layout.run(day) / "pipeline.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+    day_run = Run(layout, day)
+    with writing(layout.root, f"feedsr daily of {day}") as environment:
+        day_run.folder.mkdir(parents=True, exist_ok=True)
         with (
-            log.open("w", buffering=1) as file,
+            day_run.log.open("w", buffering=1) as file,
             Watch(day, file) as watch,
-            _environment(FEEDSR_PROGRESS="events", **run),
+            _environment(FEEDSR_PROGRESS="events", **environment),
         ):
-            _run_pipeline(layout, day, config, runner, watch)
-    verdict = str(watch.values.get("gate", {}).get("verdict", ""))
-    version = watch.values.get("promote", {}).get("version") if verdict == "passed" else None
+            _run_pipeline(day_run, config, runner, watch)
+    passed = day_run.verdict.passed
+    version = watch.values.get("promote", {}).get("version") if passed else None
     return DayResult(
         day=day,
-        verdict=verdict,
-        version=version,
-        report=layout.run(day) / "report.html",
+        verdict="passed" if passed else "refused",
+        version=str(version) if version else None,
+        report=day_run.report,
         seconds=watch.seconds,
     )
 
 
-def _run_pipeline(
-    layout: Layout, day: str, config: str, runner: SubprocessRunner | None, watch: Watch
-) -> None:
+def _run_pipeline(run: Run, config: str, runner: SubprocessRunner | None, watch: Watch) -> None:
     from kfp import local
 
     from components.loop.pipeline import daily_pipeline
 
     # The local runner warns of each thing that only a cluster needs: image, requests, GPU.
     warnings.filterwarnings("ignore", module=r"kfp\.local")
-    artifacts = layout.run(day) / "kfp"
+    artifacts = run.folder / "kfp"
     shutil.rmtree(artifacts, ignore_errors=True)
     with (
-        path_without(PLACEHOLDER, str(layout.root)) as root,
+        path_without(PLACEHOLDER, str(run.layout.root)) as root,
         path_without(PLACEHOLDER, config) as chosen,
         contextlib.redirect_stdout(watch),
     ):
         local.init(
             runner=runner or local.SubprocessRunner(use_venv=False),
-            pipeline_root=str(Path(root) / artifacts.relative_to(layout.root)),
+            pipeline_root=str(Path(root) / artifacts.relative_to(run.layout.root)),
             raise_on_error=True,
         )
         try:
-            daily_pipeline()(root=root, day=day, config=chosen)
+            daily_pipeline()(root=root, day=run.day, config=chosen)
         except RuntimeError as error:
             raise watch.failure() from error
 
@@ -125,11 +126,12 @@ class Watch(io.TextIOBase):
     """Standard output of the local runner: keeps it all in the log, shows one line per step."""
 
     def __init__(self, day: str, log: TextIO) -> None:
-        self.values: dict[str, dict[str, Any]] = {}
+        self.values: dict[str, Values] = {}
         self.seconds: dict[str, float] = {}
         self._log, self._partial, self._failed = log, "", ""
         self._step: str | None = None
         self._bars = Progress(*bar_columns(), console=console())
+        self._whole = self._bars.add_task(day.ljust(LABEL_WIDTH), total=len(ORDER))
         self._live = Live(self._bars, console=self._bars.console, transient=True)
         self._day = day
 
@@ -184,6 +186,7 @@ class Watch(io.TextIOBase):
     def _on_end(self, event: dict[str, Any]) -> None:
         step, values = event["step"], event["values"]
         self.values[step], self.seconds[step] = values, event["seconds"]
+        self._bars.update(self._whole, completed=len(self.seconds))
         if self._step == step:
             self._step = None
         line = f"  [green]✓[/green] {step:<{LABEL_WIDTH}}{event['seconds']:6.1f} s  "
@@ -195,22 +198,24 @@ class Watch(io.TextIOBase):
         self._bars.add_task(label, total=event["total"], completed=event["done"])
 
     def _clear_bars(self) -> None:
+        """Removes the step's own bar; the day's stays."""
         for task in list(self._bars.task_ids):
-            self._bars.remove_task(task)
+            if task != self._whole:
+                self._bars.remove_task(task)
 
 
-def summary(step: str, values: dict[str, Any]) -> str:
+def summary(step: str, values: Values) -> str:
     """What a step reported, as a few words."""
     if step == "ingest":
         counts = ", ".join(f"{values[k]:,} {k}" for k in ("read", "kept", "quarantined"))
         empty = f"; nothing of {values['empty']}" if values["empty"] else ""
         return f"{values['days']} days, {counts}{empty}; {values['plan']}"
     if step == "gate":
-        return " - ".join(v for v in (values["verdict"], values["because"]) if v)
+        return " - ".join(str(values[name]) for name in ("verdict", "because") if values[name])
     if step.startswith("train"):
         return "warm" if values["start"] else "cold"
     if step == "report":
-        return _short(Path(values["report"])) if values["report"] else "nothing to report"
+        return _short(Path(str(values["report"]))) if values["report"] else "nothing to report"
     return ", ".join(f"{name} {value}" for name, value in values.items() if value != "")
 
 

@@ -7,7 +7,6 @@ goes on with the same command.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -16,13 +15,33 @@ from rich.markup import escape
 
 from components.config import DailyConfig, load_config
 from components.console import console
-from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.layout.writer import writing
 from components.loop.daily import DayResult, daily
 from components.registry import versions
+from components.registry.json_record import Record
 
 RUNS = Path("runs")
+
+
+class Note(Record):
+    """What a root was made with: the configuration's name, and the demo's log."""
+
+    remedy = "remove the root or choose another --root"
+
+    config: str
+    log: str | None = None
+
+    @classmethod
+    def of_root(cls, layout: Layout) -> Note | None:
+        """The note of a root; None where nobody made one."""
+        path = cls.path(layout)
+        return cls.read(path) if path.is_file() else None
+
+    @staticmethod
+    def path(layout: Layout) -> Path:
+        """Where it lies."""
+        return layout.root / "config.json"
 
 
 def demo(data: Path | None, days: int, root: Path | None, config: str = "") -> None:
@@ -64,11 +83,11 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
         config = config or source.spec_name or ""
         name, what = f"demo-{source.name}", str(data.resolve())
     layout = Layout.at(root or RUNS / name)
-    note = layout.root / "config.json"
-    kept = json.loads(note.read_text()) if note.is_file() else {}
-    if kept.get("log") != what and (kept or layout.impression_days()):
+    note = Note.of_root(layout)
+    log = note.log if note else None
+    if log != what and (note or layout.impression_days()):
         raise ValueError(
-            f"{layout.root} holds a run on {kept.get('log', 'another log')}: remove it (make clean "
+            f"{layout.root} holds a run on {log or 'another log'}: remove it (make clean "
             "removes the demo's) or choose another --root"
         )
     config = config or "demo"
@@ -78,21 +97,20 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
 
 def _log(layout: Layout, data: Path | None, days: int, config: str, out: Console) -> list[str]:
     """Brings the log where that was not done, notes the configuration, and returns the days."""
-    note = layout.root / "config.json"
     what = f"{days} simulated days" if data is None else str(data.resolve())
-    if not note.is_file():
+    if Note.of_root(layout) is None:
         counts = (
             _simulate(layout, days, out) if data is None else _import(layout, data, config, out)
         )
         out.print(f"  {counts}")
-    write_json(note, {"config": config, "log": what})
-    found = layout.raw_days()
-    if len(found) < 3:
+    Note(config=config, log=what).write(Note.path(layout))
+    raw = layout.raw_days()
+    if len(raw) < 3:
         raise ValueError(
-            f"the log of {what} has {len(found)} days ({', '.join(found)}): two days of the loop "
+            f"the log of {what} has {len(raw)} days ({', '.join(raw)}): two days of the loop "
             "and one to train on before them are three"
         )
-    return found
+    return raw
 
 
 def _simulate(layout: Layout, days: int, out: Console) -> str:

@@ -8,13 +8,24 @@ files by their time and size; it never reads them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from components.layout.files import write_json
+from components.registry.json_record import Record
 
-Stamp = list[int]
+Stamp = tuple[int, int]
+"""When a file was written, in nanoseconds, and its size."""
+T = TypeVar("T")
+
+
+class Covered(Record):
+    """The days that are covered, with the state of each one's input then."""
+
+    remedy = "remove it: every day is done again then"
+
+    key: str
+    days: dict[str, Stamp]
 
 
 class Ledger:
@@ -28,8 +39,8 @@ class Ledger:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        kept = json.loads(path.read_text()) if path.is_file() else {}
-        self.days: dict[str, Stamp] = kept["days"] if kept.get("key") == key else {}
+        kept = Covered.read(path) if path.is_file() else None
+        self.days = kept.days if kept and kept.key == key else {}
 
     def stale(self, inputs: Mapping[str, Path], day: str) -> list[str]:
         """The days up to `day` that must be done, in order: from the first that is new or changed.
@@ -37,27 +48,29 @@ class Ledger:
         `day` itself is always among them, so that a repeated run repairs what was lost.
         """
         days = sorted(d for d in inputs if d <= day)
-        for index, one in enumerate(days):
-            if one == day or self.days.get(one) != _stamp(inputs[one]):
-                return days[index:]
+        for place, earlier in enumerate(days):
+            if earlier == day or self.days.get(earlier) != _stamp(inputs[earlier]):
+                return days[place:]
         return []
 
     def cover(
-        self, days: list[str], inputs: Mapping[str, Path], step: Callable[[str], object]
-    ) -> None:
-        """Runs `step` on each day, noting each as it is done.
+        self, days: Sequence[str], inputs: Mapping[str, Path], step: Callable[[str], T]
+    ) -> dict[str, T]:
+        """Runs `step` on each day, noting each as it is done, and returns what it gave.
 
         Later days that were built on another state of a day are no longer covered.
         """
-        for one in days:
-            stamp = _stamp(inputs[one])
-            step(one)
-            if self.days.get(one) != stamp:
-                self.days = {d: s for d, s in self.days.items() if d < one}
-            self.days[one] = stamp
-            write_json(self.path, {"key": self.key, "days": self.days})
+        results = {}
+        for day in days:
+            stamp = _stamp(inputs[day])
+            results[day] = step(day)
+            if self.days.get(day) != stamp:
+                self.days = {d: s for d, s in self.days.items() if d < day}
+            self.days[day] = stamp
+            Covered(key=self.key, days=self.days).write(self.path)
+        return results
 
 
 def _stamp(path: Path) -> Stamp:
     state = path.stat()
-    return [state.st_mtime_ns, state.st_size]
+    return state.st_mtime_ns, state.st_size

@@ -95,7 +95,7 @@ def gate(root: str, day: str, config: str) -> str:
     """Says whether the model may be promoted: "passed" or "refused"."""
     from components.loop.steps import run_step
 
-    return run_step("gate", root, day, config)["verdict"]
+    return str(run_step("gate", root, day, config)["verdict"])
 
 
 @component
@@ -111,7 +111,7 @@ def register(root: str, day: str, config: str) -> str:
     """Makes the model an immutable version and answers its name."""
     from components.loop.steps import run_step
 
-    return run_step("register", root, day, config)["version"]
+    return str(run_step("register", root, day, config)["version"])
 
 
 @component
@@ -135,9 +135,9 @@ def report(  # type: ignore[no-untyped-def]
 
     from components.loop.steps import run_step
 
-    written = run_step("report", root, day, config)
-    if written["report"]:
-        shutil.copyfile(written["report"], page.path)
+    written = str(run_step("report", root, day, config)["report"])
+    if written:
+        shutil.copyfile(written, page.path)
 
 
 def _place(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:

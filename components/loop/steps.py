@@ -8,23 +8,27 @@ imports each step only when that step runs, because Feast and torch cost seconds
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from components.config import DailyConfig, load_config
 from components.console import emit, progress, progress_mode
 from components.layout.paths import Layout
 from components.layout.writer import follow_run, writing
+from components.loop.errors import sentence
 from components.loop.ledger import Ledger
+from components.loop.refusals import refuse_day_without_log, refuse_first_day, refuse_other_log
+from components.registry.gate import CANDIDATE
+from components.registry.metrics import DayMetrics
 from components.registry.plan import plan
+from components.registry.run import Run
 
-Values = dict[str, Any]
-DayStep = Callable[[Layout, str, DailyConfig], object]
-"""A step that does one day at a time."""
+T = TypeVar("T")
+Values = dict[str, str | int | float]
+"""What a step reports of itself, for artifacts and people."""
 
 ORDER = (
     "ingest",
@@ -47,13 +51,6 @@ READERS = ("report",)
 """Steps that only read what others wrote, and write one page by a rename: no writer holds them up.
 """
 
-USER_ERRORS = (ValueError, OSError)
-"""What a user can mend: told in one sentence (ConnectionError and a full disk are OSErrors)."""
-
-
-class StepError(RuntimeError):
-    """A step of the loop failed; the text is one sentence and says where the log is."""
-
 
 def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> Values:
     """Runs one step and tells whoever watches when it starts, ends or fails.
@@ -66,29 +63,36 @@ def run_step(name: str, root: str, day: str, config: str, **arguments: str) -> V
         arguments: the step's own: `ranker` of train, `version` of promote.
 
     Returns:
-        Plain values about what was done, for artifacts and people.
+        What was done.
 
     Raises:
         ValueError, OSError: the step's own, or another run writes into the root; after it was told.
     """
     label = f"{name}-{arguments['ranker']}" if "ranker" in arguments else name
-    watched = progress_mode() == "events"
-    started = time.monotonic()
     follow_run()
-    if watched:
-        emit("start", step=label)
-    try:
+    with _told(label) as values:
         layout, loaded = Layout.at(root), load_config(config)
         loaded.spec.day_number(day)
         with _lock(layout, label, day):
-            values = STEPS[name](layout, day, loaded, **arguments)
+            values |= STEPS[name](layout, day, loaded, **arguments)
+    return values
+
+
+@contextmanager
+def _told(label: str) -> Iterator[Values]:
+    """Events around a block for whoever reads this process's output; the block fills the values."""
+    watched, started = progress_mode() == "events", time.monotonic()
+    values: Values = {}
+    if watched:
+        emit("start", step=label)
+    try:
+        yield values
     except BaseException as error:
         if watched:
             emit("failed", step=label, message=sentence(error))
         raise
     if watched:
         emit("end", step=label, seconds=time.monotonic() - started, values=values)
-    return values
 
 
 def _lock(layout: Layout, label: str, day: str) -> AbstractContextManager[object]:
@@ -98,34 +102,25 @@ def _lock(layout: Layout, label: str, day: str) -> AbstractContextManager[object
     return writing(layout.root, f"feedsr {label} of {day}")
 
 
-def sentence(error: BaseException) -> str:
-    """An error as one line for people: its own sentence where it has one, else with its type."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return (
-            f"{error.filename}: {error.strerror.lower()}; look at the path, who may write there "
-            "and the space that is left"
-        )
-    if isinstance(error, (*USER_ERRORS, StepError)) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def _cover(
-    step: DayStep, layout: Layout, day: str, config: DailyConfig, inputs: dict[str, Path]
-) -> list[str]:
-    """Runs a step on every day up to `day` that it has not covered; returns the days."""
+    step: Callable[[Layout, str, DailyConfig], T],
+    layout: Layout,
+    day: str,
+    config: DailyConfig,
+    inputs: Mapping[str, Path],
+) -> dict[str, T]:
+    """Runs a step on every day up to `day` that it has not covered; what it gave, by day."""
     name = step.__name__
     ledger = Ledger(layout.root / "ledger" / f"{name}.json", config.spec.hash)
     stale = ledger.stale(inputs, day)
     with progress(f"{name}, days", len(stale)) as advance:
 
-        def one(which: str) -> None:
-            step(layout, which, config)
+        def on_day(which: str) -> T:
+            result = step(layout, which, config)
             advance()
+            return result
 
-        ledger.cover(stale, inputs, one)
-    return stale
+        return ledger.cover(stale, inputs, on_day)
 
 
 def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
@@ -133,50 +128,20 @@ def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
     from components.log.ingest import ingest
 
     refuse_day_without_log(layout, day)
-    raw = layout.raw_days()
-    _refuse_other_log(layout, raw)
-    days = _cover(ingest, layout, day, config, {d: layout.raw_day(d) for d in raw})
+    refuse_other_log(layout)
+    raw = {d: layout.raw_day(d) for d in layout.raw_days()}
+    counts = _cover(ingest, layout, day, config, raw)
     refuse_nothing(layout, day)
-    counts = [json.loads(layout.ingest_counts(d).read_text()) for d in days]
-    total: Values = {"days": len(days)}
-    empty = [d for d, c in zip(days, counts, strict=True) if c["read"] and not c["kept"]]
-    total["empty"] = ", ".join(empty)
-    for name in ("read", "kept", "duplicates", "quarantined", "late"):
-        total[name] = sum(_count(c.get(name, 0)) for c in counts)
-    total["plan"] = plan(layout, day, config, renew=True).reason
-    return total
-
-
-def refuse_day_without_log(layout: Layout, day: str) -> None:
-    """ValueError where a source wrote no log of the day."""
-    raw = layout.raw_days()
-    if day not in raw:
-        have = f"have {raw[0]} to {raw[-1]}" if raw else "there is no log yet"
-        raise ValueError(f"no log of {day} under {layout.root / 'raw'}: {have}")
-
-
-def refuse_first_day(days: list[str], day: str) -> None:
-    """ValueError where no earlier day could be trained on."""
-    if day <= days[0]:
-        raise ValueError(
-            f"{day} is the first day of the log: a run ranks its day with a model that was trained "
-            "on the days before; choose a later day"
-        )
-
-
-def _refuse_other_log(layout: Layout, raw: list[str]) -> None:
-    """Two logs in one root would mix: every later step reads all ingested days."""
-    gone = sorted(set(layout.impression_days()) - set(raw))
-    if gone:
-        raise ValueError(
-            f"{layout.root} holds impressions of {gone[0]} that its log no longer has: "
-            "a log was replaced by another; use a new root"
-        )
-
-
-def _count(value: Any) -> int:
-    """A count, or the sum of counts by reason."""
-    return sum(value.values()) if isinstance(value, dict) else int(value)
+    return {
+        "days": len(counts),
+        "empty": ", ".join(d for d, c in counts.items() if c.read and not c.kept),
+        "read": sum(c.read for c in counts.values()),
+        "kept": sum(c.kept for c in counts.values()),
+        "duplicates": sum(c.duplicates for c in counts.values()),
+        "quarantined": sum(sum(c.quarantined.values()) for c in counts.values()),
+        "late": sum(c.late for c in counts.values()),
+        "plan": plan(layout, day, config, renew=True).reason,
+    }
 
 
 def _ingested(layout: Layout) -> dict[str, Path]:
@@ -227,7 +192,7 @@ def _train(layout: Layout, day: str, config: DailyConfig, ranker: str) -> Values
     from components.training.train import train
 
     chosen = plan(layout, day, config)
-    start = chosen.start if ranker == "feed_sr" else chosen.baseline_start
+    start = chosen.start if ranker == CANDIDATE else chosen.baseline_start
     train(layout, day, config, ranker, start)
     return {"ranker": ranker, "folder": str(layout.model(day, ranker)), "start": str(start or "")}
 
@@ -235,14 +200,9 @@ def _train(layout: Layout, day: str, config: DailyConfig, ranker: str) -> Values
 def _evaluate(layout: Layout, day: str, config: DailyConfig) -> Values:
     from components.evaluation.evaluate import evaluate
 
-    evaluate(layout, day, config)
-    metrics = json.loads((layout.run(day) / "metrics.json").read_text())
-    task = config.gate.task
-    return {
-        f"{ranker} {task} AUC": round(body["tasks"][task]["auc"], 4)
-        for ranker, body in metrics["rankers"].items()
-        if body["tasks"][task]["auc"] is not None
-    }
+    task, rankers = config.gate.task, evaluate(layout, day, config).rankers
+    aucs = {name: rankers[name].tasks[task].auc for name in sorted(rankers)}
+    return {f"{name} {task} AUC": round(auc, 4) for name, auc in aucs.items() if auc is not None}
 
 
 def _gate(layout: Layout, day: str, config: DailyConfig) -> Values:
@@ -273,7 +233,7 @@ def _promote(layout: Layout, day: str, config: DailyConfig, version: str) -> Val
     from components.registry import versions
 
     current = versions.current(layout)
-    if current is not None and versions.version_record(layout, current)["day"] > day:
+    if current is not None and versions.version_record(layout, current).day > day:
         return {"version": current, "kept": f"it is newer than {version}"}
     versions.promote(layout, version)
     return {"version": version}
@@ -283,12 +243,11 @@ def _report(layout: Layout, day: str, config: DailyConfig) -> Values:
     """No metrics, no report: a step before the evaluation failed, and its log says why."""
     from components.evaluation.report import report
 
-    metrics = layout.run(day) / "metrics.json"
+    run = Run(layout, day)
     # Metrics of an earlier run with another spec have other tasks than the configuration's.
-    if not metrics.is_file() or json.loads(metrics.read_text())["spec_hash"] != config.spec.hash:
+    if not run.holds(DayMetrics) or run.metrics.spec_hash != config.spec.hash:
         return {"report": ""}
-    report(layout, day, config)
-    return {"report": str(layout.run(day) / "report.html")}
+    return {"report": str(report(layout, day, config))}
 
 
 STEPS: dict[str, Callable[..., Values]] = {

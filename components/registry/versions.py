@@ -13,21 +13,23 @@ Every change happens under one file lock; a reader needs none, because `versions
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import hashlib
-import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from components.config import DailyConfig
 from components.layout.files import write_json
 from components.layout.locks import locked
 from components.layout.paths import Layout
-from components.registry.gate import CANDIDATE, GateVerdict
+from components.registry.gate import CANDIDATE
+from components.registry.json_record import read_value
+from components.registry.records import Promotion, VersionRecord
+from components.registry.run import Run
 
 MODEL_FILES = ("model.safetensors", "config.json")
 """What a version serves; nothing else is copied from a run, nothing that could hold a pickle."""
@@ -54,18 +56,28 @@ def register(layout: Layout, day: str, config: DailyConfig) -> str:
     Raises:
         ValueError: there is no model or no verdict, or the verdict is on other weights.
     """
-    model = layout.model(day, CANDIDATE)
-    fingerprint, verdict = model_hash(model), _verdict(layout, day)
+    model, run = layout.model(day, CANDIDATE), Run(layout, day)
+    fingerprint, verdict = model_hash(model), run.verdict
     if verdict.model != fingerprint:
         raise ValueError(
             f"the gate of {day} judged other weights than {model} holds now; "
             "evaluate and gate the day again, then register"
         )
-    version = f"{day}-{fingerprint[:8]}"
+    record = VersionRecord(
+        day=day,
+        version=f"{day}-{fingerprint[:8]}",
+        model=fingerprint,
+        ranker=CANDIDATE,
+        spec=config.spec.name,
+        spec_hash=config.spec.hash,
+        freshness=config.freshness,
+        metrics=run.metrics.rankers[CANDIDATE].tasks,
+        gate=verdict,
+    )
     with locked(layout.registry / ".lock"):
-        if not (_folder(layout, version) / "version.json").is_file():
-            _write_version(layout, version, model, _record(layout, day, config, verdict))
-    return version
+        if not _record_file(layout, record.version).is_file():
+            _write_version(layout, record, model)
+    return record.version
 
 
 def promote(layout: Layout, version: str, *, force: bool = False) -> None:
@@ -75,14 +87,14 @@ def promote(layout: Layout, version: str, *, force: bool = False) -> None:
         ValueError: an unknown or damaged version, or one the gate refused and `force` is not set.
     """
     record = version_record(layout, version)
-    if not record["gate"]["passed"] and not force:
-        failed = [c["reason"] for c in record["gate"]["checks"] if not c["passed"]]
-        raise ValueError(f"the gate refused {version}: {'; '.join(failed)} (force promotes it)")
-    _verify(layout, version, record)
+    if not record.gate.passed and not force:
+        failed = "; ".join(record.gate.reasons)
+        raise ValueError(f"the gate refused {version}: {failed} (force promotes it)")
+    _verify(layout, record)
     with locked(layout.registry / ".lock"):
         history = _history(layout)
         if current(layout) != version:
-            _point(layout, version, [*history, _entry("promote", version)])
+            _point(layout, [*history, _promotion("promote", version)])
 
 
 def rollback(layout: Layout) -> str:
@@ -99,8 +111,8 @@ def rollback(layout: Layout) -> str:
                 f"{layout.registry} has no earlier version to roll back to; promote one by name"
             )
         version = stack[-2]
-        _verify(layout, version, version_record(layout, version))
-        _point(layout, version, [*history, _entry("rollback", version)])
+        _verify(layout, version_record(layout, version))
+        _point(layout, [*history, _promotion("rollback", version)])
     return version
 
 
@@ -110,13 +122,10 @@ def prune(layout: Layout, keep: int) -> list[str]:
     What is in production, and what a rollback would go to, always stays.
     """
     with locked(layout.registry / ".lock"):
-        found = versions(layout)
-        stay = {
-            current(layout),
-            *_stack(_history(layout))[-2:],
-            *found[max(len(found) - keep, 0) :],
-        }
-        gone = [version for version in found if version not in stay]
+        registered = versions(layout)
+        newest = registered[max(len(registered) - keep, 0) :]
+        stay = {current(layout), *_stack(_history(layout))[-2:], *newest}
+        gone = [version for version in registered if version not in stay]
         for version in gone:
             hidden = _folder(layout, version).with_name(f".{version}.pruned")
             _folder(layout, version).rename(hidden)
@@ -135,10 +144,10 @@ def versions(layout: Layout) -> list[str]:
     return sorted(p.parent.name for p in layout.registry.glob("versions/[!.]*/version.json"))
 
 
-def promotions(layout: Layout) -> list[dict[str, Any]]:
-    """What was promoted and rolled back, in order: action, version, time (UTC, ISO 8601)."""
+def promotions(layout: Layout) -> list[Promotion]:
+    """What was promoted and rolled back, in order."""
     path = layout.registry / "promotions.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    return read_value(list[Promotion], path, Promotion.remedy) if path.is_file() else []
 
 
 def version_folder(layout: Layout, version: str) -> Path:
@@ -154,39 +163,22 @@ def version_folder(layout: Layout, version: str) -> Path:
     return _folder(layout, version)
 
 
-def version_record(layout: Layout, version: str) -> dict[str, Any]:
-    """The version.json of a version: day, hash, spec, metrics per task, the gate's verdict."""
-    return json.loads((version_folder(layout, version) / "version.json").read_text())
+def version_record(layout: Layout, version: str) -> VersionRecord:
+    """What a version remembers; ValueError as `version_folder`, or it is damaged."""
+    return VersionRecord.read(version_folder(layout, version) / "version.json")
 
 
 def _folder(layout: Layout, version: str) -> Path:
     return layout.registry / "versions" / version
 
 
-def _verdict(layout: Layout, day: str) -> GateVerdict:
-    path = layout.run(day) / "gate.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: the gate judges a model before it is registered")
-    return GateVerdict.read(path)
+def _record_file(layout: Layout, version: str) -> Path:
+    return _folder(layout, version) / "version.json"
 
 
-def _record(layout: Layout, day: str, config: DailyConfig, verdict: GateVerdict) -> dict[str, Any]:
-    """What a version remembers of its day; holds no time of writing, so that it is reproducible."""
-    metrics = json.loads((layout.run(day) / "metrics.json").read_text())
-    return {
-        "day": day,
-        "model": verdict.model,
-        "ranker": CANDIDATE,
-        "spec": config.spec.name,
-        "spec_hash": config.spec.hash,
-        "freshness": config.freshness,
-        "metrics": metrics["rankers"][CANDIDATE]["tasks"],
-        "gate": dataclasses.asdict(verdict),
-    }
-
-
-def _write_version(layout: Layout, version: str, model: Path, record: dict[str, Any]) -> None:
+def _write_version(layout: Layout, record: VersionRecord, model: Path) -> None:
     """Copies into a hidden folder, makes it read-only and durable, and renames it into place."""
+    version = record.version
     target = _folder(layout, version)
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(".*"):
@@ -195,8 +187,8 @@ def _write_version(layout: Layout, version: str, model: Path, record: dict[str, 
     try:
         for name in MODEL_FILES:
             shutil.copyfile(model / name, staging / name)
-        write_json(staging / "version.json", {"version": version, **record})
-        if model_hash(staging) != record["model"]:
+        record.write(staging / "version.json")
+        if model_hash(staging) != record.model:
             raise ValueError(f"{model} changed while it was registered; register {version} again")
         _freeze(staging)
         staging.rename(target)
@@ -229,48 +221,51 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _verify(layout: Layout, version: str, record: dict[str, Any]) -> None:
+def _verify(layout: Layout, record: VersionRecord) -> None:
     """ValueError if the files of a version are not the ones that were registered."""
-    folder = _folder(layout, version)
-    if model_hash(folder) != record["model"]:
+    folder = _folder(layout, record.version)
+    if model_hash(folder) != record.model:
         raise ValueError(
             f"the files in {folder} are not the ones that were registered; restore them or "
             "register the day again under a clean registry"
         )
 
 
-def _point(layout: Layout, version: str, history: list[dict[str, Any]]) -> None:
-    """Moves `current`, then writes the history; `_history` repairs a crash between the two."""
+def _point(layout: Layout, history: Sequence[Promotion]) -> None:
+    """Moves `current` to the last promotion's version, then writes the history.
+
+    `_history` repairs a crash between the two.
+    """
     link = layout.registry / "current"
     temporary = layout.registry / f".current.{os.getpid()}"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path("versions") / version)
+    temporary.symlink_to(Path("versions") / history[-1].version)
     temporary.replace(link)
     _sync(layout.registry)
-    write_json(layout.registry / "promotions.json", history)
+    moves = [promotion.plain() for promotion in history]
+    write_json(layout.registry / "promotions.json", moves)
 
 
-def _history(layout: Layout) -> list[dict[str, Any]]:
+def _history(layout: Layout) -> list[Promotion]:
     """The promotions; `current` is the truth where a crash kept the last one from being written."""
     history, now = promotions(layout), current(layout)
-    if now is not None and (not history or history[-1]["version"] != now):
-        stack = _stack(history)
-        action = "rollback" if stack[-2:-1] == [now] else "promote"
-        history.append(_entry(action, now))
+    if now is not None and (not history or history[-1].version != now):
+        back = _stack(history)[-2:-1] == [now]
+        history.append(_promotion("rollback" if back else "promote", now))
     return history
 
 
-def _stack(history: list[dict[str, Any]]) -> list[str]:
+def _stack(history: Sequence[Promotion]) -> list[str]:
     """The versions that were in production, oldest first, without those rolled back from."""
     stack: list[str] = []
-    for entry in history:
-        if entry["action"] == "rollback":
+    for promotion in history:
+        if promotion.action == "rollback":
             stack.pop()
         else:
-            stack.append(entry["version"])
+            stack.append(promotion.version)
     return stack
 
 
-def _entry(action: str, version: str) -> dict[str, Any]:
+def _promotion(action: Literal["promote", "rollback"], version: str) -> Promotion:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return {"action": action, "version": version, "time": now}
+    return Promotion(action=action, version=version, time=now)

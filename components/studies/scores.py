@@ -92,7 +92,9 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
         raise ValueError(
             f"the shards in {folder} hold nothing to score: the test has no impression"
         )
-    return card.result(), Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return card.result().plain(), Scores(
+        *(np.concatenate(part) for part in zip(*parts, strict=True))
+    )
 
 
 def differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differences]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each check of the gate at its limit and just beyond it, of each ranker and task apart."""
 
-import copy
 import json
 import math
 
@@ -10,9 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.config import GateConfig, load_config
-from components.layout.files import write_json
 from components.layout.paths import Layout
-from components.registry.gate import Check, GateVerdict, check, gate, judge
+from components.registry.gate import check, gate, judge
+from components.registry.metrics import DayMetrics
+from components.registry.records import Check, GateVerdict
+from components.registry.run import Run
+from feature_repo.specs import SIMULATOR
+from tests.run_builders import day_metrics as metrics_of_day
+from tests.run_builders import ranker_metrics
 
 DAY = "2026-01-03"
 CANDIDATE = {"auc": 0.75, "log_loss": 0.5, "ece": 0.02, "n": 10_000, "positives": 3_000}
@@ -31,12 +35,9 @@ ALL = [
 
 
 def day_metrics(**rankers: dict) -> dict:
-    """The metrics of a day: what is given of each ranker's first task; nothing is shared."""
-    bodies = {
-        name: {"tasks": {OF: copy.deepcopy(of), "like": copy.deepcopy(LIKE)}}
-        for name, of in rankers.items()
-    }
-    return {"day": DAY, "model": "ab" * 32, "rankers": bodies}
+    """The metrics of a day in JSON's types: what is given of each ranker's first task."""
+    measured = {name: ranker_metrics({OF: first, "like": LIKE}) for name, first in rankers.items()}
+    return metrics_of_day(SIMULATOR, DAY, measured).plain()
 
 
 def whole_day() -> dict:
@@ -50,15 +51,19 @@ def changed(ranker: str, task: str, **change: object) -> dict:
     return metrics
 
 
+def judged(metrics: dict, config: GateConfig | None = None) -> GateVerdict:
+    return judge(DayMetrics.model_validate(metrics), config or GateConfig())
+
+
 def failed(metrics: dict, config: GateConfig | None = None) -> list[str]:
-    verdict = judge(metrics, config or GateConfig())
+    verdict = judged(metrics, config)
     assert verdict.passed == (not verdict.reasons)
     assert verdict.passed == all(c.passed for c in verdict.checks)
     return [c.name for c in verdict.checks if not c.passed]
 
 
 def test_a_good_day_passes_every_check() -> None:
-    verdict = judge(whole_day(), GateConfig())
+    verdict = judged(whole_day())
     assert [c.name for c in verdict.checks] == ALL
     values = [c.value for c in verdict.checks]
     assert values == pytest.approx([3_000, 0.75, 0.01, -0.002, 0.02, 0.04])
@@ -72,10 +77,10 @@ def test_a_good_day_passes_every_check() -> None:
 
 
 def test_a_first_model_is_not_compared_to_production() -> None:
-    verdict = judge(day_metrics(feed_sr=CANDIDATE, dcnv2=BASELINE), GateConfig())
+    verdict = judged(day_metrics(feed_sr=CANDIDATE, dcnv2=BASELINE))
     assert verdict.passed
     assert [c.name for c in verdict.checks] == [n for n in ALL if "production" not in n]
-    alone = judge(day_metrics(feed_sr=CANDIDATE), GateConfig())
+    alone = judged(day_metrics(feed_sr=CANDIDATE))
     assert [c.name for c in alone.checks] == [n for n in ALL if "over" not in n]
 
 
@@ -141,7 +146,7 @@ def test_each_threshold_is_the_configured_one() -> None:
 )
 def test_what_could_not_be_measured_is_refused(nothing, ranker, task, metric, names) -> None:
     metrics = changed(ranker, task, **{metric: nothing})
-    verdict = judge(metrics, GateConfig())
+    verdict = judged(metrics)
     assert failed(metrics) == names
     for c in verdict.checks:
         if not c.passed:
@@ -152,9 +157,7 @@ def test_what_could_not_be_measured_is_refused(nothing, ranker, task, metric, na
 
 
 def test_a_log_loss_that_is_none_is_told_with_ten_times_that_of_a_coin() -> None:
-    (refused,) = (
-        c for c in judge(changed("feed_sr", OF, log_loss=None), GateConfig()).checks if not c.passed
-    )
+    (refused,) = (c for c in judged(changed("feed_sr", OF, log_loss=None)).checks if not c.passed)
     assert (refused.bound, refused.threshold) == ("at most", pytest.approx(6.931472))
 
 
@@ -213,7 +216,7 @@ def test_the_threshold_is_the_declared_one(auc: float, production: float, drop: 
     metrics = day_metrics(
         feed_sr={**CANDIDATE, "auc": auc}, production={**PRODUCTION, "auc": production}
     )
-    assert judge(metrics, config).passed == (auc - production >= -drop)
+    assert judged(metrics, config).passed == (auc - production >= -drop)
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf])
@@ -225,7 +228,7 @@ def test_the_verdict_is_written_as_json_and_read_back(tmp_path, nothing) -> None
     path.write_text(json.dumps(changed("feed_sr", OF, ece=nothing, log_loss=nothing)))
     verdict = gate(layout, DAY, config)
     written = (layout.run(DAY) / "gate.json").read_text()
-    assert GateVerdict.read(layout.run(DAY) / "gate.json") == verdict
+    assert Run(layout, DAY).verdict == verdict
     body = json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert (body["passed"], body["day"], body["model"]) == (False, DAY, "ab" * 32)
     assert [c["value"] for c in body["checks"] if not c["passed"]] == [None, None]
@@ -233,18 +236,18 @@ def test_the_verdict_is_written_as_json_and_read_back(tmp_path, nothing) -> None
 
 def test_a_verdict_of_yes_is_written(tmp_path) -> None:
     layout, config = Layout.at(tmp_path), load_config("demo")
-    write_json(layout.run(DAY) / "metrics.json", whole_day())
+    Run(layout, DAY).write(DayMetrics.model_validate(whole_day()))
     verdict = gate(layout, DAY, config)
     assert verdict.passed
-    assert GateVerdict.read(layout.run(DAY) / "gate.json") == verdict
+    assert Run(layout, DAY).verdict == verdict
     assert json.loads((layout.run(DAY) / "gate.json").read_text())["passed"] is True
 
 
 def test_a_day_that_was_not_evaluated_is_one_sentence(tmp_path) -> None:
-    with pytest.raises(ValueError, match=f"evaluate {DAY} before its gate"):
+    with pytest.raises(ValueError, match=f"missing: run feedsr evaluate of {DAY} first"):
         gate(Layout.at(tmp_path), DAY, load_config("demo"))
 
 
 def test_a_task_that_does_not_exist_is_one_sentence() -> None:
     with pytest.raises(ValueError, match="the gate is on task 'lick'; have long_dwell, like"):
-        judge(whole_day(), GateConfig(task="lick"))
+        judged(whole_day(), GateConfig(task="lick"))

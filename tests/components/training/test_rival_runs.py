@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -41,9 +40,9 @@ def test_it_is_trained_and_scored_as_every_ranker(
     assert fit(shards, out, config, SIMULATOR, RECIPE, "day") == record
     ranker, kept = load_model(out, SIMULATOR)
     assert kept == record
-    for of in evaluate_ranker(ranker, shards, SIMULATOR)["tasks"].values():
-        assert of["n"] == record["targets"]
-        assert math.isfinite(of["auc"])
+    for measured in evaluate_ranker(ranker, shards, SIMULATOR).tasks.values():
+        assert measured.n == record["targets"]
+        assert measured.auc is not None
 
 
 def test_a_backtest_knows_every_ranker_and_the_loop_its_own() -> None:

@@ -44,12 +44,11 @@ def test_its_scorecard_has_the_form_of_every_rankers(
 ) -> None:
     got = evaluate_ranker(ranker, folders[1], SIMULATOR)
     other = evaluate_ranker(build_ranker(DCNv2Config(), SIMULATOR), folders[1], SIMULATOR)
-    assert got.keys() == other.keys()
-    assert got["segments"].keys() == other["segments"].keys()
+    assert got.segments.keys() == other.segments.keys()
     for task in SIMULATOR.task_names:
-        assert got["tasks"][task]["n"] == other["tasks"][task]["n"]
-        assert got["tasks"][task]["ece"] < 0.1
-    json.dumps(got, allow_nan=False)
+        assert got.tasks[task].n == other.tasks[task].n
+        assert (got.tasks[task].ece or 0) < 0.1
+    json.dumps(got.plain(), allow_nan=False)
 
 
 def test_it_learns_what_the_position_says_and_is_scored_without_it(
@@ -63,7 +62,8 @@ def test_it_learns_what_the_position_says_and_is_scored_without_it(
     label, logit = torch.cat(labels), torch.cat(logits)
     wins = (logit[label == 1][:, None] > logit[label == 0]).float().mean()
     assert wins > 0.57
-    scored = evaluate_ranker(ranker, folders[1], SIMULATOR)["tasks"]["click"]["auc"]
+    scored = evaluate_ranker(ranker, folders[1], SIMULATOR).tasks["click"].auc
+    assert scored is not None
     assert scored < wins - 0.03
 
 
