@@ -8,6 +8,7 @@ from typing import Any
 
 from components.evaluation.requests import LoggedRequest
 from components.registry.metrics import DayMetrics, RankerMetrics
+from components.registry.records import VersionRecord
 from feature_repo.spec import Spec
 
 MODEL = "ab" * 32
@@ -35,6 +36,23 @@ def day_metrics(
         "drift": {},
     }
     return DayMetrics.model_validate({**whole, **changes})
+
+
+def version_record(spec: Spec, version: str, **changes: Any) -> VersionRecord:
+    """A version that the gate let through, of the day that its name begins with."""
+    day = version[:10]
+    whole = {
+        "day": day,
+        "version": version,
+        "model": MODEL,
+        "ranker": "feed_sr",
+        "spec": spec.name,
+        "spec_hash": spec.hash,
+        "freshness": "day",
+        "metrics": {},
+        "gate": {"day": day, "model": MODEL, "passed": True, "checks": []},
+    }
+    return VersionRecord.model_validate({**whole, **changes})
 
 
 def logged_request(member_id: int, post_ids: list[int], **fields: Any) -> LoggedRequest:

@@ -78,7 +78,7 @@ class Run:
         """A record; ValueError if it was not written or is damaged."""
         path = self._path(kind)
         if not path.is_file():
-            raise ValueError(f"{path} is missing: run feedsr {kind.step} of {self.day} first")
+            raise ValueError(f"{path} is missing: run feedsr {kind.step} --day {self.day} first")
         return kind.read(path)
 
     def write(self, record: RunRecord) -> None:

@@ -244,7 +244,7 @@ def test_a_verdict_of_yes_is_written(tmp_path) -> None:
 
 
 def test_a_day_that_was_not_evaluated_is_one_sentence(tmp_path) -> None:
-    with pytest.raises(ValueError, match=f"missing: run feedsr evaluate of {DAY} first"):
+    with pytest.raises(ValueError, match=f"missing: run feedsr evaluate --day {DAY} first"):
         gate(Layout.at(tmp_path), DAY, load_config("demo"))
 
 

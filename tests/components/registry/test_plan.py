@@ -14,8 +14,10 @@ from components.config import DailyConfig, GateConfig
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.registry.plan import fingerprint, plan
-from model import DCNv2Config, FeedSRConfig
+from components.registry.run import Run
+from model import DCNv2Config, FeedSRConfig, RankerConfig
 from tests.loop_builders import tiny_config
+from tests.run_builders import version_record
 
 VERSION, TRAINED, DAY = "2026-01-08-aaaaaaaa", "2026-01-08", "2026-01-09"
 
@@ -24,28 +26,28 @@ def root_with_production(root: Path, config: DailyConfig, **changed: Any) -> Lay
     """A root whose registry and baseline are there as the registry and training write them."""
     layout = Layout.at(root)
     folder = layout.registry / "versions" / VERSION
-    record = {
-        "day": TRAINED,
-        "spec_hash": config.spec.hash,
-        "freshness": config.freshness,
-        **changed,
-    }
-    write_json(folder / "version.json", record)
-    write_json(folder / "config.json", {"config": config.feed_sr.model_dump(mode="json")})
+    version_record(config.spec, VERSION, **changed).write(folder / "version.json")
+    write_json(folder / "config.json", trained_as(config, config.feed_sr))
     (layout.registry / "current").symlink_to(Path("versions") / VERSION)
-    baseline = {
-        "config": config.dcnv2.model_dump(mode="json"),
-        "spec_hash": config.spec.hash,
-        "record": {"freshness": config.freshness},
-    }
-    write_json(layout.model(TRAINED, "dcnv2") / "config.json", baseline)
+    baseline = layout.model(TRAINED, "dcnv2") / "config.json"
+    write_json(baseline, trained_as(config, config.dcnv2))
     return layout
+
+
+def trained_as(config: DailyConfig, ranker: RankerConfig) -> dict[str, Any]:
+    """What a model's `config.json` says that others than the model read, beside more."""
+    return {
+        "ranker": ranker.ranker,
+        "config": ranker.model_dump(mode="json"),
+        "spec_hash": config.spec.hash,
+        "record": {"freshness": config.freshness, "steps": 3},
+    }
 
 
 def promote_by_hand(layout: Layout, version: str, config: DailyConfig) -> None:
     """Puts a version of another day into production, as the registry does."""
-    record = {"day": version[:10], "spec_hash": config.spec.hash, "freshness": config.freshness}
-    write_json(layout.registry / "versions" / version / "version.json", record)
+    record = version_record(config.spec, version)
+    record.write(layout.registry / "versions" / version / "version.json")
     (layout.registry / "current").unlink()
     (layout.registry / "current").symlink_to(Path("versions") / version)
 
@@ -143,7 +145,7 @@ def test_a_run_that_begins_after_a_rollback_starts_from_what_is_in_production(
     promote_by_hand(layout, "2026-01-07-cccccccc", config)
     write_json(
         layout.registry / "versions" / "2026-01-07-cccccccc" / "config.json",
-        {"config": config.feed_sr.model_dump(mode="json")},
+        trained_as(config, config.feed_sr),
     )
     layout.model(TRAINED, "dcnv2").rename(layout.model(TRAINED, "aside"))
     layout.run("2026-01-07").mkdir(parents=True)
@@ -180,3 +182,32 @@ def test_a_version_in_production_that_is_gone_is_one_sentence(tmp_path: Path) ->
     (layout.registry / "versions" / VERSION / "version.json").unlink()
     with pytest.raises(ValueError, match=f"{VERSION} is in production and gone"):
         plan(layout, DAY, config)
+
+
+def test_a_plan_names_folders_from_the_root_so_that_it_can_be_moved(tmp_path: Path) -> None:
+    config = tiny_config()
+    layout = root_with_production(tmp_path / "here", config)
+    made = plan(layout, DAY, config)
+    assert made == Run(layout, DAY).plan
+    written = json.loads((layout.run(DAY) / "plan.json").read_text())
+    assert written["start"] == f"registry/versions/{VERSION}"
+    assert written["baseline_start"] == f"runs/{TRAINED}/dcnv2"
+    moved = Layout.at(layout.root.rename(tmp_path / "there"))
+    assert plan(moved, DAY, config).start == moved.registry / "versions" / VERSION
+
+
+def test_a_damaged_plan_is_one_sentence_and_no_other_plan(tmp_path: Path) -> None:
+    config = tiny_config()
+    layout = Layout.at(tmp_path)
+    plan(layout, DAY, config)
+    path = layout.run(DAY) / "plan.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match=r"plan\.json is damaged: .*; remove it and run feedsr"):
+        plan(layout, DAY, config)
+
+
+def test_a_version_without_its_configuration_is_a_cold_start(tmp_path: Path) -> None:
+    config = tiny_config()
+    layout = root_with_production(tmp_path, config)
+    (layout.registry / "versions" / VERSION / "config.json").unlink()
+    assert "configuration changed" in plan(layout, DAY, config).reason

@@ -19,6 +19,8 @@ from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.registry import versions
 from components.registry.gate import gate
+from components.registry.run import Run
+from tests.run_builders import day_metrics, ranker_metrics
 
 CONFIG = load_config("demo")
 DAYS = [f"2026-01-{day:02d}" for day in range(2, 9)]
@@ -32,9 +34,9 @@ def judged_model(layout: Layout, day: str, *, seed: int = 0, auc: float = 0.75) 
     weights = np.random.default_rng(seed).normal(size=(8, 4)).astype(np.float32)
     save_file({"head.weight": weights}, folder / "model.safetensors")
     write_json(folder / "config.json", {"width": 4, "spec_hash": CONFIG.spec.hash})
-    tasks = {name: {**GOOD, "auc": auc} for name in CONFIG.spec.task_names}
-    body = {"rankers": {"feed_sr": {"tasks": tasks}}, "model": versions.model_hash(folder)}
-    write_json(layout.run(day) / "metrics.json", {"day": day, **body})
+    candidate = ranker_metrics({name: {**GOOD, "auc": auc} for name in CONFIG.spec.task_names})
+    model = versions.model_hash(folder)
+    Run(layout, day).write(day_metrics(CONFIG.spec, day, {"feed_sr": candidate}, model=model))
     gate(layout, day, CONFIG)
 
 
@@ -63,9 +65,10 @@ def test_a_version_is_read_only_and_says_where_it_comes_from(layout) -> None:
     for path in [folder, *folder.iterdir()]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o444 if path.is_file() else 0o555)
     record = versions.version_record(layout, version)
-    assert record["spec_hash"] == CONFIG.spec.hash
-    assert record["gate"]["passed"]
-    assert record["metrics"]["long_dwell"]["auc"] == 0.75
+    assert record.spec_hash == CONFIG.spec.hash
+    assert record.gate == Run(layout, DAYS[0]).verdict
+    assert record.metrics["long_dwell"].auc == 0.75
+    assert record.version == version
     assert version.startswith(DAYS[0] + "-")
 
 
@@ -158,7 +161,7 @@ def test_promote_and_roll_back_walk_the_history(layout) -> None:
     assert versions.current(layout) == a
     versions.promote(layout, c)
     assert versions.rollback(layout) == a
-    assert [e["action"] for e in versions.promotions(layout)] == [
+    assert [promotion.action for promotion in versions.promotions(layout)] == [
         "promote", "promote", "promote", "rollback", "rollback", "promote", "rollback"
     ]  # fmt: skip
 
@@ -206,7 +209,7 @@ def test_a_crash_between_rolling_back_and_recording_is_repaired(layout) -> None:
     assert versions.rollback(layout) == b
     (layout.registry / "promotions.json").write_bytes(before)
     assert versions.rollback(layout) == a
-    assert [e["action"] for e in versions.promotions(layout)] == [
+    assert [promotion.action for promotion in versions.promotions(layout)] == [
         "promote", "promote", "promote", "rollback", "rollback"
     ]  # fmt: skip
 
@@ -217,9 +220,9 @@ def test_a_promotion_says_when_to_the_second_and_what_a_killed_one_left_is_no_ma
     version = registered(layout, DAYS[0])
     (layout.registry / f".current.{os.getpid()}").symlink_to("half")
     versions.promote(layout, version)
-    (entry,) = versions.promotions(layout)
-    assert (entry["action"], entry["version"]) == ("promote", version)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", entry["time"])
+    (promotion,) = versions.promotions(layout)
+    assert (promotion.action, promotion.version) == ("promote", version)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", promotion.time)
     assert (layout.registry / "current").readlink() == Path("versions") / version
 
 
@@ -335,7 +338,7 @@ def test_missing_inputs_are_one_sentence(layout) -> None:
         versions.register(layout, DAYS[0], CONFIG)
     judged_model(layout, DAYS[0])
     (layout.run(DAYS[0]) / "gate.json").unlink()
-    with pytest.raises(ValueError, match="the gate judges a model before it is registered"):
+    with pytest.raises(ValueError, match="missing: run feedsr gate --day"):
         versions.register(layout, DAYS[0], CONFIG)
 
 
@@ -346,13 +349,13 @@ def test_a_crash_between_pointing_and_recording_is_repaired(layout) -> None:
     versions.promote(layout, b)
     (layout.registry / "promotions.json").write_bytes(before)
     versions.promote(layout, c)
-    assert [e["version"] for e in versions.promotions(layout)] == [a, b, c]
+    assert [promotion.version for promotion in versions.promotions(layout)] == [a, b, c]
     assert versions.rollback(layout) == b
 
 
-def _promote_often(layout: Layout, versions: list[str]) -> None:
+def _promote_often(layout: Layout, names: list[str]) -> None:
     for _ in range(10):
-        for version in versions:
+        for version in names:
             versions.promote(layout, version)
 
 
@@ -369,6 +372,19 @@ def test_many_writers_leave_one_consistent_history(layout) -> None:
         process.join()
     assert [process.exitcode for process in work] == [0, 0, 0]
     assert seen <= {None, *names}
-    history = [e["version"] for e in versions.promotions(layout)]
+    history = [promotion.version for promotion in versions.promotions(layout)]
     assert history[-1] == versions.current(layout)
     assert all(a != b for a, b in itertools.pairwise(history))
+
+
+def test_a_damaged_record_is_one_sentence(layout) -> None:
+    version = registered(layout, DAYS[0])
+    versions.promote(layout, version)
+    (layout.registry / "promotions.json").write_text('[{"action": "lost"}]')
+    with pytest.raises(ValueError, match=r"promotions\.json is damaged: 0\.action: .*; restore it"):
+        versions.promotions(layout)
+    path = versions.version_folder(layout, version) / "version.json"
+    path.chmod(0o644)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"version\.json is damaged: day: Field required; restore"):
+        versions.version_record(layout, version)
