@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -36,7 +37,9 @@ class Stages:
         self._frames = itertools.cycle("|/-\\")
 
     def enter(self, label: str) -> None:
-        """Begins a stage, which ends the one before."""
+        """Begins a stage, which ends the one before; nothing where it is that stage already."""
+        if label == self._label:
+            return
         self.leave()
         self._label, self._since = label, time.monotonic()
         if self._terminal:
@@ -145,6 +148,8 @@ def _lines(process: subprocess.Popen[str], stages: Stages) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    # What was started is stopped also where make is told to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(install(Path(sys.argv[1]), sys.argv[2:], sys.stdout))
     except KeyboardInterrupt:
