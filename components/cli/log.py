@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.cli.options import DEFAULT_ROOT, ConfigName, Root, opened, remember
+from components.cli.options import DEFAULT_ROOT, LogConfigName, NamedConfig, Root, opened, remember
 
 if TYPE_CHECKING:
     from components.log.sources.base import SourceCounts
@@ -21,11 +21,11 @@ command = partial(log.command, rich_help_panel="Log")
 @command()
 def simulate(
     days: Annotated[int, typer.Option(min=1, help="days of log")] = 9,
-    members: Annotated[int, typer.Option(min=1)] = 600,
+    members: Annotated[int, typer.Option(min=1, help="members of the feed")] = 600,
     impressions: Annotated[int, typer.Option(min=1, help="about how many, over all days")] = 70_000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="the same log for the same seed")] = 0,
     root: Root = DEFAULT_ROOT,
-    config: ConfigName = "demo",
+    config: NamedConfig = "demo",
 ) -> None:
     """Write a seeded simulated log with known truth."""
     from components.layout.writer import writing
@@ -46,7 +46,7 @@ def simulate(
 def import_log(
     data: Annotated[Path, typer.Argument(help="folder of the log: KuaiRand, or your own Parquet")],
     root: Root = DEFAULT_ROOT,
-    config: ConfigName = "",
+    config: LogConfigName = "",
 ) -> None:
     """Bring a log: KuaiRand as published, or your own Parquet."""
     from components.layout.writer import writing
@@ -66,8 +66,11 @@ def import_log(
 
 
 @command()
-def columns(config: ConfigName = "demo") -> None:
-    """List the columns that your own log must have for a configuration's feature spec."""
+def columns(config: NamedConfig = "demo") -> None:
+    """List the columns that a configuration wants of your own log.
+
+    Impressions may be spread over several files, which the star says.
+    """
     from components.config import load_config
 
     spec = load_config(config).spec

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from components.cli.options import DEFAULT_ROOT, ConfigName, Day, Root, chosen_day, opened
+from components.cli.options import (
+    DEFAULT_ROOT,
+    ConfigName,
+    Day,
+    NamedConfig,
+    Root,
+    chosen_day,
+    opened,
+)
 
 loop = typer.Typer()
 command = partial(loop.command, rich_help_panel="Daily loop")
@@ -22,7 +30,10 @@ def demo(
     root: Annotated[Path | None, typer.Option(help="default: runs/demo or runs/demo-NAME")] = None,
     config: Annotated[str, typer.Option(help="for your own log; default: by the data")] = "",
 ) -> None:
-    """Two days of the loop, cold then warm, then one feed ranked by the promoted model."""
+    """Run two days of the loop, cold then warm, and rank one feed.
+
+    It begins with a simulated log, or with yours. A demo that was stopped goes on.
+    """
     from components.loop.demo import demo as run
 
     run(data, days, root, config)
@@ -30,7 +41,10 @@ def demo(
 
 @command()
 def daily(root: Root = DEFAULT_ROOT, day: Day = "", config: ConfigName = "") -> None:
-    """Run the whole loop for one day through the Kubeflow pipeline, on this machine."""
+    """Run the whole loop for one day, on this machine.
+
+    It is the Kubeflow pipeline that a cluster runs, by Kubeflow's local runner.
+    """
     from components.loop.daily import daily as run
 
     layout, name, _ = opened(root, config)
@@ -58,19 +72,21 @@ def _run_step(name: str, root: Path, day: str, config: str, **arguments: str) ->
     typer.echo(f"{name} {day}: {summary(name, values)}")
 
 
-STEP_COMMANDS = {
+BEFORE_TRAINING = {
     "ingest": "Check, deduplicate and sessionise the days that arrived.",
     "features": "Count popularity, activity and affinity as of each new day.",
     "histories": "Pack each member's last impressions as of each new day.",
     "materialize": "Move features and histories to Feast's online store.",
     "sequences": "Join the day's training and evaluation shards in time.",
+}
+AFTER_TRAINING = {
     "evaluate": "Score the day with the new model, production and the baseline.",
     "gate": "Judge the day's model by the declared thresholds.",
     "parity": "Replay serving requests offline and compare.",
     "register": "Make the day's model an immutable version.",
     "report": "Write the day's HTML report.",
 }
-for _name, _about in STEP_COMMANDS.items():
+for _name, _about in BEFORE_TRAINING.items():
     _step_command(_name, _about)
 
 
@@ -81,10 +97,17 @@ def train(
     day: Day = "",
     config: ConfigName = "",
 ) -> None:
-    """Train one ranker of the day, cold or warm; resumes what was killed."""
+    """Train one ranker of the day, cold or warm.
+
+    A training that was killed goes on where it stopped.
+    """
     if ranker not in ("feed_sr", "dcnv2"):
         raise ValueError(f"there is no ranker {ranker!r}; have feed_sr, dcnv2")
     _run_step("train", root, day, config, ranker=ranker)
+
+
+for _name, _about in AFTER_TRAINING.items():
+    _step_command(_name, _about)
 
 
 @command()
@@ -104,9 +127,11 @@ def submit(
     host: Annotated[
         str, typer.Option(envvar="FEEDSR_KFP_HOST", help="the pipeline service's address")
     ] = "http://127.0.0.1:8888",
-    namespace: Annotated[str, typer.Option(envvar="FEEDSR_KFP_NAMESPACE")] = "feedsr",
+    namespace: Annotated[
+        str, typer.Option(envvar="FEEDSR_KFP_NAMESPACE", help="where the pods run")
+    ] = "feedsr",
     service_account: Annotated[str, typer.Option(help="runs the steps' pods")] = "feedsr-daily",
-    config: ConfigName = "demo",
+    config: NamedConfig = "demo",
 ) -> None:
     """Submit a day's run to a Kubeflow Pipelines server."""
     from components.loop.submit import Target

@@ -55,14 +55,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+    ),
+]
+
+
 @app.callback()
-def feedsr(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="print it and end"),
-    ] = False,
-) -> None:
-    """Feed-SR: the daily loop from a raw log to a ranked feed."""
+def feedsr(version: Version = False) -> None:
+    """Feed-SR: the daily loop from a raw log to a ranked feed.
+
+    Begin with feedsr demo; feedsr COMMAND --help says what a command takes.
+    """
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,14 +19,17 @@ Root = Annotated[
     Path, typer.Option("--root", envvar="FEEDSR_ROOT", help="folder of the run's files")
 ]
 Day = Annotated[str, typer.Option("--day", help="as-of day, YYYY-MM-DD; default: the log's last")]
-ConfigName = Annotated[
-    str,
-    typer.Option(
-        "--config",
-        envvar="FEEDSR_CONFIG",
-        help="demo, kuairand or a JSON file; default: what the root was made with",
-    ),
-]
+
+
+def _config(default: str) -> Any:
+    about = f"demo, kuairand or a JSON file{default}"
+    return typer.Option("--config", envvar="FEEDSR_CONFIG", help=about)
+
+
+ConfigName = Annotated[str, _config("; default: what the root was made with")]
+LogConfigName = Annotated[str, _config("; default: by the log")]
+NamedConfig = Annotated[str, _config("")]
+"""Where there is no root that remembers one."""
 DEFAULT_ROOT = Path("runs/demo")
 
 

@@ -22,7 +22,10 @@ def versions(
     ] = None,
     root: Root = DEFAULT_ROOT,
 ) -> None:
-    """List the registered versions; * marks the one in production, which is never deleted."""
+    """List the registered versions; * marks the one in production.
+
+    Pruning never deletes the one in production.
+    """
     from components.layout.paths import Layout
     from components.registry import versions
 
@@ -33,10 +36,10 @@ def versions(
         for version in gone:
             typer.echo(f"{version} is deleted")
     production = versions.current(layout)
-    found = versions.versions(layout)
-    if not found:
+    registered = versions.versions(layout)
+    if not registered:
         raise ValueError(f"{layout.registry} has no version yet; run feedsr daily")
-    for version in found:
+    for version in registered:
         record = versions.version_record(layout, version)
         verdict = "passed" if record.gate.passed else "refused"
         typer.echo(f"{'*' if version == production else ' '} {version}  gate: {verdict}")
@@ -45,7 +48,7 @@ def versions(
 @command()
 def promote(
     version: Annotated[str, typer.Argument(help="a registered version; see feedsr versions")],
-    force: Annotated[bool, typer.Option(help="also one that the gate refused")] = False,
+    force: Annotated[bool, typer.Option("--force", help="also one that the gate refused")] = False,
     root: Root = DEFAULT_ROOT,
 ) -> None:
     """Point production at a version."""

@@ -46,6 +46,6 @@ def rank(
 
 def _post_ids(text: str) -> list[int] | None:
     try:
-        return [int(one) for one in text.split(",")] if text else None
+        return [int(post) for post in text.split(",")] if text else None
     except ValueError as error:
         raise ValueError(f"candidates {text!r}: want post ids with commas, as 17,4,99") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.cli.options import ConfigName
+from components.cli.options import LogConfigName
 
 if TYPE_CHECKING:
     from components.studies.trial import Log
@@ -22,22 +22,26 @@ TestThrough = Annotated[str, typer.Option(help="last day that is ranked")]
 ResultsPath = Annotated[Path | None, typer.Option("--json", help="results, added to")]
 Seeds = Annotated[int, typer.Option(min=1, help="train each one so often")]
 Work = Annotated[Path, typer.Option(help="folder to work in, reused")]
+WorkIfAny = Annotated[
+    Path | None, typer.Option(help="folder to work in, reused; default: runs/backtest/DATA")
+]
+JsonPath = Annotated[Path | None, typer.Option("--json", help="also write it there")]
 STUDIES = Path("runs/studies")
 
 
 @command()
 def backtest(
-    data: Annotated[str, typer.Option(help="folder of the log, or sim:<impressions>")],
-    train_before: Annotated[str, typer.Option(help="first day that is not trained on")],
-    test_through: Annotated[str, typer.Option(help="last day that is ranked")],
+    data: Data,
+    train_before: TrainBefore,
+    test_through: TestThrough,
     rankers: Annotated[str, typer.Option(help="names with commas")] = "feed_sr,dcnv2",
     freshness: Annotated[str, typer.Option(help="day, 30m or immediate")] = "day",
-    seeds: Annotated[int, typer.Option(min=1, help="train each ranker so often")] = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write it there")] = None,
-    config: ConfigName = "",
-    work: Annotated[Path | None, typer.Option(help="folder to work in, reused")] = None,
+    seeds: Seeds = 1,
+    json_file: JsonPath = None,
+    config: LogConfigName = "",
+    work: WorkIfAny = None,
 ) -> None:
-    """Train each ranker before a date and rank the days after it, for any log."""
+    """Train each ranker before a date and rank the days after it."""
     from components.backtest.backtest import BacktestOptions
     from components.backtest.backtest import backtest as run
     from feature_repo.spec import FRESHNESS
@@ -58,9 +62,9 @@ def leakage(
     sessions: Annotated[str, typer.Option(help="logged, or pause: visits of requests")] = "logged",
     ranker: Annotated[str, typer.Option(help="any that backtest knows")] = "feed_sr",
     seeds: Seeds = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write it there")] = None,
-    config: ConfigName = "",
-    work: Annotated[Path | None, typer.Option(help="folder to work in, reused")] = None,
+    json_file: JsonPath = None,
+    config: LogConfigName = "",
+    work: WorkIfAny = None,
 ) -> None:
     """Measure how much of a log's AUC is same-session feedback."""
     from components.studies.leakage.cut import SESSIONS
@@ -87,12 +91,12 @@ def ablate(
     parts: Annotated[str, typer.Option(help="with commas, as: positions,head; default: all")] = "",
     seeds: Seeds = 1,
     json_file: ResultsPath = None,
-    config: ConfigName = "",
+    config: LogConfigName = "",
     work: Work = STUDIES,
 ) -> None:
-    """Change one thing of Feed-SR at a time: the ablation study, resumable.
+    """Change one thing of Feed-SR at a time: the ablation study.
 
-    The same command in another shell shares the work.
+    A study that was stopped goes on; the same command in another shell shares the work.
     """
     from components.studies.ablate import chosen, run
     from components.studies.trial import Log
@@ -115,12 +119,12 @@ def compare(
     seeds: Seeds = 5,
     freshness: Annotated[str, typer.Option(help="day, 30m or immediate")] = "day",
     json_file: ResultsPath = None,
-    config: ConfigName = "",
+    config: LogConfigName = "",
     work: Work = STUDIES,
 ) -> None:
-    """Tune every ranker alike on some days and test it once on the next; resumable.
+    """Tune every ranker alike on some days; test it once on the next.
 
-    The same command in another shell shares the work.
+    A study that was stopped goes on; the same command in another shell shares the work.
     """
     from components.studies.compare import CompareOptions, run
     from components.studies.trial import Log
@@ -146,10 +150,13 @@ def incremental(
     stale_days: Annotated[int, typer.Option(min=1, help="age of the weights of `stale`")] = 3,
     seeds: Seeds = 1,
     json_file: ResultsPath = None,
-    config: ConfigName = "",
+    config: LogConfigName = "",
     work: Work = STUDIES,
 ) -> None:
-    """Train every day cold, warm, from stale weights or not at all, and rank the next day."""
+    """Train each day cold, warm, from stale weights or not at all.
+
+    Each way then ranks the next day.
+    """
     from components.studies.incremental import run
     from components.studies.trial import Log
 
@@ -164,10 +171,10 @@ def scaling(
     test_through: TestThrough,
     seeds: Seeds = 1,
     json_file: ResultsPath = None,
-    config: ConfigName = "",
+    config: LogConfigName = "",
     work: Work = STUDIES,
 ) -> None:
-    """Train Feed-SR at many sizes: AUC against the operations that its training took."""
+    """Train Feed-SR at many sizes: AUC against training operations."""
     from components.studies.scaling import run
     from components.studies.trial import Log
 
@@ -185,7 +192,7 @@ def results(
         "docs/pictures/scaling.svg"
     ),
 ) -> None:
-    """Render the tables of pages, and the figure, anew from the studies' results."""
+    """Render the pages' tables and the figure from the results."""
     import json
 
     from components.layout.files import atomic_path
