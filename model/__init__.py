@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rankers, Feed-SR and those it is compared with: PyTorch, and no files beyond checkpoints.
 
-Importing this package loads the configurations alone; torch is loaded when a ranker is built.
+This room knows features, batches and weights. It refuses to know logs, stores and requests.
+Importing it loads the configurations alone; torch is loaded when a ranker is built.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 HeadName = Literal["linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe"]
-HEADS: tuple[HeadName, ...] = ("linear", "mlp", "stacked_dcn", "parallel_dcn", "mmoe")
 PositionsName = Literal["rope", "learned", "none", "time_rope"]
 AttentionName = Literal["softmax", "silu", "relu", "sigmoid"]
 BlockName = Literal["transformer", "hstu", "hstu_published"]

@@ -30,11 +30,11 @@ FIT_ROWS = 1_000_000
 
 
 def hash_ids(ids: Tensor, buckets: int) -> Tensor:
-    """Bucket of each id, int64 in [0, buckets); id 0, the unknown one, has bucket 0 for itself
-    where there are two or more.
+    """Bucket of each id, int64 in [0, buckets).
 
-    The finaliser of SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number
-    generators", 2014 (variant 13).
+    Id 0, the unknown one, has bucket 0 for itself where there are two or more. The finaliser of
+    SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014
+    (variant 13).
     """
     x = ids.to(torch.int64)
     x = (x ^ _shift(x, 30)) * MIX[0]
@@ -208,11 +208,11 @@ class FeatureEncoder(nn.Module):
         """Columns by feature name, `[R]` or `[R, E]`, to `[R, W]`."""
         parts = []
         if self.ids:
-            found = [
+            embedded = [
                 self.tables[kind.table](hash_ids(columns[name], kind.buckets))
                 for name, kind in self.ids
             ]
-            parts.append(self.dropout(torch.cat(found, -1)))
+            parts.append(self.dropout(torch.cat(embedded, -1)))
         parts += [encoder(columns[name]) for name, encoder in self.single.items()]
         for names, bank in zip(self.bank_names, self.banks, strict=True):
             parts.append(bank(torch.stack([columns[name] for name in names])))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from feature_repo.spec import Spec
 from kernels.shared_context_attention import SeqlenInfo
-from model import accounting
+from model.accounting import attention_pairs, linear_flops
 from model.batch import Impressions, RankBatch, TrainBatch
 from model.config import FeedSRConfig
 from model.heads import PositionOffsets, TaskHead, output_layer
@@ -78,6 +78,11 @@ class FeedSR(Ranker):
         """Logits `[N, K]`: every request's candidates over its one history, in one forward."""
         return self._rank(batch)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `rank_after` is there: it is."""
+        return True
+
     def rank_after(
         self, batch: RankBatch, past: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
@@ -99,8 +104,9 @@ class FeedSR(Ranker):
         return self._rank(batch, memory), memory.of_each()
 
     def compute_in(self, dtype: torch.dtype) -> FeedSR:
-        """Serves with blocks in `dtype`, bfloat16 say; encoders and head stay as they are. Not for
-        training: the blocks' weights are rounded.
+        """Serves with blocks in `dtype`, bfloat16 say; encoders and head stay as they are.
+
+        Not for training: the blocks' weights are rounded.
         """
         self.blocks.to(dtype)
         self.norm.to(dtype)
@@ -114,15 +120,41 @@ class FeedSR(Ranker):
 
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Floating-point operations of ranking one request (a multiply-add is two)."""
-        return sum(accounting.flops(self, num_impressions, num_candidates).values())
+        return sum(self.flops_by_part(num_impressions, num_candidates).values())
+
+    def flops_by_part(self, num_impressions: int, num_candidates: int) -> dict[str, int]:
+        """`flops` by part; the last layer needs keys and values of its context alone."""
+        tokens = 2 * num_impressions
+        pairs, pairs_N = attention_pairs(num_impressions, num_candidates)
+        per_pair, full = 4 * self.config.width, self.config.layers - 1
+        *first, last = self.layers
+        return {
+            "tokens": linear_flops(self.post_tokens, num_impressions + num_candidates)
+            + linear_flops(self.action_tokens, num_impressions),
+            "blocks": sum(linear_flops(block, tokens + num_candidates) for block in first)
+            + linear_flops(last, num_candidates)
+            + linear_flops(last.key_value_layer(), tokens),
+            "attention": per_pair * (full * (pairs + pairs_N) + pairs_N),
+            "head": self._fused_flops(num_candidates),
+        }
 
     def training_flops(self, num_impressions: int, num_targets: int, pairs: int) -> int:
-        """Floating-point operations of a training forward; see `accounting.training_flops`."""
-        return accounting.training_flops(self, num_impressions, num_targets, pairs)
+        """Floating-point operations of the forward that training runs on packed sequences.
 
-    def activation_bytes(self, num_impressions: int, num_candidates: int) -> int:
-        """Bytes of activations alive at the widest point of ranking one request."""
-        return accounting.activation_bytes(self, num_impressions, num_candidates)
+        Args:
+            num_impressions: of all sequences.
+            num_targets: rows that go through the head; of the last layer they alone are finished,
+                which is not taken off here.
+            pairs: how many keys the context tokens see, summed.
+        """
+        layers = sum(linear_flops(layer, 2 * num_impressions) for layer in self.layers)
+        tokens = linear_flops(self.post_tokens, num_impressions)
+        tokens += linear_flops(self.action_tokens, num_impressions)
+        attention = 4 * self.config.width * self.config.layers * pairs
+        return layers + tokens + self._fused_flops(num_targets) + attention
+
+    def _fused_flops(self, rows: int) -> int:
+        return linear_flops(self.head, rows) + linear_flops(self.context_encoder, rows)
 
     def _rank(self, batch: RankBatch, memory: ContextMemory | None = None) -> Tensor:
         sites = context_sites(batch.history)

@@ -96,11 +96,12 @@ class Through(nn.Module):
 
 
 class GatedExperts(nn.Module):
-    """Experts that all groups share, mixed for each group by its gate (MMoE, Ma et al., KDD 2018,
-    has a gate for each task; here the tasks of a group share one, as they share a tower's body).
+    """Experts that all groups share, mixed for each group by its gate.
 
-    Dropout falls on the gates' probabilities, which are then made to sum to one again: without it
-    a group settles on one expert early. A row whose gates all drop is mixed to zeros.
+    MMoE (Ma et al., KDD 2018) has a gate for each task; here the tasks of a group share one, as
+    they share a tower's body. Dropout falls on the gates' probabilities, which are then made to sum
+    to one again: without it a group settles on one expert early. A row whose gates all drop is
+    mixed to zeros.
     """
 
     def __init__(self, width: int, groups: int, config: HeadConfig) -> None:

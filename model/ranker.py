@@ -10,7 +10,7 @@ tasks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,9 +94,24 @@ class Ranker(nn.Module, ABC):
     def flops(self, num_impressions: int, num_candidates: int) -> int:
         """Floating-point operations of ranking one request (a multiply-add is two)."""
 
-    def parameter_bytes(self) -> int:
-        """Bytes of the weights and of the statistics kept with them."""
-        return sum(t.numel() * t.element_size() for t in self.state_dict().values())
+    @property
+    def remembers(self) -> bool:
+        """Whether it can rank over the memories of histories, by `rank_after`."""
+        return False
+
+    def rank_after(
+        self, batch: RankBatch, past: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`rank` after each request's remembered impressions, and their new memories.
+
+        Raises:
+            NotImplementedError: of a ranker that does not remember.
+        """
+        raise NotImplementedError(f"{type(self).__name__} remembers no history; call rank")
+
+    def compute_in(self, dtype: torch.dtype) -> Ranker:
+        """Serves with its transformer's blocks in `dtype`; a ranker without any stays as it is."""
+        return self
 
     def fit_statistics(self, context_RC: Tensor, features: Mapping[str, Tensor]) -> None:
         """Sets the statistics of every numeric feature from a sample; on cold starts.

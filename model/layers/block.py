@@ -105,13 +105,3 @@ class Block(Layer):
     def key_value_layer(self) -> nn.Linear:
         """Keys and values alone."""
         return self.attention.key_value
-
-    def widest(self) -> int:
-        """The larger of two points: stream, norm, query, key and value before and after the key's
-        rotation (and the gate, before and after its sigmoid); or stream, norm, what was attended
-        to and its branch (and the gate), the MLP's hidden layer and its output. A gated MLP holds
-        the product of its halves beside them.
-        """
-        width, gated = self.attention.out.in_features, self.attention.gate is not None
-        hidden = self.mlp.up.out_features + (self.mlp.hidden if self.mlp.gated else 0)
-        return max((8 if gated else 6) * width, (6 if gated else 5) * width + hidden)

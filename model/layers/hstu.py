@@ -94,13 +94,9 @@ class HSTU(Layer):
         """Keys and values alone."""
         return self.key_value
 
-    def widest(self) -> int:
-        """Stream, U beside Q, K beside V, Q and K rotated, and the norm or what was attended to."""
-        return 8 * self.out.in_features
-
     def _activated(self, linear: nn.Linear, x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        one, other = F.silu(linear(x_TD), inplace=not torch.is_grad_enabled()).chunk(2, -1)
-        return one, other
+        first, second = F.silu(linear(x_TD), inplace=not torch.is_grad_enabled()).chunk(2, -1)
+        return first, second
 
     def _split(self, x_TD: Tensor) -> Tensor:
         return x_TD.unflatten(-1, (self.heads, -1))

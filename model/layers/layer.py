@@ -64,12 +64,6 @@ class Layer(nn.Module, ABC):
     def key_value_layer(self) -> nn.Linear:
         """The part of the first half that a context which nobody asks still needs."""
 
-    @abstractmethod
-    def widest(self) -> int:
-        """Numbers a token that are alive at the widest point of a forward without autograd, beside
-        what the attention needs inside.
-        """
-
     def forward(
         self,
         context_TD: Tensor,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention without a softmax: an activation of each score, divided by how many keys are seen, or
-by one number.
+"""Attention without a softmax: an activation of each score, divided.
 
-Who sees whom is `SeqlenInfo`'s business, as for the softmax kernel, whose signature this shares.
-Scores live one tile at a time; the backward computes them again. Knows nothing of models.
+The divisor is how many keys are seen, or one number. Who sees whom is `SeqlenInfo`'s business, as
+for the softmax kernel, whose signature this shares. Scores live one tile at a time; the backward
+computes them again. Knows nothing of models.
 
 The paper on Feed-SR (arXiv 2602.12354) compares SiLU, ReLU and sigmoid; SiLU is HSTU's
 (arXiv 2402.17152, section 3). Shape suffixes: M context tokens; Q those with a query; N candidates;

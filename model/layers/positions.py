@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tokens learn where they sit: by a rotation of queries and keys, by an embedding, or not at
-all.
+"""How tokens learn where they sit: by a rotation, by an embedding, or not at all.
 
-A post token sits at `2 * known`, its action token one further, a candidate after the whole history
-(docs/known-time.md). Knows positions and times; not how attention uses them.
+What is rotated are queries and keys. A post token sits at `2 * known`, its action token one
+further, a candidate after the whole history (docs/known-time.md). Knows positions and times; not
+how attention uses them.
 
 Shape suffixes: M impressions; T = 2 M context tokens or N candidates; S sequences; D width of a
 token.

@@ -25,8 +25,9 @@ class Add(nn.Module):
 
 
 class RescaleAndAdd(nn.Module):
-    """`x + scale * branch` with one learned scale (Feed-SR, arXiv 2602.12354); from 0 it is ReZero
-    (arXiv 2003.04887): every branch starts silent.
+    """`x + scale * branch` with one learned scale (Feed-SR, arXiv 2602.12354).
+
+    From 0 it is ReZero (arXiv 2003.04887): every branch starts silent.
     """
 
     def __init__(self, initial: float) -> None:

@@ -27,8 +27,9 @@ from model.rivals.history import HistoryTransformer
 
 
 class Appended(Ranker):
-    """The ranker whose candidates attend to the history, not to each other and not to themselves;
-    the history is one token an impression (M-FALCON's candidates see themselves).
+    """The ranker whose candidates attend to the history, not to each other or to themselves.
+
+    The history is one token an impression; M-FALCON's candidates see themselves.
     """
 
     config: AppendedConfig

@@ -76,7 +76,7 @@ class LiGR(Ranker):
         """The candidates, joined with their context, over each other, and to logits `[R, K]`."""
         context = self.context_encoder(context_RC)
         tokens_RD = self.set_tokens(torch.cat([state_RD, context], -1))
-        sets = Sets.of(set_R)
+        sets = Sets.grouped(set_R)
         for layer in self.set_layers:
             tokens_RD = layer(tokens_RD, sets)
         return self.head(torch.cat([self.set_norm(tokens_RD), context], -1))

@@ -33,7 +33,7 @@ class Sets:
     back_N: Tensor
 
     @classmethod
-    def of(cls, set_N: Tensor) -> Sets:
+    def grouped(cls, set_N: Tensor) -> Sets:
         """From int64 `[N]`, equal for rows of the same set."""
         order_N = set_N.argsort(stable=True)
         _, count = set_N[order_N].unique_consecutive(return_counts=True)
@@ -46,7 +46,7 @@ class Sets:
             present_GL = offset_L < count_G[:, None]
             place_GL = torch.where(present_GL, start_G[:, None] + offset_L, start_G[:, None])
             parts.append((order_N[place_GL], present_GL))
-        rows_N = torch.cat([set_N.new_zeros(0), *(rows[there] for rows, there in parts)])
+        rows_N = torch.cat([set_N.new_zeros(0), *(rows[present] for rows, present in parts)])
         return cls(parts=parts, back_N=rows_N.argsort())
 
 

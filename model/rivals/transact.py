@@ -172,8 +172,10 @@ class TransAct(Ranker):
         return linear + 4 * self.config.width * pairs
 
     def _history(self, post_MW: Tensor, impressions: Impressions) -> Tensor:
-        """The impressions' share of a token: a linear layer over post, action and candidate
-        joined is the sum of three, and the first two are the same for every candidate.
+        """The impressions' share of a token.
+
+        A linear layer over post, action and candidate joined is the sum of three, and the first two
+        are the same for every candidate.
         """
         return self.post_tokens.linear(post_MW) + self.action_tokens(impressions.actions)
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from feature_repo.spec import Freshness
-from model.feed_sr import FeedSR
 from model.ranker import Ranker
 from serving.predictor.history_cache import TOKENS, HistoryCache
 from serving.predictor.rank_batch import build_rank_batch, known_history
@@ -65,16 +64,17 @@ class Scorer:
     def __init__(self, model: Ranker, freshness: Freshness, config: ScorerConfig) -> None:
         self.freshness, self.spec = freshness, model.spec
         self.device = torch.device(config.device)
-        if isinstance(model, FeedSR) and config.dtype != "float32":
+        if config.dtype != "float32":
             model.compute_in(DTYPES[config.dtype])
         self.model = model.to(self.device)
         self.cache: HistoryCache | None = None
-        if isinstance(model, FeedSR) and config.history_cache_bytes:
+        if model.remembers and config.history_cache_bytes:
             self.cache = HistoryCache(config.history_cache_bytes)
 
     def __call__(self, requests: list[RankRequest]) -> Sequence[npt.NDArray[np.float32]]:
-        """The probabilities `[N, K]` of each request; a candidate that it names twice has the same
-        bits twice, and no request has none.
+        """The probabilities `[N, K]` of each request; none of no request.
+
+        A candidate that a request names twice has the same bits twice.
         """
         if not requests:
             return []
@@ -86,7 +86,7 @@ class Scorer:
         return [part[place_N] for part, place_N in zip(parts, places, strict=True)]
 
     def _logits(self, requests: list[RankRequest]) -> Tensor:
-        if self.cache is None or not isinstance(self.model, FeedSR):
+        if self.cache is None:
             batch = build_rank_batch(self.spec, self.freshness, requests)
             return self.model.rank(batch.to(self.device))
         histories = [known_history(self.spec, self.freshness, r) for r in requests]

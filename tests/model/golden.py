@@ -20,12 +20,11 @@ from torch import Tensor
 from feature_repo.kinds import Categorical, Embedding, Feature, HashedId, Numeric
 from model import DCNv2Config, FeedSRConfig, RankerConfig, build_ranker
 from model.batch import Impressions, RankBatch, TrainBatch
-from model.config import HEADS
 from model.ranker import Ranker
 from model.rivals import AppendedConfig, LiGRConfig, LiRankConfig, TransActConfig
 from tests.builders import TINY, offsets_of
 from tests.model.patterned import numbers, patterned
-from tests.model.variants import VARIANTS
+from tests.model.variants import HEADS, VARIANTS
 
 FILE = Path(__file__).with_suffix(".json")
 RANKERS: dict[str, RankerConfig] = {

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from model import DCNv2Config, FeedSRConfig, HeadConfig
-from model.config import HEADS, BlockName, NormName, PositionsName, ResidualName
+from model.config import BlockName, HeadName, NormName, PositionsName, ResidualName
 
-heads = st.builds(HeadConfig, name=st.sampled_from(HEADS), width=st.integers(1, 512))
+heads = st.builds(HeadConfig, name=st.sampled_from(get_args(HeadName)), width=st.integers(1, 512))
 configs = st.one_of(
     st.builds(
         FeedSRConfig,
@@ -50,3 +50,8 @@ def test_what_it_does_not_know_is_refused(wrong: dict[str, object]) -> None:
 def test_reading_a_configuration_does_not_load_torch() -> None:
     code = "import sys, model; model.FeedSRConfig(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_width_must_fit_the_heads() -> None:
+    with pytest.raises(ValueError, match="width 10 with 4 heads"):
+        FeedSRConfig(width=10, heads=4)

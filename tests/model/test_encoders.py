@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.kinds import Categorical, Embedding, Feature, HashedId, Numeric
-from model import FeedSRConfig, build_ranker
 from model.encoders import (
     CategoricalEncoder,
     DenseEncoder,
@@ -20,8 +17,7 @@ from model.encoders import (
     hash_ids,
     known_codes,
 )
-from model.ranker import ContextEncoder
-from tests.builders import TINY, make_columns, make_train_batch
+from tests.builders import TINY, make_columns
 
 
 def numeric(name: str, kind: Numeric | None = None) -> Feature:
@@ -140,34 +136,6 @@ def test_a_vector_counts_by_its_direction() -> None:
     expected = encoder(vectors)
     torch.testing.assert_close(encoder(0.1 * vectors), expected, rtol=1e-3, atol=1e-4)
     assert (encoder(-vectors) - expected).abs().max() > 0.1
-
-
-def test_fit_statistics_reaches_every_bank() -> None:
-    ranker = build_ranker(FeedSRConfig(width=8, layers=1, heads=1), TINY)
-    batch = make_train_batch(TINY, 0, [200])
-    features = {**batch.impressions.features, **batch.impressions.actions}
-    ranker.fit_statistics(batch.context_RC, features)
-    banks = [m for m in ranker.modules() if isinstance(m, NumericBank)]
-    assert sorted(n for b in banks for n in b.names) == [
-        "activity", "dwell_ms", "length_s", "rate",
-    ]  # fmt: skip
-    assert all((bank.mean_F != 0).all() for bank in banks)
-
-
-def test_fit_statistics_wants_every_numeric_feature() -> None:
-    ranker = build_ranker(FeedSRConfig(width=8, layers=1, heads=1), TINY)
-    batch = make_train_batch(TINY, 0, [20])
-    with pytest.raises(ValueError, match="'dwell_ms'"):
-        ranker.fit_statistics(batch.context_RC, batch.impressions.features)
-
-
-def test_a_hashed_id_in_the_context_is_refused() -> None:
-    wrong = Feature(
-        name="city_id", role="context", kind=HashedId(table="c", buckets=9, dim=2), source="profile"
-    )
-    spec = dataclasses.replace(TINY, features=(*TINY.features, wrong))
-    with pytest.raises(ValueError, match="'city_id' is a hashed id"):
-        ContextEncoder(spec)
 
 
 @pytest.mark.parametrize("common", [0.0, 1.0])

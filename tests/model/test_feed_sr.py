@@ -262,24 +262,6 @@ def test_a_new_model_predicts_the_priors(head: str) -> None:
     assert torch.allclose(logits.sigmoid().mean(0), prior, rtol=0.25)
 
 
-def test_seed_decides_the_weights_and_leaves_the_generator() -> None:
-    torch.manual_seed(11)
-    want = torch.rand(3)
-    torch.manual_seed(11)
-    first, second = build_ranker(SMALL, TINY, 4), build_ranker(SMALL, TINY, 4)
-    assert torch.equal(torch.rand(3), want)
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name]), name
-    other = build_ranker(SMALL, TINY, 5).state_dict()
-    weight = "blocks.0.attention.query.weight"
-    assert not torch.equal(first.state_dict()[weight], other[weight])
-
-
-def test_width_must_fit_the_heads() -> None:
-    with pytest.raises(ValueError, match="width 10 with 4 heads"):
-        FeedSRConfig(width=10, heads=4)
-
-
 @pytest.mark.law
 @pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
 def test_one_math_on_the_shipped_specs(spec: Spec) -> None:

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
 from model.batch import TrainBatch
-from model.config import HEADS, HeadName
+from model.config import HeadName
 from model.heads import GatedExperts, PositionOffsets, TaskHead, groups_of, output_layer
 from model.ranker import Ranker
 from tests.builders import TINY, make_train_batch
 from tests.model.patterned import numbers, patterned
+from tests.model.variants import HEADS
 
 HEAD = HeadConfig(width=16, hidden=1, cross=2, rank=4)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from model import FeedSRConfig, HeadConfig
 from model.batch import Impressions, RankBatch, TrainBatch
+from model.config import HeadName
 from tests.builders import TINY, Pattern, make_rank_batch, make_train_batch, select_request
 
+HEADS: tuple[HeadName, ...] = get_args(HeadName)
 VARIANTS: dict[str, dict[str, Any]] = {
     "learned": {"positions": "learned"},
     "none": {"positions": "none"},

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels.shared_context_attention import Tokens
+from model import build_ranker
 from model.batch import Impressions, RankBatch
 from model.feed_sr import FeedSR
 from model.layers.context_memory import ContextMemory
 from tests.builders import TINY, Pattern, make_rank_batch, offsets_of
 from tests.model.test_feed_sr import RANKER, assert_close, make_ranker, rank
+from tests.model.variants import SMALL, VARIANTS, timed_rank_batch, variant
 
 
 def rows_of(impressions: Impressions, spans: list[tuple[int, int]]) -> Impressions:
@@ -114,23 +116,23 @@ def test_in_bfloat16_a_memory_costs_no_more_than_the_dtype() -> None:
 
 def test_only_a_single_history_that_grows_by_nothing_is_not_copied() -> None:
     like, shape = torch.zeros(1), (1, 1, 2)
-    one, other = torch.randn(1, 2, 4, 1, 2), torch.randn(1, 2, 2, 1, 2)
-    nothing = ContextMemory([one], [0], shape, like)
-    assert nothing.of_each()[0] is one
-    grown = ContextMemory([one], [2], shape, like)
+    long, short = torch.randn(1, 2, 4, 1, 2), torch.randn(1, 2, 2, 1, 2)
+    nothing = ContextMemory([long], [0], shape, like)
+    assert nothing.of_each()[0] is long
+    grown = ContextMemory([long], [2], shape, like)
     new = Tokens(None, torch.full((2, 1, 2), 7.0), torch.full((2, 1, 2), 9.0))
     keys = grown.extend(0, new).k
-    assert torch.equal(keys, torch.cat([one[0, 0], new.k]))
+    assert torch.equal(keys, torch.cat([long[0, 0], new.k]))
     assert grown.of_each()[0].shape == (1, 2, 6, 1, 2)
     assert grown.of_each()[0].data_ptr() == keys.data_ptr()
-    both = ContextMemory([one, other], [0, 2], shape, like)
+    both = ContextMemory([long, short], [0, 2], shape, like)
     tokens = both.extend(0, new)
-    assert torch.equal(tokens.k, torch.cat([one[0, 0], other[0, 0], new.k]))
-    assert torch.equal(tokens.v, torch.cat([one[0, 1], other[0, 1], new.v]))
+    assert torch.equal(tokens.k, torch.cat([long[0, 0], short[0, 0], new.k]))
+    assert torch.equal(tokens.v, torch.cat([long[0, 1], short[0, 1], new.v]))
     first, second = both.of_each()
-    assert torch.equal(first, one)
+    assert torch.equal(first, long)
     assert second.shape == (1, 2, 4, 1, 2)
-    assert first.data_ptr() != one.data_ptr()
+    assert first.data_ptr() != long.data_ptr()
 
 
 def test_a_memory_has_the_dtype_of_the_weights() -> None:
@@ -151,3 +153,13 @@ def test_all_that_the_stream_goes_through_is_rounded_and_nothing_else() -> None:
 def test_a_memory_is_where_the_weights_are() -> None:
     memory = ContextMemory([None], [2], (1, 2, 4), torch.zeros(1, device="meta"))
     assert memory.of_each()[0].device.type == "meta"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_memory_is_a_key_and_a_value_a_token_and_layer(name: str) -> None:
+    """Two tokens an impression, in float32, whatever the part."""
+    ranker = build_ranker(variant(name), TINY).eval()
+    with torch.inference_mode():
+        (memory,) = ranker.rank_after(timed_rank_batch(0, [30], [7]), [None])[1]
+    layers, width = SMALL.layers, SMALL.width
+    assert memory.nbytes == 2 * layers * (2 * 30) * width * 4

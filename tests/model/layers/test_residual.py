@@ -58,3 +58,11 @@ def test_without_gradients_the_stream_is_updated_in_place_to_the_same_values(
         got = add(x, branch)
     torch.testing.assert_close(got, want)
     assert got.data_ptr() == x.data_ptr()
+
+
+def test_the_gate_decides_what_a_branch_adds() -> None:
+    add, x, branch = GatedAdd(3), torch.randn(4, 3), torch.ones(4, 3)
+    with torch.no_grad():
+        add.gate.weight.zero_()
+        add.gate.bias.copy_(torch.tensor([-99.0, 0.0, 99.0]))
+    torch.testing.assert_close(add(x, branch) - x, torch.tensor([0.0, 0.5, 1.0]).expand(4, 3))

@@ -11,19 +11,15 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.rivals.ligr import request_of
-from model.rivals.sets import GatedAdd, SetLayer, Sets
 from tests.builders import TINY, make_rank_batch, make_train_batch, select_request
 from tests.rival_builders import LIGR, noisy, requests_of
 
 RANKER = noisy(LIGR)
 seeds = st.integers(0, 2**16)
-sets_of = st.lists(st.integers(1, 9), min_size=1, max_size=5).flatmap(
-    lambda sizes: st.permutations([s for s, size in enumerate(sizes) for _ in range(size)])
-)
 
 
 @torch.inference_mode()
@@ -88,8 +84,8 @@ def test_a_set_in_training_is_one_request() -> None:
     assert max(len(targets) for targets in want) > 1
     known = batch.impressions.known_M[batch.target_R]
     assert len(want) > len(known.unique())  # some knew the same and were served at another time
-    found = [[r for r, s in enumerate(set_R) if s == value] for value in dict.fromkeys(set_R)]
-    assert sorted(found) == sorted(want)
+    sets = [[r for r, s in enumerate(set_R) if s == value] for value in dict.fromkeys(set_R)]
+    assert sorted(sets) == sorted(want)
 
 
 def test_what_is_served_later_does_not_reach_a_score_in_training() -> None:
@@ -105,42 +101,3 @@ def test_what_is_served_later_does_not_reach_a_score_in_training() -> None:
     untold = dataclasses.replace(batch.impressions, time_M=None)
     with pytest.raises(ValueError, match="time_M"):
         RANKER(dataclasses.replace(batch, impressions=untold))
-
-
-@settings(max_examples=40, deadline=None)
-@given(sets_of)
-def test_sets_hold_each_row_once_beside_its_own(sets: list[int]) -> None:
-    made = Sets.of(torch.tensor(sets))
-    seen = []
-    for rows_GL, present_GL in made.parts:
-        assert rows_GL.numel() <= 2 * int(present_GL.sum())
-        for rows, present in zip(rows_GL, present_GL, strict=True):
-            members = rows[present].tolist()
-            assert {sets[r] for r in members} == {sets[members[0]]}
-            assert sets.count(sets[members[0]]) == len(members)
-            seen += members
-    assert sorted(seen) == list(range(len(sets)))
-    assert torch.tensor(seen)[made.back_N].tolist() == list(range(len(sets)))
-
-
-@settings(max_examples=30, deadline=None)
-@given(sets_of, seeds)
-@example([0] * 5 + [1] * 7 + [2] * 3 + [3] * 4, 0)
-def test_a_packed_set_is_the_set_alone(sets: list[int], seed: int) -> None:
-    layer = SetLayer(8, 2, 2.0, 0.0).double()
-    generator = torch.Generator().manual_seed(seed)
-    x_ND = torch.randn(len(sets), 8, generator=generator, dtype=torch.float64)
-    set_N = torch.tensor(sets)
-    got = layer(x_ND, Sets.of(set_N))
-    for value in set(sets):
-        alone = x_ND[set_N == value]
-        want = layer(alone, Sets.of(torch.zeros(len(alone), dtype=torch.int64)))
-        torch.testing.assert_close(got[set_N == value], want, rtol=1e-10, atol=1e-10)
-
-
-def test_the_gate_decides_what_a_branch_adds() -> None:
-    add, x, branch = GatedAdd(3), torch.randn(4, 3), torch.ones(4, 3)
-    with torch.no_grad():
-        add.gate.weight.zero_()
-        add.gate.bias.copy_(torch.tensor([-99.0, 0.0, 99.0]))
-    torch.testing.assert_close(add(x, branch) - x, torch.tensor([0.0, 0.5, 1.0]).expand(4, 3))

@@ -13,9 +13,9 @@ from torch import Tensor
 from feature_repo.kinds import Categorical, Embedding, Feature, Numeric
 from kernels.shared_context_attention import SeqlenInfo, Tokens
 from model import DCNv2Config, FeedSRConfig, RankerConfig, build_ranker
-from model.accounting import activation_bytes, cache_bytes, flops, hstu_layers_per_block
+from model.accounting import hstu_layers_per_block
 from model.batch import RankBatch, TrainBatch
-from model.config import HEADS, HeadName
+from model.config import HeadName
 from model.encoders import CategoricalEncoder, DenseEncoder, NumericBank, hash_ids, known_codes
 from model.feed_sr import FeedSR
 from model.files import load_optimizer_tensors, optimizer_tensors, parse_tensors, tensor_bytes
@@ -29,7 +29,7 @@ from model.rivals.ligr import request_of
 from model.rivals.sets import SetLayer, Sets
 from tests.builders import TINY, make_rank_batch, make_train_batch, offsets_of
 from tests.model.test_heads import HEAD
-from tests.model.variants import SMALL, VARIANTS, variant
+from tests.model.variants import HEADS, SMALL, VARIANTS, variant
 from tests.rival_builders import RIVALS
 
 CONFIGS: dict[str, RankerConfig] = {
@@ -91,7 +91,6 @@ def test_ranking_without_some_rows(name: str, gradients: bool) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_remembering_nothing_and_adding_nothing(name: str) -> None:
     ranker = build_ranker(variant(name), TINY).eval()
-    assert isinstance(ranker, FeedSR)
     for lengths, counts in (([], []), ([0], [0]), ([4], [0]), ([0, 3], [2, 0])):
         with torch.inference_mode():
             whole, memories = ranker.rank_after(rank_batch(lengths, counts), [None] * len(lengths))
@@ -153,7 +152,7 @@ def test_pointwise_attention_of_no_tokens(requests: int) -> None:
 
 
 def test_rivals_parts_of_no_rows() -> None:
-    sets = Sets.of(NONE)
+    sets = Sets.grouped(NONE)
     assert (sets.parts, sets.back_N.tolist()) == ([], [])
     assert SetLayer(8, 2, 2.0, 0.0)(torch.zeros(0, 8), sets).shape == (0, 8)
     for lengths in ([], [0, 0], [3, 0, 1]):
@@ -168,8 +167,7 @@ def test_rivals_parts_of_no_rows() -> None:
 def test_costs_of_nothing() -> None:
     ranker = build_ranker(SMALL, TINY)
     assert isinstance(ranker, FeedSR)
-    assert set(flops(ranker, 0, 0).values()) == {0}
-    assert cache_bytes(ranker, 0) == activation_bytes(ranker, 0, 0) == 0
+    assert set(ranker.flops_by_part(0, 0).values()) == {0}
     assert ranker.training_flops(0, 0, 0) == 0
     for config in CONFIGS.values():
         assert build_ranker(config, TINY).flops(0, 0) == 0

@@ -26,8 +26,8 @@ def test_rows_are_appended_to_their_own_sequence(
     assert cu_tokens.dtype == torch.int32
     bounds, wanted = cu_seqlens.tolist(), []
     for s, length in enumerate(lengths):
-        here = range(bounds[s], bounds[s] + length)
-        wanted.append([*here, *(total + q for q, row in enumerate(rows) if row in here)])
+        own = range(bounds[s], bounds[s] + length)
+        wanted.append([*own, *(total + q for q, row in enumerate(rows) if row in own)])
     assert source_T.tolist() == [token for sequence in wanted for token in sequence]
     assert cu_tokens.tolist() == offsets_of([len(w) for w in wanted]).tolist()
     assert source_T[at_Q].tolist() == [total + q for q in range(len(rows))]
