@@ -76,7 +76,7 @@ def main() -> None:
     # Spinning threads starve each other where cores are shared: training took 25 times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        app(prog_name="feedsr")
     except Exception as error:
         if os.environ.get("FEEDSR_TRACE") or not _is_told(error):
             raise

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: every command is there and answers at once; a mistake is one sentence."""
+"""The command line as a whole: its groups, its help, completion, and how it ends."""
 
 from __future__ import annotations
 
-import json
+import importlib.metadata
 import os
-import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,147 +13,191 @@ from pathlib import Path
 
 import pytest
 
-from components.cli.options import opened
-from components.config import load_config
-from components.layout.paths import Layout
+from components.loop.errors import StepError
+from tests.components.cli.conftest import Feedsr, StandIn
 
-COMMANDS = """backtest daily demo evaluate features gate histories import ingest materialize parity
-pipeline promote rank register report rollback sequences serve simulate submit train versions"""
+GROUPS = {
+    "Daily loop": """demo daily ingest features histories materialize sequences train evaluate gate
+        parity register report pipeline submit""",
+    "Log": "simulate import columns",
+    "Serving": "serve rank",
+    "Registry": "versions promote rollback",
+    "Studies": "backtest leakage ablate compare incremental scaling results",
+}
+COMMANDS = " ".join(GROUPS.values()).split()
+HEAVY = ("torch", "feast", "kfp", "kserve", "pyarrow", "duckdb", "numpy")
 
 
-def feedsr(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process, which tells at its end what heavy modules it has imported."""
+    code = (
+        "import atexit, sys\n"
+        f"heavy = {HEAVY!r}\n"
+        "atexit.register(lambda: print([m for m in heavy if m in sys.modules], file=sys.stderr))\n"
+        "from components.cli.main import main\n"
+        "main()\n"
+    )
     return subprocess.run(
-        [sys.executable, "-c", "from components.cli.main import main; main()", *words],
+        [sys.executable, "-c", code, *words],
         capture_output=True,
         text=True,
-        env={**os.environ, "FEEDSR_PROGRESS": "off", **environment},
+        env={**os.environ, "COLUMNS": "80", **environment},
     )
 
 
-def test_help_lists_every_command_at_once() -> None:
+def listed(text: str) -> dict[str, list[str]]:
+    """The lines of a help's list of commands, by group."""
+    groups: dict[str, list[str]] = {}
+    for paragraph in text.split("\n\n"):
+        title, *lines = paragraph.strip("\n").split("\n")
+        groups[title.rstrip(":")] = lines
+    return {name: lines for name, lines in groups.items() if name in GROUPS}
+
+
+def test_commands_are_listed_by_group_each_in_a_line_of_a_terminal(feedsr: Feedsr) -> None:
+    shown = feedsr("--help")
+    groups = listed(shown.out)
+    assert list(groups) == list(GROUPS)
+    for name, lines in groups.items():
+        assert [line.split()[0] for line in lines] == GROUPS[name].split()
+        for line in lines:
+            assert len(line) <= 80
+            assert line.endswith("."), "cut off"
+    assert shown.out.isascii(), "plain text: no box, no colour"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_its_options_are(feedsr: Feedsr, command: str) -> None:
+    shown = feedsr(command, "--help")
+    assert shown.status == 0
+    assert shown.out.startswith(f"Usage: feedsr {command} ")
+    _, _, options = shown.out.partition("Options:\n")
+    for line in options.splitlines():
+        if line.startswith("  --"):
+            name, *about = line.strip().split("  ", maxsplit=1)
+            assert about, f"{name} has a long name"
+            assert not about[0].strip().startswith("["), f"{name} says nothing of itself"
+
+
+def test_help_is_there_at_once_and_imports_nothing_heavy() -> None:
     best = 9.0
     for _ in range(3):
         started = time.perf_counter()
-        result = feedsr("--help")
+        shown = process("--help")
         best = min(best, time.perf_counter() - started)
-    assert result.returncode == 0
-    for command in COMMANDS.split():
-        assert f"  {command} " in result.stdout
+        assert (shown.returncode, shown.stderr) == (0, "[]\n")
     assert best < 1.0
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, components.cli.main; "
-        "print([m for m in ('torch', 'feast', 'kfp', 'kserve', 'pyarrow') if m in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+def test_the_version_is_the_package_s(feedsr: Feedsr) -> None:
+    told = feedsr("--version")
+    assert told.status == 0
+    assert told.out == f"feedsr {importlib.metadata.version('feedsr')}\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "completed"),
     [
-        (["daily"], "there is no log under"),
-        (["ingest", "--day", "2026-01-05"], "no log of 2026-01-05"),
-        (["gate", "--day", "2026-01-05"], "evaluate 2026-01-05 before its gate"),
-        (["gate", "--day", "yesterday"], "'yesterday' is not a day"),
-        (["versions"], "has no version yet"),
-        (["promote", "v9"], "has no version 'v9'"),
-        (["rollback"], "no earlier version"),
-        (["rank", "--member", "1"], "run feedsr daily first"),
-        (["rank", "--candidates", "a,b"], "want post ids with commas"),
-        (["serve", "--port", "0"], "no model in production"),
-        (["train", "--ranker", "bert"], "there is no ranker 'bert'"),
-        (["import", "nowhere"], "there is no folder nowhere"),
-        (["simulate", "--config", "kuairand"], "not for the simulator"),
-        (["evaluate", "--day", "2026-01-05", "--config", "x"], "there is no configuration 'x'"),
+        ("feedsr r", ["register", "report", "rank", "rollback", "results"]),
+        ("feedsr rank --m", ["--member"]),
+        ("feedsr daily --", ["--root", "--day", "--config", "--help"]),
+        ("feedsr nothing ", []),
     ],
 )
-def test_a_mistake_is_one_sentence(tmp_path: Path, words: list[str], told: str) -> None:
-    result = feedsr(*words, "--root", str(tmp_path))
-    assert result.returncode == 1
-    assert result.stderr.startswith("feedsr: ")
-    assert told in result.stderr
-    assert "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-
-
-def test_a_server_that_is_not_there_is_one_sentence() -> None:
-    result = feedsr("submit", "--day", "2026-01-05", "--host", "http://127.0.0.1:9")
-    assert result.returncode == 1
-    assert "http://127.0.0.1:9 did not take the run" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_a_command_line_that_cannot_be_parsed_is_two() -> None:
-    assert feedsr("daily", "--nothing").returncode == 2
-    assert feedsr("nothing").returncode == 2
-    assert feedsr("serve", "--port", "65536").returncode == 2
-
-
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    root = str(tmp_path / "file" / "root")
-    result = feedsr("simulate", "--days", "2", "--members", "10", "--root", root)
-    assert result.returncode == 1
-    assert f"{tmp_path / 'file'}" in result.stderr
-    assert "not a directory; look at the path" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"gate": {"max_auc_dorp": 0.1}}, "gate.max_auc_dorp: Extra inputs are not permitted"),
-        ({"gate": {"max_auc_drop": -0.1}}, "gate.max_auc_drop: Input should be greater than"),
-        ({"gate": {"min_auc": float("nan")}}, "gate.min_auc: Input should be a finite number"),
-        ({"gate": {"min_positives": 0}}, "gate.min_positives: Input should be greater than"),
-        ({"gate": {"task": "lick"}}, "gate.task: there is no 'lick'; have click"),
-        ({"spec_name": "mine"}, "there is no spec 'mine'"),
-        ({"cold": {"learning_rate": float("inf")}}, "cold.learning_rate: Input should be a finite"),
-    ],
-)
-def test_a_wrong_setting_is_told_before_anything_runs(
-    tmp_path: Path, change: dict[str, object], told: str
+def test_completion_answers_bash_and_imports_nothing_heavy(
+    words: str, completed: list[str]
 ) -> None:
-    whole = {"spec_name": "simulator", "feed_sr": {"width": 16, "layers": 1, "heads": 1}}
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps({**whole, "dcnv2": {}, **change}))
-    with pytest.raises(ValueError, match=re.escape(told)):
-        load_config(str(path))
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    answer = process(_FEEDSR_COMPLETE="complete_bash", **asked)
+    assert (answer.returncode, answer.stderr) == (0, "[]\n")
+    assert answer.stdout.split() == completed
+
+
+IN_BASH = """
+eval "$(feedsr --show-completion)"
+complete -p feedsr >&2
+for words in "$@"; do
+  COMP_WORDS=($words) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+  _feedsr_completion feedsr
+  echo "${COMPREPLY[@]}"
+done
+"""
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="wants bash")
+def test_bash_completes_with_the_script_that_is_shown(tmp_path: Path) -> None:
+    command = tmp_path / "feedsr"
+    code = "from components.cli.main import main; main()"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
+    command.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "--norc", "-c", IN_BASH, "bash", "feedsr tr", "feedsr promote --f"],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        },
+    )
+    assert done.stdout.splitlines() == ["train", "--force"]
+    assert "-F _feedsr_completion feedsr" in done.stderr
+
+
+def test_a_command_line_that_cannot_be_parsed_is_two(feedsr: Feedsr) -> None:
+    for words in (
+        ["daily", "--nothing"],
+        ["nothing"],
+        ["serve", "--port", "65536"],
+        ["demo", "--days", "3"],
+        ["promote"],
+        [],
+    ):
+        assert feedsr(*words).status == 2
 
 
 def test_a_trace_can_be_asked_for(tmp_path: Path) -> None:
-    result = feedsr("versions", "--root", str(tmp_path), FEEDSR_TRACE="1")
-    assert result.returncode == 1
-    assert "Traceback" in result.stderr
+    traced = process("versions", "--root", str(tmp_path), FEEDSR_TRACE="1")
+    assert traced.returncode == 1
+    assert "Traceback" in traced.stderr
+    assert "has no version yet" in traced.stderr
 
 
-def test_a_root_remembers_its_configuration(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    made = feedsr(
-        *("simulate", "--days", "2", "--members", "20", "--impressions", "400"),
-        *("--root", str(root)),
-    )
-    assert made.returncode == 0, made.stderr
-    assert "impressions of 20 members" in made.stdout
-    assert json.loads((root / "config.json").read_text())["config"] == "demo"
-    day = Layout.at(root).raw_days()[-1]
-    done = feedsr("ingest", "--root", str(root))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"ingest {day}: 2 days")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("the value\n  is wrong"), "the value is wrong"),
+        (StepError("gate: it failed (log: x)"), "gate: it failed (log: x)"),
+        (ConnectionError("nobody there"), "nobody there"),
+        (OSError(28, "No space left on device", "a/b"), "a/b: no space left on device; look at"),
+    ],
+)
+def test_what_a_user_can_mend_is_told_in_a_sentence(
+    feedsr: Feedsr, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    monkeypatch.setattr("components.loop.demo.demo", raising(error))
+    assert feedsr("demo").sentence.startswith(told)
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "half {"])
-def test_a_damaged_note_of_the_configuration_is_one_sentence(tmp_path: Path, text: str) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match="damaged; say --config"):
-        opened(tmp_path, "")
-    assert opened(tmp_path, "demo")[1] == "demo"
+def test_a_fault_of_ours_is_traced(feedsr: Feedsr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.loop.demo.demo", raising(KeyError("ours")))
+    with pytest.raises(KeyError, match="ours"):
+        feedsr("demo")
 
 
-def test_pipeline_is_compiled_where_asked(tmp_path: Path) -> None:
-    out = tmp_path / "build" / "pipeline.yaml"
-    assert feedsr("pipeline", "--out", str(out)).returncode == 0
-    assert "feedsr-daily" in out.read_text()
+def raising(error: Exception):  # type: ignore[no-untyped-def]
+    def raises(*_: object, **__: object) -> None:
+        raise error
+
+    return raises
+
+
+def test_threads_do_not_spin_unless_it_is_asked_for(
+    feedsr: Feedsr, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in("components.loop.demo.demo")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert feedsr("demo").status == 0
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    feedsr("demo")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
