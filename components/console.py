@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees while something runs: progress that a step reports without knowing who is
-looking.
+"""What a person sees while something runs: steps report, and need not know who is looking.
 
 A step calls `progress(label, total)` and advances it. On a terminal that is a bar; inside the daily
 loop's subprocesses (`FEEDSR_PROGRESS=events`) it is an event line that the loop turns into its own
@@ -38,9 +37,7 @@ def console() -> Console:
 
 
 def progress_mode() -> Mode:
-    """How progress is shown: `FEEDSR_PROGRESS` if set, else a bar on a terminal and lines
-    elsewhere.
-    """
+    """How progress is shown: `FEEDSR_PROGRESS`, else a bar on a terminal and lines elsewhere."""
     asked = os.environ.get("FEEDSR_PROGRESS", "")
     for mode in MODES:
         if asked == mode:
@@ -55,8 +52,8 @@ def emit(kind: str, **fields: Any) -> None:
 
 def parse_event(line: str) -> dict[str, Any] | None:
     """The event of an output line, or None if it is an ordinary line (or one cut short)."""
-    _, found, body = line.partition(EVENT)
-    if not found:
+    _, mark, body = line.partition(EVENT)
+    if not mark:
         return None
     try:
         event = json.loads(body)
@@ -156,7 +153,7 @@ def _bars() -> Iterator[Progress]:
 
 
 def _throttled(label: str, total: int | None, mode: Mode) -> Callable[..., None]:
-    """An `advance` that writes an event or a line when enough time has passed, and at the end."""
+    """An `advance` that writes an event or a line when enough time has passed since the last."""
     done = 0
     last = time.monotonic()
     pause = EVENT_SECONDS if mode == "events" else LINE_SECONDS
@@ -171,7 +168,7 @@ def _throttled(label: str, total: int | None, mode: Mode) -> Callable[..., None]
         if mode == "events":
             emit("progress", label=label, done=done, total=total)
         else:
-            of = f" of {total}" if total else ""
-            print(f"{label}: {done}{of}", file=sys.stderr, flush=True)
+            whole = f" of {total}" if total else ""
+            print(f"{label}: {done}{whole}", file=sys.stderr, flush=True)
 
     return advance

@@ -151,8 +151,11 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A prediction target: an action, its group, its prior and its weight in the final score; and
-    whether only a post that was looked at gets it, which training alone asks (not in the hash).
+    """A prediction target: an action, its group, its prior and its weight in the final score.
+
+    Attributes:
+        examined: whether only a post that was looked at gets it; training alone asks, so it is not
+            in the hash.
     """
 
     name: str

@@ -15,9 +15,10 @@ HISTORY_PUSH = "history_push"
 
 
 def file_source(name: str, root: Path) -> FileSource:
-    """The offline rows of a view. duckdb reads the pattern, in which the root stands for itself;
-    the path is absolute because Feast resolves a relative one against the folder it happens to run
-    in.
+    """The offline rows of a view.
+
+    duckdb reads the path as a pattern, in which the root stands for itself. It is absolute because
+    Feast resolves a relative one against the folder it happens to run in.
     """
     folder = duckdb_pattern(root.absolute() / "features" / name)
     return FileSource(

@@ -86,8 +86,9 @@ class Spec:
 
     @cached_property
     def fused_early(self) -> tuple[Feature, ...]:
-        """The sequence features that are known only when an impression is served: a view's, or the
-        post's age. The shipped specs have none: the ablation moves them here.
+        """The sequence features that are known only when an impression is served.
+
+        They are a view's, or the post's age. The shipped specs have none: the ablation moves them.
         """
         known_before = ("request", "post")
         return tuple(f for f in self.with_role("sequence") if f.source not in known_before)

@@ -19,8 +19,10 @@ from feature_repo.kinds import (
 )
 from feature_repo.spec import Spec
 
-LOG = Numeric(transform="log1p")
+LOG1P = Numeric(transform="log1p")
 RATE = Numeric()
+WINDOWS = (7, 30, 90, 365)
+"""Days in which affinity is counted."""
 
 
 def sequence(name: str, kind: Kind, source: str = "post") -> Feature:
@@ -48,7 +50,7 @@ def count(
 ) -> Feature:
     """How often `of` happened."""
     counter = Counter(of=of, days=days, dwell_ms=dwell_ms)
-    return Feature(name=name, role="context", kind=LOG, source=view, counter=counter)
+    return Feature(name=name, role="context", kind=LOG1P, source=view, counter=counter)
 
 
 def rate(
@@ -66,9 +68,7 @@ def rate(
 
 
 def affinity(days: Iterable[int]) -> tuple[Feature, ...]:
-    """Viewer-actor affinity: how often the member saw the actor, and what came of it, in each
-    window.
-    """
+    """How often a member saw an actor, and what came of it, in windows of so many days."""
     features: list[Feature] = []
     for d in days:
         features.append(count("affinity", f"affinity_impressions_{d}d", "impression", days=d))
@@ -103,9 +103,9 @@ ACTIVITY = (
 
 ACTIONS = (
     *(action(n) for n in ("click", "skip", "long_dwell", "like", "comment", "share")),
-    Feature(name="dwell_ms", role="action", kind=LOG, source="action"),
+    Feature(name="dwell_ms", role="action", kind=LOG1P, source="action"),
 )
-POST_AGE = Feature(name="post_age_hours", role="context", kind=LOG, source="age")
+POST_AGE = Feature(name="post_age_hours", role="context", kind=LOG1P, source="age")
 
 
 def tasks(**priors: float) -> tuple[Task, ...]:
@@ -139,43 +139,45 @@ def make_spec(
     profile_features: tuple[Feature, ...],
     task_list: tuple[Task, ...],
     utc_offset_hours: int,
-    windows: Iterable[int] = (7, 30, 90, 365),
 ) -> Spec:
     """A spec with the standard views around the given log's own columns."""
-    posts = popularity("post_popularity", "post")
-    actors = popularity("actor_popularity", "actor")
-    pairs = affinity(windows)
+    views = standard_views(post_features[1:], profile_features)
+    counted = [feature for view in views if view.kind == "counters" for feature in view.features]
     return Spec(
         name=name,
         features=(
             *post_features,
             *request_features,
             *ACTIONS,
-            *posts,
-            *actors,
-            *ACTIVITY,
-            *pairs,
+            *counted,
             *profile_features,
             POST_AGE,
         ),
-        views=(
-            View(
-                name="post_content", keys=("post_id",), kind="content", features=post_features[1:]
-            ),
-            View(name="post_popularity", keys=("post_id",), kind="counters", features=posts),
-            View(name="actor_popularity", keys=("actor_id",), kind="counters", features=actors),
-            View(name="member_activity", keys=("member_id",), kind="counters", features=ACTIVITY),
-            View(name="affinity", keys=("member_id", "actor_id"), kind="counters", features=pairs),
-            View(
-                name="member_profile",
-                keys=("member_id",),
-                kind="profile",
-                features=profile_features,
-            ),
-        ),
+        views=views,
         tasks=task_list,
         utc_offset_hours=utc_offset_hours,
     )
+
+
+def standard_views(
+    content: tuple[Feature, ...], profile_features: tuple[Feature, ...]
+) -> tuple[View, ...]:
+    """What is kept of a post, an actor, a member, and a member with an actor."""
+    post, actor, member = ("post_id",), ("actor_id",), ("member_id",)
+    pair = (*member, *actor)
+    return (
+        View(name="post_content", keys=post, kind="content", features=content),
+        counters("post_popularity", post, popularity("post_popularity", "post")),
+        counters("actor_popularity", actor, popularity("actor_popularity", "actor")),
+        counters("member_activity", member, ACTIVITY),
+        counters("affinity", pair, affinity(WINDOWS)),
+        View(name="member_profile", keys=member, kind="profile", features=profile_features),
+    )
+
+
+def counters(name: str, keys: tuple[str, ...], features: tuple[Feature, ...]) -> View:
+    """A view of counters."""
+    return View(name=name, keys=keys, kind="counters", features=features)
 
 
 KUAIRAND = make_spec(
@@ -187,7 +189,7 @@ KUAIRAND = make_spec(
         sequence("second_tag", Categorical(cardinality=70, dim=4)),
         sequence("upload_type", Categorical(cardinality=16, dim=4)),
         sequence("music_type", Categorical(cardinality=16, dim=4)),
-        sequence("duration_s", LOG),
+        sequence("duration_s", LOG1P),
     ),
     request_features=(
         sequence("tab", Categorical(cardinality=16, dim=8), "request"),
@@ -197,10 +199,10 @@ KUAIRAND = make_spec(
         profile("active_degree", Categorical(cardinality=10)),
         profile("is_live_streamer", Categorical(cardinality=2, dim=2)),
         profile("is_video_author", Categorical(cardinality=2, dim=2)),
-        profile("follows", LOG),
-        profile("fans", LOG),
-        profile("friends", LOG),
-        profile("register_days", LOG),
+        profile("follows", LOG1P),
+        profile("fans", LOG1P),
+        profile("friends", LOG1P),
+        profile("register_days", LOG1P),
     ),
     task_list=tasks(
         click=0.44, skip=0.42, long_dwell=0.31, like=0.017, comment=0.0025, share=0.0009
@@ -215,7 +217,7 @@ SIMULATOR = make_spec(
         sequence("actor_id", HashedId(table="actor", buckets=32_768, dim=16)),
         sequence("root_actor_id", HashedId(table="actor", buckets=32_768, dim=16)),
         sequence("media", Categorical(cardinality=6, dim=4)),
-        sequence("length_s", LOG),
+        sequence("length_s", LOG1P),
         sequence("content", Embedding(dim=50)),
     ),
     request_features=(
@@ -225,7 +227,7 @@ SIMULATOR = make_spec(
     profile_features=(
         profile("profile", Embedding(dim=16)),
         profile("industry", Categorical(cardinality=20)),
-        profile("connections", LOG),
+        profile("connections", LOG1P),
     ),
     task_list=tasks(click=0.2, skip=0.45, long_dwell=0.25, like=0.05, comment=0.01, share=0.01),
     utc_offset_hours=0,

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values a feature or a time may have: the one rule by which ingest refuses and serving
-flags.
+"""Which values a feature or a time may have: the rule by which ingest refuses and serving flags.
 
 Unknown (-1) and missing (NaN of a numeric) are legal: a feature has a declared default for them.
 This module knows nothing of tables or requests.

@@ -88,15 +88,15 @@ def push_history(store: Any, values: Mapping[int, bytes], time_ms: int, spec: Sp
 
 def online_histories(store: Any, members: Sequence[int]) -> dict[int, bytes]:
     """The online history values of those of the members that have one."""
-    found: dict[int, bytes] = {}
+    values: dict[int, bytes] = {}
     for first in range(0, len(members), READ_CHUNK):
         part = list(members[first : first + READ_CHUNK])
         answer = store.get_online_features(
             features=[f"{HISTORY}:{HISTORY}"], entity_rows=[{"member_id": m} for m in part]
         ).to_dict()
         pairs = zip(answer["member_id"], answer[HISTORY], strict=True)
-        found |= {int(member): value for member, value in pairs if value}
-    return found
+        values |= {int(member): value for member, value in pairs if value}
+    return values
 
 
 def _online_files(layout: Layout, store: Any, spec: Spec) -> OnlineFiles:
@@ -163,8 +163,8 @@ def _empty(layout: Layout, store: Any, name: str, spec: Spec) -> None:
 
 def _files(layout: Layout, name: str, day: str) -> dict[str, Path]:
     """A view's files through a day, by day."""
-    found = {p.stem[4:]: p for p in sorted(layout.feature_dir(name).glob("day=*.parquet"))}
-    return {d: p for d, p in found.items() if d <= day}
+    files = {p.stem[4:]: p for p in sorted(layout.feature_dir(name).glob("day=*.parquet"))}
+    return {d: p for d, p in files.items() if d <= day}
 
 
 def _keys(files: Mapping[str, Path]) -> pa.Table:

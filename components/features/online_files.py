@@ -56,18 +56,18 @@ class OnlineFiles:
 
     def _state(self, view: str, files: Mapping[str, Path]) -> State:
         """By day, when and how long the file is, and a digest; read only where the former moved."""
-        found: State = {}
+        state: State = {}
         for day, path in sorted(files.items()):
             stat, online = path.stat(), self.views.get(view, {}).get(day, {})
             stamp = [stat.st_mtime_ns, stat.st_size]
-            digest = online["bytes"] if online.get("stamp") == stamp else _digest(path)
-            found[day] = {"stamp": stamp, "bytes": digest}
-        return found
+            content = online["bytes"] if online.get("stamp") == stamp else _file_digest(path)
+            state[day] = {"stamp": stamp, "bytes": content}
+        return state
 
     def _write(self) -> None:
         write_json(self.path, {"store": self.store, "views": self.views})
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

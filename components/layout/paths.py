@@ -118,8 +118,9 @@ class Layout:
 
 
 def absolute(path: str | Path) -> Path:
-    """The absolute path of what a person wrote; a leading `~` or `~user` is the home of a user that
-    there is, and else a name like any other.
+    """The absolute path of what a person wrote.
+
+    A leading `~` or `~user` is the home of a user that there is, and else a name like any other.
     """
     written = Path(path)
     with suppress(RuntimeError):
@@ -129,8 +130,9 @@ def absolute(path: str | Path) -> Path:
 
 @contextmanager
 def path_without(text: str, path: str) -> Iterator[str]:
-    """The path, or a link of a plain name to it where it holds a text that a reader takes for
-    something of its own and knows no escape for.
+    """The path, or a link of a plain name to it where it holds a text.
+
+    For a reader that takes the text for something of its own, and knows no escape for it.
     """
     if text not in path:
         yield path

@@ -42,8 +42,7 @@ _held: dict[tuple[int, int], str] = {}
 
 @contextmanager
 def writing(root: Path, command: str) -> Iterator[dict[str, str]]:
-    """Makes this process the root's writer for the length of a block; in a block within a block
-    nothing changes.
+    """Makes this process the root's writer for the length of a block, or leaves it that.
 
     Args:
         root: the run's root, made where it is not there; any spelling of it is the same root.
@@ -72,8 +71,9 @@ def writing(root: Path, command: str) -> Iterator[dict[str, str]]:
 
 
 def follow_run() -> None:
-    """Ends this process with the one that started its run: no step writes on for a run that was
-    killed, while the next one begins.
+    """Ends this process with the one that started its run.
+
+    No step writes on for a run that was killed, while the next one begins.
     """
     pid, watch = os.environ.get(RUN_PID), getattr(os, "pidfd_open", None)
     if not pid or watch is None or int(pid) == os.getpid():
@@ -94,8 +94,7 @@ def follow_run() -> None:
 
 
 def _take(file: TextIO, root: Path, command: str) -> str:
-    """Takes the lock in the name of this process's run, which is returned; ValueError if another
-    run has it.
+    """Takes the lock in the name of this process's run, and returns that; ValueError if it is held.
 
     Who begins a run holds the lock alone while it notes the run; all who belong to it share it.
     """
@@ -149,11 +148,11 @@ def _is_this(holder: dict[str, Any]) -> bool:
 def _holders(file: TextIO) -> list[dict[str, Any]]:
     """Those who hold the lock or held it in the same run, first to last."""
     file.seek(0)
-    found = []
+    notes = []
     for line in file.read().splitlines():
         with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return [h for h in found if isinstance(h, dict) and h.keys() >= NOTED]
+            notes.append(json.loads(line))
+    return [note for note in notes if isinstance(note, dict) and note.keys() >= NOTED]
 
 
 def _who(holders: list[dict[str, Any]]) -> str:

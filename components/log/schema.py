@@ -19,21 +19,21 @@ def check_schema(path: Path, schema: pa.Schema) -> list[str]:
         ValueError: the file is missing or is no Parquet, or a column is missing or of another type;
             names the file, the column, what was got and what was expected.
     """
-    found = read_schema(path)
+    written = read_schema(path)
     for field in schema:
-        if field.name not in found.names:
+        if field.name not in written.names:
             raise ValueError(
                 f"{path} has no column {field.name!r}; want {field.type}, have "
-                f"{', '.join(found.names) or 'none'}"
+                f"{', '.join(written.names) or 'none'}"
             )
-        got = found.field(field.name).type
+        got = written.field(field.name).type
         if not same_type(got, field.type):
             unit = " (milliseconds since 1970, UTC)" if pa.types.is_temporal(got) else ""
             raise ValueError(
                 f"{path}: column {field.name!r} is {got}, want {field.type}{unit}; "
                 "cast it before ingest"
             )
-    return [name for name in found.names if name not in schema.names]
+    return [name for name in written.names if name not in schema.names]
 
 
 def read_schema(path: Path) -> pa.Schema:

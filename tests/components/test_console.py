@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress reaches whoever looks: events for the loop, lines for a log, nothing where none is
-wanted.
-"""
+"""Progress reaches whoever looks: events for the loop, lines for a log, nothing if unwanted."""
 
 from __future__ import annotations
 

@@ -53,8 +53,9 @@ class Source:
 
 @contextmanager
 def fresh_raw(layout: Layout) -> Iterator[Layout]:
-    """A layout whose `raw/` takes the place of the run's when the block ends well, so that two logs
-    never mix and one that cannot be read whole replaces nothing.
+    """A layout whose `raw/` takes the place of the run's when the block ends well.
+
+    Two logs never mix, and one that cannot be read whole replaces nothing.
     """
     scratch, raw = layout.root / ".raw", layout.root / "raw"
     with writing(layout.root, "the import of a log"):

@@ -185,8 +185,6 @@ class Feed:
         surface, mood = part["surface"][request], part["mood"][request]
         relevance = self.relevance(member, post, live, time) + SURFACE_LOGIT[surface]
         examined = examination(position, self.config)
-        truth = {f"p_{n}": p for n, p in probabilities(relevance + mood, examined).items()}
-        best = {f"b_{n}": p for n, p in probabilities(relevance, examined).items()}
         return {
             "member_id": member + 1,
             "post_id": live.post_id[post],
@@ -199,8 +197,20 @@ class Feed:
             "late": part["late"][request],
             **act(rng, relevance + mood, examined),
             "visit_id": part["visit"][request],
-            "mood": mood,
-            "examination": examined,
-            **truth,
-            **best,
+            **truth(relevance, mood, examined),
         }
+
+
+def truth(relevance: Floats, mood: Floats, examined: Floats) -> Columns:
+    """What is behind the actions `[N]`, by column: probabilities with the visit's mood and without.
+
+    `p_` and an action's name is its probability, `b_` what can be known of it before the visit.
+    """
+    known = probabilities(relevance + mood, examined)
+    before = probabilities(relevance, examined)
+    return {
+        "mood": mood,
+        "examination": examined,
+        **{f"p_{name}": probability for name, probability in known.items()},
+        **{f"b_{name}": probability for name, probability in before.items()},
+    }

@@ -71,13 +71,13 @@ def find_files(data_dir: Path) -> Files:
 def _csv_folder(data_dir: Path) -> Path | None:
     """The folder itself or one up to two levels down that holds the standard logs."""
     around = (data_dir, data_dir / "data", *sorted(data_dir.glob("*/data")))
-    found = [folder for folder in around if any(folder.glob("log_standard_*.csv"))]
-    if len(found) > 1:
+    folders = [folder for folder in around if any(folder.glob("log_standard_*.csv"))]
+    if len(folders) > 1:
         raise ValueError(
-            f"{data_dir} holds several KuaiRand sets ({', '.join(map(str, found))}); "
+            f"{data_dir} holds several KuaiRand sets ({', '.join(map(str, folders))}); "
             "give the folder of one of them"
         )
-    return found[0] if found else None
+    return folders[0] if folders else None
 
 
 def _matching(folder: Path, pattern: str) -> tuple[Path, ...]:
@@ -135,31 +135,35 @@ class _Import:
             )
 
     def _read_all(self, files: Files) -> dict[str, int]:
+        """Fills every table; returns the notes."""
         self.log_has_author = "author_id" in self._columns(files.impressions[0])
         author = {"author_id": "BIGINT"} if self.log_has_author else {}
-        self._read("log", files.impressions, {**sql.LOG, **author})
+        last = sql.LAST_TIME_COLUMNS if files.prehistory else {}
+        self._read("log", files.impressions, {**sql.LOG_COLUMNS, **author})
         self._check_unit("log", "time_ms", files.impressions[0])
-        self._read(
-            "users", files.users, {**sql.USERS, **(sql.LAST_TIME if files.prehistory else {})}
-        )
+        self._read("users", files.users, {**sql.USER_COLUMNS, **last})
         if files.prehistory:
             self._check_unit("users", "prehist_last_time_ms", files.users[0])
-        self._read("items", files.items, sql.ITEMS)
-        tabs = self._cardinality()["tab"]
-        self.connection.execute(f"CREATE TABLE raw AS {sql.timed(tabs)}")
-        notes = {"timed": self._number("SELECT count(*) FROM raw")}
-        if not notes["timed"]:
-            raise ValueError(f"{files.impressions[0]} has no rows; want KuaiRand's standard log")
+        self._read("items", files.items, sql.ITEM_COLUMNS)
+        notes = {"timed": self._add_timed(files.impressions[0])}
+        if files.prehistory:
+            self._read("prehistory", files.prehistory, sql.PREHISTORY_COLUMNS)
+            notes.update(self._add_untimed())
+        return notes
+
+    def _add_timed(self, file: Path) -> int:
+        """Makes `raw` of the log; returns its rows. ValueError where none has a time."""
+        self.connection.execute(f"CREATE TABLE raw AS {sql.timed(self._cardinality()['tab'])}")
+        rows = self._number("SELECT count(*) FROM raw")
+        if not rows:
+            raise ValueError(f"{file} has no rows; want KuaiRand's standard log")
         if not self._number("SELECT count(day) FROM raw"):
             low, high = (self._number(f"SELECT {end}(time_ms) FROM log") for end in ("min", "max"))
             raise ValueError(
-                f"{files.impressions[0]}: no time_ms is a time between 2000 and 2099, it is {low} "
-                f"to {high}; want milliseconds since 1970 (UTC)"
+                f"{file}: no time_ms is a time between 2000 and 2099, it is {low} to {high}; "
+                "want milliseconds since 1970 (UTC)"
             )
-        if files.prehistory:
-            self._read("prehistory", files.prehistory, sql.PREHISTORY)
-            notes.update(self._add_untimed())
-        return notes
+        return rows
 
     def _add_untimed(self) -> dict[str, int]:
         days = f"SELECT day FROM raw GROUP BY day HAVING count(*) > {MIN_DAY_ROWS}"
@@ -174,13 +178,13 @@ class _Import:
 
     def _cardinality(self) -> dict[str, int]:
         kinds = {f.name: f.kind for f in self.spec.features}
-        found = {n: k.cardinality for n, k in kinds.items() if isinstance(k, Categorical)}
+        cardinality = {n: k.cardinality for n, k in kinds.items() if isinstance(k, Categorical)}
         for name in ("tab", "tag", "second_tag", "music_type"):
-            if name not in found:
+            if name not in cardinality:
                 raise ValueError(
                     f"spec {self.spec.name} has no feature {name!r}; use KuaiRand's own"
                 )
-        return found
+        return cardinality
 
     def _reader(self, file: Path) -> str:
         name = duckdb_files([file])
@@ -202,18 +206,7 @@ class _Import:
         """Fills a table from files of the same columns."""
         select = ", ".join(sql.read_column(name, kind) for name, kind in columns.items())
         for number, file in enumerate(files):
-            found = self._columns(file)
-            missing = [name for name in columns if name not in found]
-            if missing:
-                raise ValueError(
-                    f"{file} has no column {missing[0]!r}; want KuaiRand's published columns"
-                )
-            for name, kind in columns.items():
-                if kind != "VARCHAR" and found[name].startswith(("DATE", "TIME")):
-                    raise ValueError(
-                        f"{file}: column {name!r} is {found[name]}, want a number, and of a time "
-                        "milliseconds since 1970 (UTC)"
-                    )
+            self._check_columns(file, columns)
             verb = f"INSERT INTO {table}" if number else f"CREATE TABLE {table} AS"
             try:
                 self.connection.execute(f"{verb} SELECT {select} FROM {self._reader(file)}")
@@ -226,18 +219,33 @@ class _Import:
                     f"{files[0]}: {name} is empty in {empty} rows; want a value in each"
                 )
 
+    def _check_columns(self, file: Path, columns: dict[str, str]) -> None:
+        """ValueError where a file lacks a column, or has a time in the place of a number."""
+        kinds = self._columns(file)
+        missing = [name for name in columns if name not in kinds]
+        if missing:
+            raise ValueError(
+                f"{file} has no column {missing[0]!r}; want KuaiRand's published columns"
+            )
+        for name, kind in columns.items():
+            if kind != "VARCHAR" and kinds[name].startswith(("DATE", "TIME")):
+                raise ValueError(
+                    f"{file}: column {name!r} is {kinds[name]}, want a number, and of a time "
+                    "milliseconds since 1970 (UTC)"
+                )
+
     def _check_unit(self, table: str, column: str, file: Path) -> None:
         """ValueError where most of a table's times are in another unit than milliseconds."""
         units = Units()
         for unit in UNITS:
             low, high = limits(unit)
-            found = self.connection.execute(
+            span = self.connection.execute(
                 f"SELECT count(*), min({column}), max({column}) FROM {table} "
                 f"WHERE {column} >= {low} AND {column} < {high}"
             ).fetchone()
-            assert found is not None
-            if found[0]:
-                units.note(unit, Span(*found))
+            assert span is not None
+            if span[0]:
+                units.note(unit, Span(*span))
         units.check(f"{file}: {column}")
 
     def _number(self, query: str) -> int:

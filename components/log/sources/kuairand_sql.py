@@ -13,7 +13,7 @@ UTC_OFFSET_MS = 8 * 3_600_000
 SANE_TIME = f"time_ms >= {SANE_MS[0]} AND time_ms < {SANE_MS[1]}"
 SKIP_MS = 3_000
 
-LOG = {
+LOG_COLUMNS = {
     "user_id": "BIGINT",
     "video_id": "BIGINT",
     "time_ms": "BIGINT",
@@ -25,14 +25,14 @@ LOG = {
     "play_time_ms": "BIGINT",
     "tab": "BIGINT",
 }
-PREHISTORY = {
+PREHISTORY_COLUMNS = {
     "user_id": "BIGINT",
     "pos": "BIGINT",
     "video_id": "BIGINT",
     "long_view": "BIGINT",
     "is_like": "BIGINT",
 }
-USERS = {
+USER_COLUMNS = {
     "user_id": "BIGINT",
     "user_active_degree": "VARCHAR",
     "is_live_streamer": "BIGINT",
@@ -42,8 +42,8 @@ USERS = {
     "friend_user_num": "BIGINT",
     "register_days": "BIGINT",
 }
-LAST_TIME = {"prehist_last_time_ms": "BIGINT"}
-ITEMS = {
+LAST_TIME_COLUMNS = {"prehist_last_time_ms": "BIGINT"}
+ITEM_COLUMNS = {
     "video_id": "BIGINT",
     "author_id": "BIGINT",
     "upload_dt": "VARCHAR",

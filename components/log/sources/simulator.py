@@ -47,22 +47,22 @@ def simulate(layout: Layout, config: SimulatorConfig) -> SourceCounts:
     """
     feed = Feed(config)
     with fresh_raw(layout) as fresh:
-        log = Log(fresh, config, SIMULATOR)
+        arrivals = Arrivals(fresh, config, SIMULATOR)
         with progress("simulate", config.days) as advance, ExitStack() as stack:
             posts = _writer(stack, fresh.raw_posts, SIMULATOR.post_schema)
             for stock in feed.world.stock:
                 posts.write_table(_post_table(feed.world, stock))
             for day in range(config.days):
                 posts.write_table(_post_table(feed.world, feed.world.next_day()))
-                _simulate_day(feed, log, day, layout)
+                _simulate_day(feed, arrivals, day, layout)
                 advance()
         write_parquet(fresh.raw_members, _member_table(feed.world))
     return SourceCounts(
-        impressions=log.written,
+        impressions=arrivals.written,
         posts=feed.world.posts_made,
         members=config.members,
         days=tuple(layout.raw_days()),
-        notes=log.notes(),
+        notes=arrivals.notes(),
     )
 
 
@@ -85,22 +85,22 @@ def _truth_path(layout: Layout, day: str) -> Path:
     return layout.root / "truth" / f"day={day}.parquet"
 
 
-def _simulate_day(feed: Feed, log: Log, day: int, layout: Layout) -> None:
+def _simulate_day(feed: Feed, arrivals: Arrivals, day: int, layout: Layout) -> None:
     """Draws a day, keeps its rows until they arrive, and writes what arrived on it."""
     name = SIMULATOR.day_name(feed.world.start_ms // DAY_MS + day)
     with ExitStack() as stack:
         truth = None
         for chunk in feed.chunks(day):
-            log.add(chunk)
+            arrivals.add(chunk)
             if feed.config.truth:
                 table = pa.table({n: _narrow(chunk[n]) for n in TRUTH})
                 truth = truth or _writer(stack, _truth_path(layout, name), table.schema)
                 truth.write_table(table)
-    log.write_day(name)
+    arrivals.write_day(name)
 
 
-class Log:
-    """What the log receives: rows by arrival day, with duplicates and nonsense among them."""
+class Arrivals:
+    """What the log receives: rows by the day they arrive, duplicates and nonsense among them."""
 
     def __init__(self, layout: Layout, config: SimulatorConfig, spec: Spec) -> None:
         self.layout, self.config, self.spec = layout, config, spec
@@ -129,8 +129,8 @@ class Log:
     def _sort_in(self, rows: Columns) -> None:
         day = self.spec.day(rows["arrival_time"])
         for arrival in np.unique(day):
-            here = day == arrival
-            self.waiting.setdefault(int(arrival), []).append({n: v[here] for n, v in rows.items()})
+            part = {name: values[day == arrival] for name, values in rows.items()}
+            self.waiting.setdefault(int(arrival), []).append(part)
 
     def write_day(self, name: str) -> None:
         """Writes what arrived on a day, in the order it arrived; an empty day is an empty file."""

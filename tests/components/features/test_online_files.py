@@ -92,8 +92,10 @@ def test_a_file_that_did_not_move_is_not_read(
     """Histories are gigabytes: time and length tell that nothing moved."""
     online = OnlineFiles(tmp_path / "o.json", STORE)
     online.note("affinity", files)
-    read, digest = [], online_files._digest
-    monkeypatch.setattr(online_files, "_digest", lambda path: read.append(path) or digest(path))
+    read, digest = [], online_files._file_digest
+    monkeypatch.setattr(
+        online_files, "_file_digest", lambda path: read.append(path) or digest(path)
+    )
     again = OnlineFiles(tmp_path / "o.json", STORE)
     assert not again.changed("affinity", files)
     again.note("affinity", files)
