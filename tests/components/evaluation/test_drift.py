@@ -12,7 +12,7 @@ from components.backtest.prepare import prepare
 from components.backtest.split import Split
 from components.config import load_config
 from components.evaluation.drift import codes, deciles, drift, shares, stability
-from components.evaluation.scorecard import plain
+from components.registry.metrics import FeatureDrift
 from components.training.data import evaluation_batches
 from feature_repo.kinds import Embedding, Numeric
 from feature_repo.specs import SIMULATOR
@@ -31,7 +31,7 @@ def context(seed: int, rows: int = ROWS) -> np.ndarray:
     return matrix
 
 
-def found(train, later, name: str = "post_impressions") -> dict:
+def moved(train, later, name: str = "post_impressions") -> FeatureDrift:
     """The drift of one feature whose columns are given."""
     matrices = []
     for seed, values in enumerate((train, later)):
@@ -54,31 +54,31 @@ def spread(seed: int, rows: int = ROWS) -> np.ndarray:
 
 
 def test_two_samples_of_one_distribution_are_stable() -> None:
-    found = drift(context(0), context(1), SIMULATOR)
-    assert max(of["psi"] for of in found.values()) < 0.02
+    drifts = drift(context(0), context(1), SIMULATOR)
+    assert max(each.psi for each in drifts.values()) < 0.02
     embeddings = {f.name for f in SIMULATOR.with_role("context") if isinstance(f.kind, Embedding)}
-    assert set(found) == {f.name for f in SIMULATOR.with_role("context")} - embeddings
-    assert {name for name, of in found.items() if not of["numeric"]} == {f.name for f in CODES}
+    assert set(drifts) == {f.name for f in SIMULATOR.with_role("context")} - embeddings
+    assert {name for name, each in drifts.items() if not each.numeric} == {f.name for f in CODES}
 
 
 def test_it_finds_the_feature_that_moved_and_the_one_that_went_missing() -> None:
     later = context(1)
     later[:, SIMULATOR.context_slices["post_impressions"]] += 1.5
     later[:2_000, SIMULATOR.context_slices["post_age_hours"]] = np.nan
-    found = drift(context(0), later, SIMULATOR)
-    assert found["post_impressions"]["psi"] > 0.25
-    assert found["post_age_hours"]["eval"][-1] == 0.5
-    assert sum(of["psi"] > 0.25 for of in found.values()) == 2
+    drifts = drift(context(0), later, SIMULATOR)
+    assert drifts["post_impressions"].psi > 0.25
+    assert drifts["post_age_hours"].eval[-1] == 0.5
+    assert sum(each.psi > 0.25 for each in drifts.values()) == 2
 
 
 def test_codes_are_their_own_bins_and_shares_sum_to_one() -> None:
     later = context(1)
     name = CODES[0].name
     later[:, SIMULATOR.context_slices[name]] = 7
-    of = drift(context(0), later, SIMULATOR)[name]
-    assert len(of["train"]) == 6 + 1
-    assert of["eval"][5] == 1.0
-    for share in (of["train"], of["eval"]):
+    feature = drift(context(0), later, SIMULATOR)[name]
+    assert len(feature.train) == 6 + 1
+    assert feature.eval[5] == 1.0
+    for share in (feature.train, feature.eval):
         assert sum(share) == pytest.approx(1)
 
 
@@ -101,23 +101,23 @@ def test_a_mass_at_one_value_is_a_bin_of_its_own(at: float, mass: float) -> None
         np.unique(train[np.searchsorted(edges, train, "right") == place]), at
     )
     assert shares(train, edges)[place] == round(mass * ROWS) / ROWS
-    fewer = found(train, inflated(mass / 2, at, spread(1), seed=1))
-    assert fewer["eval"][place] == round(mass / 2 * ROWS) / ROWS
-    assert fewer["psi"] > mass / 2 * np.log(2)
-    assert found(train, inflated(mass, at, spread(2), seed=2))["psi"] < 0.03
+    fewer = moved(train, inflated(mass / 2, at, spread(1), seed=1))
+    assert fewer.eval[place] == round(mass / 2 * ROWS) / ROWS
+    assert fewer.psi > mass / 2 * np.log(2)
+    assert moved(train, inflated(mass, at, spread(2), seed=2)).psi < 0.03
 
 
 def test_zeros_that_become_half_as_many_have_moved() -> None:
     """Nine tenths of a sparse counter sit at its minimum: the deciles alone are one edge there."""
-    fewer = found(inflated(0.95, 0, spread(0)), inflated(0.5, 0, spread(1)))
-    assert fewer["psi"] > 0.25
-    assert found(inflated(0.95, 0, spread(0)), inflated(0.95, 0, spread(1)))["psi"] < 0.02
+    fewer = moved(inflated(0.95, 0, spread(0)), inflated(0.5, 0, spread(1)))
+    assert fewer.psi > 0.25
+    assert moved(inflated(0.95, 0, spread(0)), inflated(0.95, 0, spread(1))).psi < 0.02
 
 
 def test_what_is_beside_the_mass_has_deciles_too() -> None:
     train = inflated(0.95, 0, spread(0))
     later = np.where(train > 0, train * 1_000, 0)
-    assert found(train, later)["psi"] > 0.2
+    assert moved(train, later).psi > 0.2
     edges = deciles(train)
     beside = shares(train, edges)[2:-1]
     np.testing.assert_allclose(beside, 0.005, atol=0.001)
@@ -126,40 +126,40 @@ def test_what_is_beside_the_mass_has_deciles_too() -> None:
 
 def test_two_masses_are_told_apart() -> None:
     train = np.repeat([0, 1, 7], [500, 300, 200])
-    swapped = found(train, np.repeat([0, 1, 7], [300, 500, 200]))
-    assert swapped["psi"] == pytest.approx(2 * 0.2 * np.log(5 / 3))
-    between = found(train, np.repeat([0, 0.5, 1, 7], [500, 100, 200, 200]))
-    assert between["eval"].tolist() == [0, 0.5, 0.1, 0.2, 0, 0.2, 0, 0]
+    swapped = moved(train, np.repeat([0, 1, 7], [300, 500, 200]))
+    assert swapped.psi == pytest.approx(2 * 0.2 * np.log(5 / 3))
+    between = moved(train, np.repeat([0, 0.5, 1, 7], [500, 100, 200, 200]))
+    assert between.eval == (0, 0.5, 0.1, 0.2, 0, 0.2, 0, 0)
 
 
 @pytest.mark.parametrize("constant", [0.0, -2.5, 7.0, 1e-30, MOST, -MOST])
 def test_a_constant_is_a_bin_and_any_other_value_is_seen(constant: float) -> None:
     train = np.full(ROWS, constant)
-    assert found(train, train)["psi"] == 0
-    one = np.float32(constant)
+    assert moved(train, train).psi == 0
+    exact = np.float32(constant)
     for end in (-MOST, MOST):
-        if one != end:
-            assert found(train, np.full(ROWS, np.nextafter(one, np.float32(end))))["psi"] > 5
-    assert found(train, np.random.default_rng(0).normal(size=ROWS))["psi"] > 5
-    json.dumps(plain(found(train, train)), allow_nan=False)
+        if exact != end:
+            assert moved(train, np.full(ROWS, np.nextafter(exact, np.float32(end)))).psi > 5
+    assert moved(train, np.random.default_rng(0).normal(size=ROWS)).psi > 5
+    json.dumps(moved(train, train).plain(), allow_nan=False)
 
 
 def test_a_column_that_is_missing_in_one_sample_alone_has_moved() -> None:
     missing = np.full(ROWS, np.nan)
-    assert found(missing, missing)["psi"] == 0
-    assert found(missing, spread(0))["psi"] > 5
-    assert found(spread(0), missing)["psi"] > 1
-    assert found(missing, missing)["train"].tolist() == [0, 1]
+    assert moved(missing, missing).psi == 0
+    assert moved(missing, spread(0)).psi > 5
+    assert moved(spread(0), missing).psi > 1
+    assert moved(missing, missing).train == (0, 1)
     half = np.where(np.arange(ROWS) % 2, spread(0), np.nan)
-    assert found(half, half)["train"][-1] == 0.5
+    assert moved(half, half).train[-1] == 0.5
     infinite = np.where(np.arange(ROWS) % 4, spread(0), np.inf)
-    assert found(infinite, infinite)["train"][-1] == 0.25
+    assert moved(infinite, infinite).train[-1] == 0.25
 
 
 def test_a_heavy_tail_keeps_its_bins() -> None:
     train, later = (np.exp(np.random.default_rng(s).normal(0, 12, ROWS)) for s in (0, 1))
-    assert found(train, later)["psi"] < 0.02
-    assert found(train, later * 1e4)["psi"] > 0.1
+    assert moved(train, later).psi < 0.02
+    assert moved(train, later * 1e4).psi > 0.1
     assert len(deciles(train.astype(np.float32))) == 9
 
 
@@ -167,7 +167,7 @@ def test_few_distinct_values_are_bins_of_their_own() -> None:
     train = np.repeat([1, 2, 3, 4], [10, 200, 300, 490])
     edges = deciles(train.astype(np.float32))
     assert [x for x in shares(train.astype(np.float32), edges) if x] == [0.01, 0.2, 0.3, 0.49]
-    assert found(train, np.repeat([1, 2, 3, 4], [10, 300, 200, 490]))["psi"] > 0.07
+    assert moved(train, np.repeat([1, 2, 3, 4], [10, 300, 200, 490])).psi > 0.07
 
 
 def test_a_few_rows_of_a_smooth_column_are_no_masses() -> None:
@@ -184,17 +184,17 @@ def test_the_ends_of_float32_have_bins_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         edges = deciles(values.astype(np.float32))
-        of = found(values, values)
+        feature = moved(values, values)
     assert np.isfinite(edges).all()
     assert (np.diff(edges.astype(np.float64)) > 0).all()
-    assert of["psi"] == 0
-    assert of["train"].sum() == pytest.approx(1)
+    assert feature.psi == 0
+    assert sum(feature.train) == pytest.approx(1)
 
 
 def test_values_beyond_those_of_training_are_seen() -> None:
     for train in (spread(0), inflated(0.95, 0, spread(0)), inflated(0.7, 1e3, spread(0))):
         for beyond in (-1e6, 1e6):
-            assert found(train, np.full(ROWS, beyond))["psi"] > 1
+            assert moved(train, np.full(ROWS, beyond)).psi > 1
 
 
 def test_large_codes_are_told_apart() -> None:
@@ -211,14 +211,14 @@ def test_a_feature_that_is_always_missing_or_constant_is_no_error() -> None:
     for matrix in (train, later):
         matrix[:, SIMULATOR.context_slices["post_age_hours"]] = np.nan
         matrix[:, SIMULATOR.context_slices["post_impressions"]] = 3
-    found = drift(train, later, SIMULATOR)
-    assert found["post_age_hours"]["psi"] == found["post_impressions"]["psi"] == 0
+    drifts = drift(train, later, SIMULATOR)
+    assert drifts["post_age_hours"].psi == drifts["post_impressions"].psi == 0
 
 
 @pytest.mark.parametrize(("rows", "later"), [(0, 0), (0, 50), (50, 0)])
 def test_no_rows_have_no_index(rows: int, later: int) -> None:
-    of = plain(drift(context(0, rows), context(1, later), SIMULATOR))
-    assert {feature["psi"] for feature in of.values()} == {None}
+    drifts = drift(context(0, rows), context(1, later), SIMULATOR)
+    assert {feature.psi for feature in drifts.values()} == {None}
 
 
 def test_the_index_is_the_published_formula() -> None:
@@ -235,14 +235,14 @@ def test_the_index_is_the_published_formula() -> None:
 def test_a_feature_that_few_rows_have_is_compared_over_those() -> None:
     rare = np.full(50_000, np.nan)
     rare[::200] = 1 + np.arange(250) // 225
-    moved = found(rare, rare * 1e6)
+    shifted = moved(rare, rare * 1e6)
     index = 0.8999 * np.log(9e3) + 0.0999 * np.log(1e3) + 0.9999 * np.log(1e4)
-    assert moved["psi"] == pytest.approx(index - 2 * 2 / 250, rel=1e-6)  # three bins by chance
-    assert found(rare, rare)["psi"] == 0
+    assert shifted.psi == pytest.approx(index - 2 * 2 / 250, rel=1e-6)  # three bins by chance
+    assert moved(rare, rare).psi == 0
     few = np.where(np.arange(50_000) < 20_000, rare, np.nan)  # 100 rows
-    assert found(few, few * 1e6)["psi"] > 5
-    assert found(few[1:], few * 1e6)["psi"] < 0.1  # 99 rows
-    assert found(few, few[1:] * 1e6)["psi"] < 0.1
+    assert moved(few, few * 1e6).psi > 5
+    assert moved(few[1:], few * 1e6).psi < 0.1  # 99 rows
+    assert moved(few, few[1:] * 1e6).psi < 0.1
 
 
 def test_chance_is_taken_from_what_few_rows_say() -> None:
@@ -253,7 +253,7 @@ def test_chance_is_taken_from_what_few_rows_say() -> None:
             column = np.full(10_000, np.nan)
             column[::100] = spread(2 * seed + sample, 100)
             pair.append(column)
-        said.append(found(*pair)["psi"])
+        said.append(moved(*pair).psi)
     assert np.mean(said) < 0.1
 
 
@@ -273,6 +273,6 @@ def test_every_numeric_of_kuairand_notices_a_million(tmp_path) -> None:
         for name in numerics:
             column = train_RC[:, spec.context_slices[name]]
             later_RC[:, spec.context_slices[name]] = np.where(np.isnan(column), missing, 1e6)
-        found = drift(train_RC, later_RC, spec)
-        assert {name: found[name]["psi"] for name in numerics if found[name]["psi"] < 0.25} == {}
-    assert max(of["psi"] for of in drift(train_RC, train_RC[::-1], spec).values()) == 0
+        drifts = drift(train_RC, later_RC, spec)
+        assert {name: drifts[name].psi for name in numerics if drifts[name].psi < 0.25} == {}
+    assert max(each.psi for each in drift(train_RC, train_RC[::-1], spec).values()) == 0

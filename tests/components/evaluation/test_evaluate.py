@@ -11,6 +11,7 @@ from components.evaluation.evaluate import SERVING_POSITION, evaluate, evaluate_
 from components.layout.paths import Layout
 from components.registry import versions
 from components.registry.gate import gate
+from components.registry.run import Run
 from components.training.data import evaluation_batches
 from components.training.run import TrainingRun
 from feature_repo.specs import KUAIRAND, SIMULATOR
@@ -69,13 +70,13 @@ def test_a_ranker_is_scored_on_every_target_as_the_definition_says(tmp_path, noi
         labels.append(batch.labels_RK.numpy())
     score, label = np.concatenate(logits), np.concatenate(labels)
     for k, task in enumerate(TINY.task_names):
-        of = got["tasks"][task]
-        assert of["n"] == len(label)
-        assert of["positives"] == label[:, k].sum()
+        measured = got.tasks[task]
+        assert measured.n == len(label)
+        assert measured.positives == label[:, k].sum()
         assert (np.ptp(score[:, k]) < 0.01) == (scale < 1)
         # The batches are others, so scores differ by rounding, and near ties may swap.
-        assert of["auc"] == pytest.approx(exact_auc(score[:, k], label[:, k]), abs=1e-4)
-    json.dumps(got, allow_nan=False)
+        assert measured.auc == pytest.approx(exact_auc(score[:, k], label[:, k]), abs=1e-4)
+    json.dumps(got.plain(), allow_nan=False)
 
 
 def test_history_segments_share_out_every_target(tmp_path) -> None:
@@ -84,8 +85,8 @@ def test_history_segments_share_out_every_target(tmp_path) -> None:
     ranker = build_ranker(DCNv2Config(head=HEAD), TINY)
     result = evaluate_ranker(ranker, tmp_path, TINY)
     task = TINY.task_names[0]
-    by_length = {n: s[task]["n"] for n, s in result["segments"].items() if n.startswith("history")}
-    assert sum(by_length.values()) == result["tasks"][task]["n"]
+    by_length = {n: s[task].n for n, s in result.segments.items() if n.startswith("history")}
+    assert sum(by_length.values()) == result.tasks[task].n
     assert all(n > 0 for n in by_length.values())
 
 
@@ -101,9 +102,9 @@ def test_new_posts_are_a_segment_of_every_shipped_spec(spec, tmp_path) -> None:
     batch.context_RC[:, shown] = torch.tensor([0.0, 1.0, torch.nan]).repeat(20)[
         : len(batch.context_RC)
     ]
-    found = segments(batch, spec)
-    assert found["posts of the last day"][:5].tolist() == [True, True, False, False, False]
-    assert found["posts never shown before"][:3].tolist() == [True, False, True]
+    masks = segments(batch, spec)
+    assert masks["posts of the last day"][:5].tolist() == [True, True, False, False, False]
+    assert masks["posts never shown before"][:3].tolist() == [True, False, True]
 
 
 def test_the_logged_position_does_not_move_a_score(tmp_path) -> None:
@@ -115,18 +116,19 @@ def test_the_logged_position_does_not_move_a_score(tmp_path) -> None:
         table = dict(ranker.named_parameters())["offsets.offset_PK"]
         table.copy_(torch.randn(table.shape[0], 1) * 5)
         table[SERVING_POSITION] = 0
-    assert evaluate_ranker(ranker, tmp_path, TINY)["tasks"] == plain["tasks"]
+    assert evaluate_ranker(ranker, tmp_path, TINY).tasks == plain.tasks
 
 
 def test_the_day_is_written_with_every_ranker_and_again_the_same(trained) -> None:
     metrics = evaluate(trained, DAY, CONFIG)
     path = trained.run(DAY) / "metrics.json"
     first = path.read_bytes()
-    assert strict(first) == metrics
-    assert set(metrics["rankers"]) == {"feed_sr", "dcnv2"}
-    assert metrics["production"] is None
-    assert metrics["model"] == versions.model_hash(trained.model(DAY, "feed_sr"))
-    assert set(metrics["drift"]) >= {"post_impressions", "post_age_hours"}
+    assert strict(first) == metrics.plain()
+    assert Run(trained, DAY).metrics == metrics
+    assert set(metrics.rankers) == {"feed_sr", "dcnv2"}
+    assert metrics.production is None
+    assert metrics.model == versions.model_hash(trained.model(DAY, "feed_sr"))
+    assert set(metrics.drift) >= {"post_impressions", "post_age_hours"}
     evaluate(trained, DAY, CONFIG)
     assert path.read_bytes() == first
 
@@ -196,8 +198,8 @@ def test_the_model_in_production_is_compared(trained, tmp_path) -> None:
         trained.model(later, name).parent.mkdir(parents=True, exist_ok=True)
         trained.model(later, name).symlink_to(trained.model(DAY, name))
     metrics = evaluate(trained, later, CONFIG)
-    assert metrics["production"] == version
-    assert metrics["rankers"]["production"] == metrics["rankers"]["feed_sr"]
+    assert metrics.production == version
+    assert metrics.rankers["production"] == metrics.rankers["feed_sr"]
     names = {c.name for c in gate(trained, later, CONFIG).checks}
     assert "AUC of long_dwell over production" in names
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The page of a day: whole by itself, the same for the same day, and it says what is missing."""
+
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -8,83 +11,66 @@ import numpy as np
 import pytest
 
 from components.config import load_config
-from components.evaluation.drift import drift
-from components.evaluation.figures import Run, auc_per_day, feature_shares
 from components.evaluation.report import report
-from components.evaluation.scorecard import LOGIT_EDGES, Scorecard, plain
+from components.evaluation.scorecard import Scorecard
 from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.registry.gate import gate
+from components.registry.metrics import RankerMetrics
+from components.registry.records import Parity
+from components.registry.run import Run
+from tests.run_builders import (
+    curve,
+    day_metrics,
+    ingest_counts,
+    measured,
+    moved,
+    version_record,
+)
 
 CONFIG = load_config("demo")
 SPEC = CONFIG.spec
 DAYS = [f"2026-01-{day:02d}" for day in range(3, 9)]
 
 
-def scorecard(rng: np.random.Generator, auc: float) -> dict:
-    """A ranker's part of metrics.json with numbers of the right shape and range."""
-    tasks, calibration, scores = {}, {}, {}
-    for task in SPEC.tasks:
-        positives = int(20_000 * task.prior)
-        noise = rng.normal(0, 0.004)
-        of = {"auc": auc + noise, "log_loss": 0.5, "ece": 0.01, "n": 20_000, "positives": positives}
-        tasks[task.name] = of
-        predicted = np.linspace(0.2, 2.5, 10) * task.prior
-        observed = predicted * rng.normal(1, 0.08, 10)
-        bins = {"predicted": predicted, "observed": observed, "count": np.full(10, 2_000)}
-        calibration[task.name] = bins
-        logit = rng.normal(np.log(task.prior / (1 - task.prior)), 0.9, 20_000)
-        count = np.histogram(np.clip(logit, -12, 6), LOGIT_EDGES)[0]
-        scores[task.name] = {"edges": LOGIT_EDGES, "count": count, "positives": count // 4}
-    names = ("history 0 to 9", "history 10 to 49", "history 200 or more", "posts of the last day")
-    within = {t: {"auc": auc - 0.07, "members": 900, "impressions": 14_000} for t in tasks}
-    segments = dict.fromkeys(names, tasks)
-    body = {"tasks": tasks, "segments": segments, "within_member": within}
-    return plain({**body, "calibration": calibration, "scores": scores})
-
-
-def write_day(layout: Layout, day: str, *, auc: float = 0.756, **change: object) -> None:
+def write_day(
+    layout: Layout,
+    day: str,
+    *,
+    auc: float = 0.756,
+    rankers: dict[str, RankerMetrics] | None = None,
+    **change: object,
+) -> None:
     rng = np.random.default_rng(SPEC.day_number(day))
-    rankers = {"feed_sr": scorecard(rng, auc), "dcnv2": scorecard(rng, 0.75)}
-    rankers["production"] = scorecard(rng, 0.754)
-    shares = {"train": [0.3, 0.3, 0.3, 0.1], "eval": [0.2, 0.3, 0.45, 0.05]}
+    all_three = (("feed_sr", auc), ("dcnv2", 0.75), ("production", 0.754))
+    rankers = rankers or {name: measured(SPEC, rng, each) for name, each in all_three}
     drift = {
-        name: {"psi": psi, "numeric": True, "edges": [1, 2], **shares}
+        name: moved(psi).plain()
         for name, psi in (("post_impressions", 0.31), ("hour", 0.02), ("post_age_hours", 0.11))
     }
-    metrics = {
-        "day": day, "model": "ab" * 32, "production": None, "production_note": "",
-        "spec_hash": SPEC.hash, "freshness": "day", "position": 5,
-        "rankers": rankers, "drift": drift, **change,
-    }  # fmt: skip
-    write_json(layout.run(day) / "metrics.json", metrics)
+    Run(layout, day).write(day_metrics(SPEC, day, rankers, **{"drift": drift, **change}))
     gate(layout, day, CONFIG)
     for name in ("feed_sr", "dcnv2"):
-        write_json(layout.model(day, name) / "config.json", {"record": {"curve": curve(rng)}})
-    counts = {"read": 20_400, "kept": 20_000, "duplicates": 380, "late": 57}
+        points = [point.plain() for point in curve(SPEC, rng)]
+        trained = {"config": {}, "spec_hash": SPEC.hash}
+        record = {"freshness": "day", "curve": points, "steps": 80}
+        write_json(layout.model(day, name) / "config.json", {**trained, "record": record})
     layout.impressions_day(day).parent.mkdir(parents=True, exist_ok=True)
     layout.impressions_day(day).touch()
-    write_json(layout.ingest_counts(day), {**counts, "quarantined": {"position below -1 <b>": 20}})
+    write_json(layout.ingest_counts(day), asdict(ingest_counts(day)))
 
 
 def test_parity_is_told_in_a_sentence(tmp_path) -> None:
     layout = Layout.at(tmp_path)
     write_day(layout, DAYS[0])
-    found = {"requests": 16, "candidates": 1_320, "bound": 2e-6}
-    differences = {"served_difference": 3e-8, "forward_difference": 4e-7}
-    write_json(layout.run(DAYS[0]) / "parity.json", {**found, **differences})
+    parity = Parity(
+        day=DAYS[0], logged=3, probes=13, skipped={}, requests=16, candidates=1_320, scored=16,
+        served_difference=3e-8, forward_difference=4e-7, bound=2e-6,
+    )  # fmt: skip
+    Run(layout, DAYS[0]).write(parity)
     page = report(layout, DAYS[0], CONFIG).read_text()
     assert "16 requests with 1,320 candidates" in page
     assert "at most 3.0e-08 from what was served" in page
-
-
-def curve(rng: np.random.Generator) -> list[dict]:
-    points = []
-    for step in range(1, 81):
-        loss = 0.5 + 0.3 * np.exp(-step / 15)
-        tasks = {t: loss + rng.normal(0, 0.01) for t in SPEC.task_names}
-        points.append({"step": step, "loss": loss, "lr": 1e-3, "tasks": tasks})
-    return points
 
 
 class Outside(HTMLParser):
@@ -105,10 +91,10 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path) -> None:
     for day in DAYS:
         write_day(layout, day)
     page = report(layout, DAYS[-1], CONFIG).read_text()
-    found = Outside()
-    found.feed(page)
-    assert not found.tags & {"script", "link", "iframe", "img", "object"}
-    assert all(load.startswith(("#", "../../registry/")) for load in found.loads)
+    outside = Outside()
+    outside.feed(page)
+    assert not outside.tags & {"script", "link", "iframe", "img", "object"}
+    assert all(load.startswith(("#", "../../registry/")) for load in outside.loads)
     assert not re.search(r"url\((?!#)|@import", page)
     assert page.count("<svg") == 5
     for svg in re.findall(r"<svg.*?</svg>", page, flags=re.S):
@@ -146,7 +132,7 @@ def test_the_same_day_gives_the_same_bytes(tmp_path) -> None:
 
 def test_what_is_missing_is_said(tmp_path) -> None:
     layout = Layout.at(tmp_path)
-    with pytest.raises(ValueError, match="evaluate 2026-01-03 before its report"):
+    with pytest.raises(ValueError, match="missing: run feedsr evaluate --day 2026-01-03 first"):
         report(layout, DAYS[0], CONFIG)
     write_day(layout, DAYS[0])
     (layout.run(DAYS[0]) / "gate.json").unlink()
@@ -171,14 +157,15 @@ def test_days_and_versions_without_the_task_are_left_out(tmp_path) -> None:
     write_day(layout, DAYS[0])
     path = layout.run(DAYS[0]) / "metrics.json"
     old = json.loads(path.read_text())
-    for of in old["rankers"].values():
-        del of["tasks"][CONFIG.gate.task]
+    for ranker in old["rankers"].values():
+        del ranker["tasks"][CONFIG.gate.task]
     write_json(path, old)
     write_day(layout, DAYS[1])
-    version = {"day": DAYS[0], "metrics": {}, "gate": {"passed": True}}
-    write_json(layout.registry / "versions" / "v1" / "version.json", version)
+    version = f"{DAYS[0]}-aaaaaaaa"
+    record = version_record(SPEC, version)
+    record.write(layout.registry / "versions" / version / "version.json")
     page = report(layout, DAYS[1], CONFIG).read_text()
-    assert "v1" in page
+    assert f"<code>{version}</code></a></td><td>-</td>" in page
 
 
 def test_undefined_metrics_are_a_dash(tmp_path) -> None:
@@ -194,33 +181,12 @@ def test_undefined_metrics_are_a_dash(tmp_path) -> None:
 
 def test_an_index_that_could_not_be_made_is_a_dash(tmp_path) -> None:
     layout = Layout.at(tmp_path)
-    shares = {"numeric": True, "edges": [1], "train": [0, 0, 0], "eval": [0.25, 0.5, 0.25]}
-    moved = {"hour": {"psi": None, **shares}, "post_impressions": {"psi": 0.251, **shares}}
-    write_day(layout, DAYS[0], drift=moved)
+    drift = {"hour": moved(None).plain(), "post_impressions": moved(0.251).plain()}
+    write_day(layout, DAYS[0], drift=drift)
     page = report(layout, DAYS[0], CONFIG).read_text()
     assert '<code>hour</code></td><td class="">-</td>' in page
     assert page.index("<code>post_impressions") < page.index("<code>hour")
     assert '<td class="down">0.251</td>' in page
-
-
-def test_a_mass_at_one_value_is_drawn_as_a_bin_of_its_own(tmp_path) -> None:
-    """Below the mass, the mass, ten bins of the others, missing: a pair of bars each."""
-    train = np.random.default_rng(0).exponential(size=(4_000, SPEC.context_width))
-    train[train < 2] = 0
-    moved = plain(drift(train.astype(np.float32), train[:50].astype(np.float32), SPEC))
-    one = {"post_impressions": moved["post_impressions"]}
-    assert len(one["post_impressions"]["train"]) == 13
-    plot = feature_shares(Run({"drift": one, "rankers": {}}, {}, [], ["click"], "click"))
-    assert plot is not None
-    assert "each value that many rows share" in plot.note
-    assert plot.svg.count("var(--production)") == plot.svg.count("fill: var(--feed-sr)") == 13
-    assert feature_shares(Run({"drift": {}, "rankers": {}}, {}, [], ["click"], "click")) is None
-
-
-def test_no_day_that_was_judged_is_an_empty_plot() -> None:
-    plot = auc_per_day(Run({"drift": {}, "rankers": {}}, {}, [], ["click"], "click"))
-    ElementTree.fromstring(plot.svg)
-    assert plot.names == ()
 
 
 def test_a_day_without_impressions_has_a_report(tmp_path) -> None:
@@ -232,3 +198,11 @@ def test_a_day_without_impressions_has_a_report(tmp_path) -> None:
     assert "the same 0 impressions" in page.replace("\n  ", " ")
     for svg in re.findall(r"<svg.*?</svg>", page, flags=re.S):
         ElementTree.fromstring(svg)
+
+
+def test_a_damaged_file_is_one_sentence_that_names_it(tmp_path) -> None:
+    layout = Layout.at(tmp_path)
+    write_day(layout, DAYS[0])
+    layout.ingest_counts(DAYS[0]).write_text('{"read": 3}')
+    with pytest.raises(ValueError, match=r"day=2026-01-03\.json is damaged: day: "):
+        report(layout, DAYS[0], CONFIG)

@@ -13,11 +13,12 @@ from components.evaluation.scorecard import (
     LOGIT_EDGES,
     Rows,
     Scorecard,
-    WithinMember,
+    WithinMemberAuc,
     compares_within_day,
     grouped_auc,
     plain,
 )
+from components.registry.metrics import RankerMetrics, TaskMetrics, WithinMember
 from feature_repo.spec import FRESHNESS
 
 TASKS = ("click", "like")
@@ -56,30 +57,32 @@ def rows(rng: np.random.Generator, n: int) -> tuple[np.ndarray, Rows]:
 
 
 def test_a_card_agrees_with_the_definitions() -> None:
-    logits, of = rows(np.random.default_rng(0), 3_000)
+    logits, known = rows(np.random.default_rng(0), 3_000)
     card = Scorecard(TASKS)
-    card.update(logits, of)
+    card.update(logits, known)
     result = card.result()
     for k, task in enumerate(TASKS):
-        seen = np.isfinite(of.labels_RK[:, k])
-        label, p = of.labels_RK[seen, k], 1 / (1 + np.exp(-logits[seen, k].astype(float)))
-        got = result["tasks"][task]
-        assert got["n"] == seen.sum()
-        assert got["positives"] == label.sum()
-        assert got["auc"] == pytest.approx(auc_of(logits[seen, k], label), abs=1e-12)
+        seen = np.isfinite(known.labels_RK[:, k])
+        label, p = known.labels_RK[seen, k], 1 / (1 + np.exp(-logits[seen, k].astype(float)))
+        got = result.tasks[task]
+        assert got.n == seen.sum()
+        assert got.positives == label.sum()
+        assert got.auc == pytest.approx(auc_of(logits[seen, k], label), abs=1e-12)
         loss = -np.log(np.where(label == 1, p, 1 - p)).mean()
-        assert got["log_loss"] == pytest.approx(loss, rel=1e-9)
-        assert got["ece"] < 0.05
-        assert sum(result["scores"][task]["count"]) == seen.sum()
-        assert sum(result["scores"][task]["positives"]) == label.sum()
-        assert sum(result["calibration"][task]["count"]) == pytest.approx(seen.sum())
-    old = result["segments"]["old"]["click"]
-    assert old["n"] == of.segments["old"].sum()
-    assert result["segments"]["nobody"]["click"]["auc"] is None
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+        assert got.log_loss == pytest.approx(loss, rel=1e-9)
+        assert got.ece < 0.05
+        assert sum(result.scores[task].count) == seen.sum()
+        assert sum(result.scores[task].positives) == label.sum()
+        assert sum(result.calibration[task].count) == pytest.approx(seen.sum())
+    old = result.segments["old"]["click"]
+    assert old.n == known.segments["old"].sum()
+    assert result.segments["nobody"]["click"].auc is None
+    plain_result = result.plain()
+    assert json.loads(json.dumps(plain_result, allow_nan=False)) == plain_result
+    assert RankerMetrics.model_validate(plain_result) == result
 
 
-def card_of(logits_R, labels_R, **segments) -> dict:
+def card_of(logits_R, labels_R, **segments) -> RankerMetrics:
     """What a card says of one task, the rows in two batches, each row a sequence of its own."""
     logits_RK = np.asarray(logits_R, np.float32)[:, None]
     labels_RK = np.asarray(labels_R, np.float32)[:, None]
@@ -112,13 +115,13 @@ def test_scores_with_little_spread_are_told_apart(mean: float, sd: float, rounde
     logits[:2] = -30, 30  # two that are far from all others
     old = np.arange(20_000) % 3 == 0
     got = card_of(logits, labels, old=old)
-    assert got["tasks"]["click"]["auc"] == pytest.approx(pairwise_auc(logits, labels), abs=1e-9)
-    segment = got["segments"]["old"]["click"]
-    assert segment["auc"] == pytest.approx(pairwise_auc(logits[old], labels[old]), abs=1e-9)
-    assert segment["n"] == old.sum()
+    assert got.tasks["click"].auc == pytest.approx(pairwise_auc(logits, labels), abs=1e-9)
+    segment = got.segments["old"]["click"]
+    assert segment.auc == pytest.approx(pairwise_auc(logits[old], labels[old]), abs=1e-9)
+    assert segment.n == old.sum()
     x, sign = logits.astype(np.float64), np.where(labels == 1, -1, 1)
     loss = np.log1p(np.exp(sign * x)).mean()
-    assert got["tasks"]["click"]["log_loss"] == pytest.approx(loss, rel=1e-12)
+    assert got.tasks["click"].log_loss == pytest.approx(loss, rel=1e-12)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-5.001, -5.0), (-3.0001, -3.0), (1.0, 1.0 + 2e-7)])
@@ -128,26 +131,24 @@ def test_the_calibration_of_scores_with_little_spread_is_that_of_each(low, high)
     labels = np.repeat([0, 0, 1], [500, 250, 250])
     got = card_of(logits, labels)
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    assert got["tasks"]["click"]["ece"] == pytest.approx((p[0] + abs(0.5 - p[-1])) / 2, rel=1e-9)
-    curve = got["calibration"]["click"]
-    assert [n for n in curve["count"] if n] == [500, 500]
-    assert [x for x in curve["observed"] if x is not None] == [0, 0.5]
-    assert [x for x in curve["predicted"] if x is not None] == pytest.approx(
-        [p[0], p[-1]], rel=1e-9
-    )
+    assert got.tasks["click"].ece == pytest.approx((p[0] + abs(0.5 - p[-1])) / 2, rel=1e-9)
+    curve = got.calibration["click"]
+    assert [n for n in curve.count if n] == [500, 500]
+    assert [x for x in curve.observed if x is not None] == [0, 0.5]
+    assert [x for x in curve.predicted if x is not None] == pytest.approx([p[0], p[-1]], rel=1e-9)
 
 
 def test_the_same_score_for_everything_is_a_half_to_the_bit() -> None:
     labels = np.random.default_rng(0).random(1_001) < 0.3
     for value in (-5.0, 0.0, -1e30, 1e30, 3e-39):
-        assert card_of(np.full(1_001, value), labels)["tasks"]["click"]["auc"] == 0.5
+        assert card_of(np.full(1_001, value), labels).tasks["click"].auc == 0.5
 
 
 def test_scores_at_the_ends_of_float32_are_ordered() -> None:
     labels = np.array([0, 0, 1, 0, 1, 1])
-    got = card_of([-1e30, -50, -20, 20, 50, 1e30], labels)["tasks"]["click"]
-    assert got["auc"] == pytest.approx(8 / 9)
-    assert got["log_loss"] == pytest.approx(40 / 6)
+    got = card_of([-1e30, -50, -20, 20, 50, 1e30], labels).tasks["click"]
+    assert got.auc == pytest.approx(8 / 9)
+    assert got.log_loss == pytest.approx(40 / 6)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
@@ -156,21 +157,21 @@ def test_one_score_that_is_no_number_refuses_the_card(place: int, wrong: float) 
     logits = np.array([1.0, 2, 3, 4, 5, 6])
     logits[place] = wrong
     got = card_of(logits, [0, 1, 0, 1, 0, 1], old=np.arange(6) > 2)
-    for of in (got["tasks"]["click"], got["segments"]["old"]["click"]):
-        assert [of[m] for m in ("auc", "log_loss", "ece")] == [None] * 3
-    assert got["within_member"]["click"]["auc"] is None
-    assert (got["tasks"]["click"]["n"], got["tasks"]["click"]["positives"]) == (6, 3)
-    assert sum(got["scores"]["click"]["count"]) == 6
-    assert got["scores"]["click"]["count"][48] == 1  # the one, as a logit of 0
+    for measured in (got.tasks["click"], got.segments["old"]["click"]):
+        assert (measured.auc, measured.log_loss, measured.ece) == (None, None, None)
+    assert got.within_member["click"].auc is None
+    assert (got.tasks["click"].n, got.tasks["click"].positives) == (6, 3)
+    assert sum(got.scores["click"].count) == 6
+    assert got.scores["click"].count[48] == 1  # the one, as a logit of 0
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_has_a_log_loss_and_no_auc(label: int) -> None:
-    got = card_of([0.5, 2.0, -1.0], [label] * 3)["tasks"]["click"]
-    assert got["auc"] is None
+    got = card_of([0.5, 2.0, -1.0], [label] * 3).tasks["click"]
+    assert got.auc is None
     x = np.array([0.5, 2.0, -1.0]) * (1 - 2 * label)
-    assert got["log_loss"] == pytest.approx(np.log1p(np.exp(x)).mean())
-    assert (got["n"], got["positives"]) == (3, 3 * label)
+    assert got.log_loss == pytest.approx(np.log1p(np.exp(x)).mean())
+    assert (got.n, got.positives) == (3, 3 * label)
 
 
 def test_a_card_without_rows_is_a_card() -> None:
@@ -182,15 +183,15 @@ def test_a_card_without_rows_is_a_card() -> None:
     empty.update(nothing, Rows(labels_RK=nothing, sequence_R=none, segments={}))
     assert empty.result() == never
     for task in TASKS:
-        zeros = {"auc": None, "log_loss": None, "ece": None, "n": 0, "positives": 0}
-        assert never["tasks"][task] == zeros
-        assert never["within_member"][task] == {"auc": None, "members": 0, "impressions": 0}
-        assert never["calibration"][task]["count"] == [0] * 10
-        assert sum(never["scores"][task]["count"]) == 0
-    assert never["segments"] == {}
+        zeros = TaskMetrics(auc=None, log_loss=None, ece=None, n=0, positives=0)
+        assert never.tasks[task] == zeros
+        assert never.within_member[task] == WithinMember(auc=None, members=0, impressions=0)
+        assert never.calibration[task].count == (0,) * 10
+        assert sum(never.scores[task].count) == 0
+    assert never.segments == {}
     got = card_of([1.0, 2.0, 3.0], [np.nan] * 3, nobody=[False] * 3)
-    assert got["tasks"]["click"] == got["segments"]["nobody"]["click"] == zeros
-    json.dumps([never, got], allow_nan=False)
+    assert got.tasks["click"] == got.segments["nobody"]["click"] == zeros
+    json.dumps([never.plain(), got.plain()], allow_nan=False)
 
 
 def test_a_segment_that_a_batch_does_not_name_has_none_of_its_rows() -> None:
@@ -199,28 +200,29 @@ def test_a_segment_that_a_batch_does_not_name_has_none_of_its_rows() -> None:
     logits = np.array([[1], [2], [3]], np.float32)
     for segments in ({}, {"late": np.array([True, False, True])}, {}):
         card.update(logits, Rows(labels_RK=labels, sequence_R=np.arange(3), segments=segments))
-    late = card.result()["segments"]["late"]["click"]
-    assert (late["n"], late["positives"], late["auc"]) == (2, 1, 1.0)
-    assert card.result()["tasks"]["click"]["n"] == 9
+    late = card.result().segments["late"]["click"]
+    assert (late.n, late.positives, late.auc) == (2, 1, 1.0)
+    assert card.result().tasks["click"].n == 9
 
 
 def test_the_shape_of_scores_has_every_row_and_the_ends_take_what_is_beyond() -> None:
-    of = card_of([-1e30, -12.0, -11.8, 0.0, 5.99, 6.0, 1e30], [0, 1, 0, 1, 1, 0, 1])
-    shape = of["scores"]["click"]
-    assert shape["edges"] == LOGIT_EDGES.tolist()
+    got = card_of([-1e30, -12.0, -11.8, 0.0, 5.99, 6.0, 1e30], [0, 1, 0, 1, 1, 0, 1])
+    shape = got.scores["click"]
+    assert shape.edges == tuple(LOGIT_EDGES)
     assert (LOGIT_EDGES[0], LOGIT_EDGES[-1], np.diff(LOGIT_EDGES).tolist()) == (-12, 6, [0.25] * 72)
-    assert {i: n for i, n in enumerate(shape["count"]) if n} == {0: 3, 48: 1, 71: 3}
-    assert {i: n for i, n in enumerate(shape["positives"]) if n} == {0: 1, 48: 1, 71: 2}
+    assert {i: n for i, n in enumerate(shape.count) if n} == {0: 3, 48: 1, 71: 3}
+    assert {i: n for i, n in enumerate(shape.positives) if n} == {0: 1, 48: 1, 71: 2}
 
 
 def test_within_members_the_impressions_are_the_weights() -> None:
-    within = WithinMember(1)
+    within = WithinMemberAuc(1)
     logits = np.array([[1.0], [2], [3], [4], [5], [6], [7]])
     labels = np.array([[0], [1], [1], [0], [0], [1], [np.nan]])
     within.update(logits, labels, np.array([5, 5, 5, 9, 9, 2, 9]))
-    assert within.result() == [{"auc": 1.0, "members": 1, "impressions": 3}]
+    assert within.result() == [WithinMember(auc=1.0, members=1, impressions=3)]
     within.update(logits[:2], labels[1::-1], np.array([5, 5]))
-    assert within.result() == [{"auc": pytest.approx(3 / 5), "members": 2, "impressions": 5}]
+    (both,) = within.result()
+    assert both.plain() == {"auc": pytest.approx(3 / 5), "members": 2, "impressions": 5}
 
 
 def test_a_card_has_the_auc_within_each_sequence_of_a_batch() -> None:
@@ -233,7 +235,7 @@ def test_a_card_has_the_auc_within_each_sequence_of_a_batch() -> None:
     card.update(
         logits[:2] * [-1, 1], Rows(labels_RK=labels[:2], sequence_R=sequence[:2], segments={})
     )
-    assert card.result()["within_member"] == {
+    assert card.result().plain()["within_member"] == {
         "click": {"auc": 3 / 5, "members": 2, "impressions": 5},
         "like": {
             "auc": pytest.approx((0 * 2 + 0.5 * 2 + 0 * 2) / 6),
@@ -247,35 +249,35 @@ def test_batches_add_up_to_the_whole() -> None:
     rng = np.random.default_rng(1)
     parts = [rows(rng, 400) for _ in range(4)]
     whole, cut = Scorecard(TASKS), Scorecard(TASKS)
-    for logits, of in parts:
-        cut.update(logits, of)
-    shifted = [of.sequence_R + 1_000 * i for i, (_, of) in enumerate(parts)]
+    for logits, known in parts:
+        cut.update(logits, known)
+    shifted = [known.sequence_R + 1_000 * i for i, (_, known) in enumerate(parts)]
     joined = Rows(
-        labels_RK=np.concatenate([of.labels_RK for _, of in parts]),
+        labels_RK=np.concatenate([known.labels_RK for _, known in parts]),
         sequence_R=np.concatenate(shifted),
         segments={
-            n: np.concatenate([of.segments[n] for _, of in parts]) for n in ("old", "nobody")
+            n: np.concatenate([known.segments[n] for _, known in parts]) for n in ("old", "nobody")
         },
     )
     whole.update(np.concatenate([logits for logits, _ in parts]), joined)
-    one, many = whole.result(), cut.result()
-    assert one["scores"] == many["scores"]
+    once, often = whole.result().plain(), cut.result().plain()
+    assert once["scores"] == often["scores"]
     for task in TASKS:
-        assert one["tasks"][task] == pytest.approx(many["tasks"][task], rel=1e-6)
-        assert one["within_member"][task] == pytest.approx(many["within_member"][task])
+        assert once["tasks"][task] == pytest.approx(often["tasks"][task], rel=1e-6)
+        assert once["within_member"][task] == pytest.approx(often["within_member"][task])
 
 
 def test_a_logit_that_is_no_number_leaves_every_metric_undefined() -> None:
-    logits, of = rows(np.random.default_rng(2), 200)
+    logits, known = rows(np.random.default_rng(2), 200)
     good, card = Scorecard(TASKS), Scorecard(TASKS)
-    good.update(logits, of)
-    card.update(logits, of)
-    card.update(np.full_like(logits, np.nan), of)
-    tasks = card.result()["tasks"]
+    good.update(logits, known)
+    card.update(logits, known)
+    card.update(np.full_like(logits, np.nan), known)
+    tasks = card.result().tasks
     for task in TASKS:
-        assert tasks[task]["n"] == 2 * good.result()["tasks"][task]["n"]
-        assert [tasks[task][m] for m in ("auc", "log_loss", "ece")] == [None] * 3
-    assert card.result()["within_member"]["click"]["auc"] is None
+        assert tasks[task].n == 2 * good.result().tasks[task].n
+        assert (tasks[task].auc, tasks[task].log_loss, tasks[task].ece) == (None, None, None)
+    assert card.result().within_member["click"].auc is None
 
 
 def test_plain_values_hold_no_nan() -> None:
