@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 3 end to end: real servers, a real store, the offline path; a tampered value is found and
-named.
-"""
+"""Law 3 end to end, with real servers and a real store: a tampered value is found and named."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,43 +14,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.evaluation.parity import (
-    BOUNDS,
-    Findings,
-    Models,
-    boundary_of,
-    compare,
-    logged_requests,
-    parity,
-    probe_instances,
-)
-from components.evaluation.replay import Offline, Replayed
+from components.evaluation.differences import BOUNDS, Findings, Models, compare
+from components.evaluation.parity import parity
+from components.evaluation.replay import Offline
+from components.evaluation.requests import boundary_of, logged_requests, probe_instances
 from components.features.online import online_histories
 from components.features.store import open_store
+from components.registry.run import Run
 from feature_repo.specs import SIMULATOR as SPEC
 from serving.client import ask
 from serving.history import decode_history, encode_history
 from serving.launch import launch
-from serving.wire import encode_candidates
-from tests.serving_builders import SmallRun, candidates
+from tests.serving_builders import SmallRun
 
 
 @pytest.mark.law
 def test_serving_and_offline_agree(small_run: SmallRun) -> None:
     result = parity(small_run.layout, small_run.day, small_run.config)
-    assert result["probes"] == result["requests"] == result["scored"] == 6
-    assert result["candidates"] == 6 * 20
-    assert result["served_difference"] <= result["bound"] < 1e-3
-    assert result["forward_difference"] <= result["bound"]
-    written = json.loads((small_run.layout.run(small_run.day) / "parity.json").read_text())
-    assert written == result
+    assert result.probes == result.requests == result.scored == 6
+    assert result.candidates == 6 * 20
+    assert result.served_difference <= result.bound < 1e-3
+    assert result.forward_difference <= result.bound
+    assert Run(small_run.layout, small_run.day).parity == result
 
 
 @pytest.mark.law
 def test_serving_in_bfloat16_agrees_within_the_dtype(small_run: SmallRun) -> None:
     config = small_run.config.model_copy(update={"serving_dtype": "bfloat16"})
     result = parity(small_run.layout, small_run.day, config)
-    assert 1e-5 < result["served_difference"] <= result["bound"] == BOUNDS["bfloat16"]
+    assert 1e-5 < result.served_difference <= result.bound == BOUNDS["bfloat16"]
 
 
 def probed(run: SmallRun) -> dict[str, Any]:
@@ -117,39 +106,6 @@ def array_of(values: np.ndarray, name: str) -> Any:
     return pa.array(values, SPEC.history_schema.field(name).type)
 
 
-@pytest.mark.parametrize(
-    "name", [*(f.name for f in SPEC.with_role("sequence")), *SPEC.context_slices]
-)
-def test_a_difference_in_any_feature_is_named(small_run: SmallRun, name: str) -> None:
-    """One bit of the last candidate, or a value where the other side has none."""
-    features, context_NC = candidates(SPEC, 3, 1)
-    row = {
-        "member_id": 7,
-        "post_ids": features["post_id"].tolist(),
-        "history": b"",
-        "candidates": encode_candidates(SPEC, features, context_NC),
-        "model_version": "none",
-    }
-    models = Models(small_run.layout, small_run.day)
-    same = Replayed(history=b"", features=features, context_NC=context_NC)
-    compare(SPEC, row, same, models, Findings())
-    other = Replayed(
-        history=b"",
-        features={n: v.copy() for n, v in features.items()},
-        context_NC=context_NC.copy(),
-    )
-    if name in features:
-        column = other.features[name].reshape(3, -1)
-    else:
-        column = other.context_NC[:, SPEC.context_slices[name]]
-    bits = column[2:, -1:].copy()
-    bits.view(np.uint8)[0, 0] ^= 1
-    changed = np.isnan(column[2, -1]) if column.dtype.kind == "f" else False
-    column[2:, -1:] = 0 if changed else bits
-    with pytest.raises(ValueError, match=f"feature {name} of member 7 and post"):
-        compare(SPEC, row, other, models, Findings())
-
-
 def test_logged_requests_are_replayed_and_unfit_ones_are_counted(small_run: SmallRun) -> None:
     """Requests of the day after the run, as of the store's own time, and one about the past; one
     with codes that ingest would refuse, and one that names candidates twice.
@@ -165,10 +121,10 @@ def test_logged_requests_are_replayed_and_unfit_ones_are_counted(small_run: Smal
     rows, skipped = logged_requests(layout, next_day, config)
     assert len(rows) >= 4
     assert not skipped
-    again = Offline(layout, config).replay(rows, boundary_of(SPEC, rows[0]["time_ms"]))
+    again = Offline(layout, config).replay(rows, boundary_of(SPEC, rows[0].time_ms))
     models, findings = Models(layout, next_day), Findings()
-    for row, replayed in zip(rows, again, strict=True):
-        compare(SPEC, row, replayed, models, findings)
+    for logged, replayed in zip(rows, again, strict=True):
+        compare(SPEC, logged, replayed, models, findings)
     assert findings.scored == len(rows)
     past, skipped = logged_requests(layout, small_run.day, config)
     assert past == []
