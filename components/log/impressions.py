@@ -105,7 +105,8 @@ class ImpressionLog:
             self.connection.register(name, table)
         return self.connection.execute(sql).to_arrow_table()
 
-    def member_chunks(self, members: Array, counts: Array, rows: int) -> Iterable[pa.Table]:
+    @staticmethod
+    def member_chunks(members: Array, counts: Array, rows: int) -> Iterable[pa.Table]:
         """The members in tables (`member_id`) of about `rows` impressions each."""
         chunk = np.cumsum(counts) // rows
         for part in np.split(members, np.flatnonzero(np.diff(chunk)) + 1):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.log.columns import Nulls, arrow_column, column, packed_bytes, records, select_list
@@ -68,6 +68,7 @@ def test_a_column_that_is_not_there_is_one_sentence() -> None:
         column(pa.table({"a": [1], "b": [2]}), "z")
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1))), st.integers(0, 9))
 def test_the_meanings_differ_in_the_nulls_alone(values: list[int | None], cut: int) -> None:
     """However the rows lie in chunks."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.log.duplicates import first_rows, repeats, same_rows
@@ -20,6 +20,7 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 4), st.booleans())),
     st.integers(0, 3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.log.columns import Ints
@@ -122,6 +122,7 @@ def test_between_two_members_with_known_sessions() -> None:
     assert got.tolist() == [7, *[int(mix(3, 2, 100)[0])] * 2, 8]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60)), max_size=25),
     st.integers(1, 10),

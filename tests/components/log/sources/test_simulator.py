@@ -11,16 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import ValidationError
 
 from components.config import PROFILES
 from components.layout.paths import Layout
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, SourceCounts, simulate
 from components.log.sources.feed import Feed
-from components.log.sources.feedback import ACTIONS, LONG_DWELL_MS, SKIP_MS, act, probabilities
+from components.log.sources.feedback import ACTIONS, LONG_DWELL_MS, SKIP_MS
 from components.log.sources.simulator import truth_day
-from components.log.sources.world import Posts, SegmentSampler
+from components.log.sources.world import Posts
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
 from tests.raw_builders import digest, exact_auc
@@ -140,16 +139,6 @@ def test_truth_is_calibrated_and_learnable(log: Log, task: str) -> None:
     assert 0.70 < bayes < with_mood < 0.95
 
 
-def test_probabilities_are_those_of_the_draws() -> None:
-    rng = np.random.default_rng(0)
-    for relevance in (0.0, 2.0, 5.0):
-        level, examined = np.full(200_000, relevance), np.full(200_000, 0.7)
-        drawn, expected = act(rng, level, examined), probabilities(level, examined)
-        for name in ACTIONS:
-            p = expected[name][0]
-            assert abs(drawn[name].mean() - p) < 5 * np.sqrt(p * (1 - p) / len(level)) + 1e-9
-
-
 def test_position_bias_at_the_planted_rate(log: Log) -> None:
     position, click = log.truth["position"], log.truth["click"].astype(float)
     top = click[position == 0].mean()
@@ -220,43 +209,6 @@ def test_activity_is_heavy_tailed_and_some_members_are_cold(log: Log) -> None:
     assert len(member) > 0.8 * DEFAULT.members
 
 
-def test_interests_drift_by_the_planted_angle() -> None:
-    config = SMALL.model_copy(update={"days": 12, "members": 500, "drift": 0.2})
-    world = Feed(config).world
-    world.next_day()
-    start, angles = world.interest_ML, []
-    for _ in range(10):
-        before = world.interest_ML
-        world.next_day()
-        cosine = (before * world.interest_ML).sum(1)
-        angles.append(np.arccos(cosine).mean())
-    assert abs(np.mean(angles) - 0.2) < 0.02
-    far = np.arccos((start * world.interest_ML).sum(1)).mean()
-    assert 0.45 < far < 0.75
-    profile = (world.profile_ML * (world.first_interest_ML @ world.profile_map)).sum(1)
-    planted = 1 / np.sqrt(1 + config.profile_noise**2)
-    assert abs(profile.mean() - planted) < 0.1
-    still = Feed(config.model_copy(update={"drift": 0.0})).world
-    still.next_day()
-    first = still.interest_ML
-    still.next_day()
-    np.testing.assert_allclose(still.interest_ML, first)
-
-
-def test_the_members_bias_changes_nothing_else() -> None:
-    """The default is the strength that was planted before it could be chosen; 0 takes it away."""
-    plain, biased = (
-        Feed(SMALL.model_copy(update={"member_bias": bias})).world for bias in (0.0, 0.8)
-    )
-    default = Feed(SMALL).world
-    assert not plain.bias_M.any()
-    np.testing.assert_allclose(biased.bias_M, 2 * default.bias_M)
-    assert abs(Feed(DEFAULT).world.bias_M.std() - 0.4) < 0.03
-    for name in ("interest_ML", "profile_ML", "activity_M", "favourites_MF", "industry_M"):
-        np.testing.assert_array_equal(getattr(plain, name), getattr(default, name))
-        np.testing.assert_array_equal(getattr(biased, name), getattr(default, name))
-
-
 def test_the_truth_holds_what_was_logged_and_when_it_arrived(log: Log) -> None:
     dwell, click = log.truth["dwell_ms"], log.truth["click"]
     assert ((dwell >= LONG_DWELL_MS) == (log.truth["long_dwell"] == 1)).all()
@@ -287,28 +239,10 @@ def test_history_tells_the_interest(log: Log) -> None:
     assert by_content > by_popularity + 0.1
 
 
-def test_segment_sampler_draws_by_weight_within_the_group() -> None:
-    group, weight = np.array([2, 0, 2, 0, 2]), np.array([1.0, 1.0, 3.0, 0.0, 4.0])
-    sampler = SegmentSampler(group, weight, 3)
-    uniform = (np.arange(8000) + 0.5) / 8000
-    drawn = sampler.draw(np.full(8000, 2), uniform)
-    np.testing.assert_array_equal(np.bincount(drawn, minlength=5), [1000, 0, 3000, 0, 4000])
-    assert (sampler.draw(np.zeros(100, np.int64), uniform[::80]) == 1).all()
-    assert (sampler.draw(np.ones(10, np.int64), uniform[:10]) == -1).all()
-
-
 def test_the_truth_can_be_left_out(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path)
     simulate(layout, SMALL.model_copy(update={"truth": False}))
     assert not (tmp_path / "truth").exists()
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"actors": 5}, {"days": 0}, {"late_share": 1.5}, {"misspelt": 1}]
-)
-def test_a_wrong_configuration_is_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValidationError):
-        SimulatorConfig.model_validate(wrong)
 
 
 def test_a_ranked_feed_shows_the_better_posts_higher_and_a_random_one_does_not(
