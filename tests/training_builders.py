@@ -6,16 +6,20 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from components.config import DailyConfig, TrainConfig
 from components.layout.paths import Layout
+from components.training.run import Record, TrainingRun
+from components.training.shards import write_shards as write_training_shards
 from feature_repo.specs import KUAIRAND
-from model import DCNv2Config, FeedSRConfig, HeadConfig
+from model import DCNv2Config, FeedSRConfig, HeadConfig, RankerConfig
 from model.checkpoint import load_model
-from tests.shard_builders import random_lengths, write_shards
+from tests.shard_builders import random_lengths, shard_batch, write_shards
 
 DAY = "2024-01-02"
 HEAD = HeadConfig(name="linear", gate_dropout=0)
@@ -30,6 +34,33 @@ def written_shards(folder: Path) -> Path:
     """Shards of 300 sequences."""
     write_shards(folder, KUAIRAND, random_lengths(300), shards=2)
     return folder
+
+
+def shard_without_rows(folder: Path) -> Path:
+    """The one shard of a folder, without a sequence."""
+    batch = shard_batch(KUAIRAND, np.array([4]), np.random.default_rng(0), 1)
+    metadata = {"spec_hash": KUAIRAND.hash, "freshness": "day", "as_of_ms": "0"}
+    with write_training_shards(folder, metadata) as shards:
+        shards.write(batch.slice(0, 0))
+    (path,) = folder.glob("*.arrow")
+    return path
+
+
+def training_run(shards: Path, out: Path, **changes: Any) -> TrainingRun:
+    """A run of a small ranker on the shards above, but for what is said."""
+    small = {"ranker": NOISY, "spec": KUAIRAND, "config": SMALL, "freshness": "day"}
+    return TrainingRun(shards=shards, out=out, **{**small, **changes})
+
+
+def fitted(
+    shards: Path,
+    out: Path,
+    ranker: RankerConfig = NOISY,
+    config: TrainConfig = SMALL,
+    **changes: Any,
+) -> Record:
+    """Trains such a run, and returns its record."""
+    return training_run(shards, out, ranker=ranker, config=config, **changes).train()
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

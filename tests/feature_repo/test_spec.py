@@ -37,6 +37,11 @@ def test_one_line_adds_a_feature_everywhere_and_changes_the_hash() -> None:
     assert grown.hash != KUAIRAND.hash
 
 
+def test_hashes_of_the_shipped_specs_stay() -> None:
+    """Shards and models that were made before are still theirs."""
+    assert (KUAIRAND.hash, SIMULATOR.hash) == ("8013b31baf82b39a", "6b0fc89a2ced4a7b")
+
+
 def test_the_hash_covers_a_change_inside_a_kind() -> None:
     other = dataclasses.replace(KUAIRAND, max_impressions=999)
     assert other.hash != KUAIRAND.hash

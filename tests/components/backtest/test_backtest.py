@@ -10,13 +10,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.backtest.backtest import BacktestOptions, backtest, default_work
+from components.backtest.backtest import BacktestOptions, backtest, default_work, ranker_configs
 from components.backtest.prepare import (
     Prepared,
     config_for,
     prepare,
 )
 from components.backtest.split import Split, write_test, write_train
+from components.config import PROFILES
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.sources import detect_source
@@ -24,7 +25,8 @@ from components.studies.trial import Log
 from components.training.data import evaluation_batches
 from feature_repo.spec import FRESHNESS, Freshness
 from feature_repo.specs import SIMULATOR
-from model import build_ranker
+from model import FeedSRConfig, build_ranker
+from model.build import RANKERS
 from tests.loop_builders import small_config
 
 LOG = "sim:4000"
@@ -246,3 +248,13 @@ def test_a_log_in_a_folder_whose_name_begins_with_a_tilde_is_named_and_missed_in
     assert log.name == data
     with pytest.raises(ValueError, match=r"there is no folder .*~nobody that there is"):
         detect_source(data)
+
+
+def test_a_backtest_knows_every_ranker_and_those_of_the_loop_as_configured() -> None:
+    config = PROFILES["kuairand"].model_copy(update={"feed_sr": FeedSRConfig(width=32)})
+    chosen = ranker_configs(config, tuple(RANKERS))
+    assert {name: made.ranker for name, made in chosen.items()} == {n: n for n in RANKERS}
+    assert chosen["feed_sr"] == config.feed_sr
+    assert chosen["ligr"] == RANKERS["ligr"][0].model_validate({})
+    with pytest.raises(ValueError, match="no ranker 'svd'; have feed_sr, dcnv2, lirank"):
+        ranker_configs(config, ("ligr", "svd"))

@@ -24,12 +24,14 @@ from components.log.sources.simulator import truth_day
 from components.studies.position_bias import position_bias, slope
 from components.training.data import evaluation_batches
 from components.training.run import TrainingRun
+from components.training.shards import write_shards
 from feature_repo.specs import SIMULATOR
 from model import FeedSRConfig, HeadConfig
 from model.batch import TrainBatch
 from model.checkpoint import load_model
 from model.ranker import Output
 from serving.predictor.rank_batch import SERVING_POSITION
+from tests.shard_builders import shard_batch
 
 FEED = SimulatorConfig(impressions=12_000, members=150, position_exponent=0.8)
 SPLIT = Split(train_before="2026-01-11", test_through="2026-01-13", freshness="day", spec=SIMULATOR)
@@ -188,3 +190,14 @@ def test_a_log_without_its_truth_is_told(layout: Layout, tmp_path: Path) -> None
     simulate(other, FEED.model_copy(update={"seed": 1}))
     with pytest.raises(ValueError, match="does not hold the truth of every impression"):
         position_bias(oracle, layout.root / "test", other, SIMULATOR)
+
+
+def test_no_impression_has_no_position_bias(tmp_path: Path) -> None:
+    batch = shard_batch(SIMULATOR, np.array([3]), np.random.default_rng(0), 1)
+    with write_shards(tmp_path / "none", {"spec_hash": SIMULATOR.hash}) as shards:
+        shards.write(batch.slice(0, 0))
+    with pytest.raises(ValueError, match=r"none.* no impression to score"):
+        position_bias(torch.nn.Linear(1, 1), tmp_path / "none", Layout.at(tmp_path), SIMULATOR)
+    nothing = np.zeros(0)
+    with pytest.raises(ValueError, match="no impression"):
+        slope(nothing, nothing, nothing, np.zeros(0, np.int64))

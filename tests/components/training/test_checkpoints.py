@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,13 +33,13 @@ def steps(folder: Path) -> list[str]:
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert save(tmp_path, 7) == tmp_path / "step-00000007"
-    found = newest_checkpoint(tmp_path, "these")
-    assert found is not None
-    assert (found.step, found.inputs) == (7, "these")
-    assert found.model["w"].tolist() == [7, -1]
-    assert found.model["n"].tolist() == 7
-    assert found.optimizer == {}
-    assert found.state == {"rates": [0.1 * 7], "points": [{"step": 7}]}
+    newest = newest_checkpoint(tmp_path, "these")
+    assert newest is not None
+    assert (newest.step, newest.inputs) == (7, "these")
+    assert newest.model["w"].tolist() == [7, -1]
+    assert newest.model["n"].tolist() == 7
+    assert newest.optimizer == {}
+    assert newest.state == {"rates": [0.1 * 7], "points": [{"step": 7}]}
 
 
 def test_the_newest_two_are_kept_by_number_not_by_text(tmp_path: Path) -> None:
@@ -44,9 +47,9 @@ def test_the_newest_two_are_kept_by_number_not_by_text(tmp_path: Path) -> None:
         save(tmp_path, step)
         wanted = kept or [10, 1_000_000]
         assert steps(tmp_path) == [f"step-{n:08d}" for n in wanted]
-    found = newest_checkpoint(tmp_path, "these")
-    assert found is not None
-    assert found.step == 1_000_000
+    newest = newest_checkpoint(tmp_path, "these")
+    assert newest is not None
+    assert newest.step == 1_000_000
 
 
 def test_another_runs_checkpoint_is_passed_over_for_an_older_one_of_this_run(
@@ -55,9 +58,9 @@ def test_another_runs_checkpoint_is_passed_over_for_an_older_one_of_this_run(
     save(tmp_path, 3)
     save(tmp_path, 4, inputs="those")
     with caplog.at_level(logging.WARNING, logger="feedsr.train"):
-        found = newest_checkpoint(tmp_path, "these")
-    assert found is not None
-    assert found.step == 3
+        newest = newest_checkpoint(tmp_path, "these")
+    assert newest is not None
+    assert newest.step == 3
     assert "step-00000004 is of a run with other inputs" in caplog.text
     assert newest_checkpoint(tmp_path, "neither") is None
     assert steps(tmp_path) == ["step-00000003", "step-00000004"]
@@ -85,3 +88,39 @@ def test_a_folder_with_something_else_in_it_stays(tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     clear_checkpoints(folder)
     assert steps(folder) == ["notes.txt"]
+
+
+def test_a_folder_without_checkpoints_has_none_to_resume_or_to_clear(tmp_path: Path) -> None:
+    for folder in (tmp_path / "nowhere", tmp_path):
+        assert newest_checkpoint(folder, "x") is None
+        clear_checkpoints(folder)
+    assert not tmp_path.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 1 MB; only root can mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small file system can only be mounted by root")
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_older_checkpoint_stays(small_disk: Path) -> None:
+    def checkpoint(step: int, numbers: int) -> Checkpoint:
+        tensors = {"w": torch.full((numbers,), float(step))}
+        return Checkpoint(step=step, inputs="x", model=tensors, optimizer=tensors, state={})
+
+    folder = small_disk / "checkpoints"
+    save_checkpoint(folder, checkpoint(1, 50_000))
+    with pytest.raises(ValueError, match=r"step-00000002.*No space left.*make room"):
+        save_checkpoint(folder, checkpoint(2, 100_000))
+    assert [p.name for p in folder.iterdir()] == ["step-00000001"]
+    newest = newest_checkpoint(folder, "x")
+    assert newest is not None
+    assert (newest.step, newest.model["w"].unique().tolist()) == (1, [1.0])

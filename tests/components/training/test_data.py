@@ -10,22 +10,23 @@ import pytest
 import torch
 
 from components.config import TrainConfig
-from components.training import shards
 from components.training.data import (
     Weighting,
     estimate_weighting,
     evaluation_batches,
     open_loader,
-    propensity,
     shard_format,
     to_train_batch,
     window_limit,
 )
+from components.training.propensity import estimate_propensity
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from kernels.loader import LoaderConfig, Packed, read_shard
 from kernels.loader.reference import take
-from tests.shard_builders import START_MS, random_lengths, shard_batch, write_shards
+from model import DCNv2Config, build_ranker
+from tests.shard_builders import START_MS, random_lengths, write_shards
+from tests.training_builders import NOISY, shard_without_rows
 
 
 @pytest.mark.parametrize("spec", [KUAIRAND, SIMULATOR], ids=lambda s: s.name)
@@ -92,48 +93,6 @@ def test_weight_halves_with_age_and_the_future_is_not_heavier() -> None:
     assert ours == pytest.approx([0.25, 0.5, 0.5**0.5, 1, 1])
 
 
-def test_the_propensity_table_finds_the_rates() -> None:
-    rng = np.random.default_rng(0)
-    position = rng.integers(-1, 5, 400_000).astype(np.int16)
-    rate = np.array([0.5, 0.4, 0.25, 0.01, 0.6, 0.9])[position]
-    click = (rng.random(len(position)) < rate).astype(np.int8)
-    click[::7] = -1
-    table = propensity([pack([len(position)], position=position, click=click)], "click")
-    assert len(table) == 60
-    assert table[:5] == pytest.approx([1, 0.8, 0.5, 0.1, 1.0], abs=0.02)
-    assert min(table) >= 0.1
-    assert max(table) <= 1
-
-
-def test_the_propensity_table_by_hand() -> None:
-    """Rates are smoothed by a hundred impressions of the overall one; the last place is shared."""
-    position = np.repeat(np.array([0, 1, 59, 75, -1], np.int16), [300, 100, 50, 50, 40])
-    click = np.zeros(540, np.int8)
-    click[:90] = 1  # of the 300 at place 0
-    click[300:310] = 1  # of the 100 at place 1
-    click[400], click[450] = 1, 1  # of the 100 at the last place
-    click[500:540] = 1  # without a place
-    click[290:300] = -1
-    table = propensity([pack([540], position=position, click=click)], "click")
-    overall = 102 / 490
-    rate = [(90 + 100 * overall) / 390, (10 + 100 * overall) / 200, overall]
-    rate.append((2 + 100 * overall) / 200)
-    assert len(table) == 60
-    assert [table[p] for p in (0, 1, 30, 59)] == pytest.approx([r / rate[0] for r in rate])
-
-
-def test_one_click_makes_a_table_whose_floor_is_a_tenth() -> None:
-    click = np.array([1, 0], np.int8)
-    table = propensity([pack([2], position=np.array([0, 1], np.int16), click=click)], "click")
-    overall = 0.5
-    assert table[1] == pytest.approx((50 / 101) / (51 / 101))
-    assert table[2] == pytest.approx(overall / (51 / 101))
-    click = np.repeat(np.array([1, 0], np.int8), 100_000)
-    position = np.repeat(np.array([0, 1], np.int16), 100_000)
-    low = propensity([pack([200_000], position=position, click=click)], "click")
-    assert low[:2] == (1.0, 0.1)
-
-
 def test_a_window_is_read_to_twice_its_most() -> None:
     assert window_limit(KUAIRAND) == 2 * (1000 + 64) == 2128
 
@@ -154,19 +113,12 @@ def test_estimated_weights_halve_as_they_are_told() -> None:
     """By age and by place, both unlike their defaults, over two packs."""
     packs = [pack([2], event_time=[0, DAY_MS]), pack([1], event_time=[3 * DAY_MS])]
     config = TrainConfig(age_half_life_days=2.0, position_half_life=4)
-    found = estimate_weighting(packs, KUAIRAND, config, 5 * DAY_MS)
+    weighting = estimate_weighting(packs, KUAIRAND, config, 5 * DAY_MS)
     plain = [0.5 ** (1 / 4 + 5 / 2), 0.5 ** (4 / 2), 0.5 ** (2 / 2)]
     mean = sum(plain) / 3
-    ours = [w for each in packs for w in found.weigh(each).tolist()]
+    ours = [w for each in packs for w in weighting.weigh(each).tolist()]
     assert ours == pytest.approx([w / mean for w in plain], rel=1e-5)
-    assert found.scale == pytest.approx(1 / mean, rel=1e-6)
-
-
-@pytest.mark.parametrize("position", [-1, 3])
-def test_unknown_positions_or_no_clicks_leave_no_table(position: int) -> None:
-    click = np.zeros(10, np.int8) if position >= 0 else np.ones(10, np.int8)
-    packed = pack([10], position=np.full(10, position, np.int16), click=click)
-    assert propensity([packed], "click") == ()
+    assert weighting.scale == pytest.approx(1 / mean, rel=1e-6)
 
 
 def test_weights_average_one_over_the_training_set(tmp_path: Path) -> None:
@@ -175,7 +127,7 @@ def test_weights_average_one_over_the_training_set(tmp_path: Path) -> None:
     as_of = START_MS + 30 * DAY_MS
     weighting = estimate_weighting(packs, KUAIRAND, TrainConfig(propensity=True), as_of)
     assert weighting.propensity[3] < 0.6 < weighting.propensity[0] == 1
-    assert weighting.propensity == propensity(packs, "click")
+    assert weighting.propensity == estimate_propensity(packs, "click")
     drawn = np.concatenate([weighting.weigh(p) for p in packs])
     assert drawn.mean() == pytest.approx(1, abs=1e-5)
     assert drawn.std() > 0.1
@@ -195,20 +147,6 @@ def test_evaluation_reads_everything_in_order(tmp_path: Path) -> None:
     assert all((batch.weight_R == 1).all() for batch, _ in seen)
 
 
-def test_the_shards_of_a_step_are_checked_when_they_are_read(tmp_path: Path) -> None:
-    folder = tmp_path / "shards"
-    made = shard_batch(KUAIRAND, np.array([4, 7]), np.random.default_rng(0), 1)
-    with shards.write_shards(folder, {"spec_hash": KUAIRAND.hash}) as writer:
-        writer.write(made)
-    (path,) = folder.glob("*.arrow")
-    assert len(list(evaluation_batches(folder, KUAIRAND))) == 1
-    with path.open("r+b") as file:
-        file.seek(6)
-        file.write(b"x")  # padding that no reader looks at
-    with pytest.raises(ValueError, match=r"00000\.arrow: is damaged.*build the sequences again"):
-        list(evaluation_batches(folder, KUAIRAND))
-
-
 def test_a_folder_without_shards_or_of_another_spec_is_refused(tmp_path: Path) -> None:
     config = LoaderConfig(batch=8)
     with pytest.raises(ValueError, match=r"there are no shards in .*build the sequences first"):
@@ -219,3 +157,27 @@ def test_a_folder_without_shards_or_of_another_spec_is_refused(tmp_path: Path) -
     with pytest.raises(ValueError, match="has freshness 'day', want 'immediate'"):
         open_loader(tmp_path, SIMULATOR, config, "immediate")
     assert open_loader(tmp_path, SIMULATOR, config, "day").sequences == 2
+
+
+# --- no rows
+
+
+def test_a_shard_without_a_sequence_gives_no_batch(tmp_path: Path) -> None:
+    folder = shard_without_rows(tmp_path / "none").parent
+    assert list(evaluation_batches(folder, KUAIRAND)) == []
+    loader = open_loader(folder, KUAIRAND, LoaderConfig(batch=4))
+    assert (loader.sequences, loader.steps) == (0, 0)
+
+
+@pytest.mark.parametrize("ranker", [NOISY, DCNv2Config()], ids=["feed_sr", "dcnv2"])
+def test_a_pack_without_a_sequence_is_a_batch_without_rows(tmp_path: Path, ranker) -> None:
+    packed = read_shard(shard_without_rows(tmp_path / "none"), shard_format(KUAIRAND))
+    config = TrainConfig(propensity=True)
+    weighting = estimate_weighting([packed], KUAIRAND, config, 0)
+    assert weighting == estimate_weighting([], KUAIRAND, config, 0)
+    assert (weighting.scale, weighting.propensity) == (1.0, ())
+    batch = to_train_batch(packed, KUAIRAND, weighting.weigh(packed), (1.0, 0.5))
+    assert batch.labels_RK.shape == batch.auxiliary_labels_AK.shape == (0, len(KUAIRAND.tasks))
+    assert list(packed.cut(4)) == []
+    model = build_ranker(ranker, KUAIRAND, 0).eval()
+    assert model(batch).logits_RK.shape == batch.labels_RK.shape

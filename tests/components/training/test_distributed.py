@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 from components.layout.paths import Layout
 from components.training.data import Weighting
 from components.training.distributed import Group
-from components.training.train import _open as open_training
 from components.training.train import train
 from components.training.trainer import Trainer
 from feature_repo.specs import KUAIRAND
@@ -38,6 +37,7 @@ from tests.training_builders import (
     distance,
     environment,
     prepared,
+    training_run,
     weights,
     written_shards,
 )
@@ -131,7 +131,7 @@ def test_processes_that_train_together_do_it_in_replicas_that_end_before_their_g
         model=build_ranker(STILL, KUAIRAND, 0),
         spec=KUAIRAND,
         config=SMALL.model_copy(update={"global_batch": 300}),
-        loader=open_training(shards, KUAIRAND, SMALL, "day", group),
+        loader=training_run(shards, tmp_path / "m").open(group),
         weighting=Weighting(as_of_ms=0, age_half_life_days=60.0, position_half_life=None),
         group=group,
         inputs="",

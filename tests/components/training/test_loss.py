@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.training.loss import mean_over_tasks, observed, task_sums
+from components.training.loss import CEILING, mean_over_tasks, observed, task_sums
 
 NAN = float("nan")
 # two tasks: every weight counts in one of them once, and one label of each is missing
@@ -105,3 +105,46 @@ def test_the_sums_of_parts_add_up_to_the_sum_of_all(seed: int, rows: int, cut: i
     torch.testing.assert_close(sum(sums), task_sums(logits, labels, weight))
     weights = [observed(labels[part], weight[part]) for part in parts]
     torch.testing.assert_close(sum(weights), observed(labels, weight))
+
+
+# --- a label above one
+
+
+def test_a_label_above_one_is_its_likelihood_and_the_complements() -> None:
+    """`y * -log p + (1 - y) * -log(1 - p)`, below the ceiling."""
+    logits = torch.tensor([[-2.0], [0.0], [1.5], [4.9]])
+    labels = torch.tensor([[4.0], [2.5], [1.0], [10.0]])
+    p = torch.sigmoid(logits.double())
+    expected = -(labels * p.log() + (1 - labels) * (1 - p).log())
+    far = task_sums(torch.tensor([[8.0]]), torch.tensor([[2.5]]), torch.ones(1))
+    assert far.item() == pytest.approx(math.log1p(math.exp(-8)) - 1.5 * 5, abs=1e-5)
+    for row in range(4):
+        part = slice(row, row + 1)
+        sums = task_sums(logits[part], labels[part], torch.tensor([3.0]))
+        assert sums.item() == pytest.approx(3 * expected[row].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("logit", [-1e30, -1e4, -5.0, 0.0, 4.0, 5.0, 6.0, 1e4, 1e30])
+@pytest.mark.parametrize("label", [1.0, 1.5, 10.0])
+def test_its_loss_is_finite_and_bounded_below(logit: float, label: float) -> None:
+    z = torch.tensor([[logit]], requires_grad=True)
+    loss = task_sums(z, torch.tensor([[label]]), torch.ones(1)).sum()
+    assert loss.isfinite()
+    assert loss.item() >= -(label - 1) * CEILING - 1e-5
+    loss.backward()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+    assert -label <= z.grad.item() <= 0
+    if logit > CEILING:
+        assert abs(z.grad.item()) < 0.01  # and no pull is left above the ceiling
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0.02, 0.95), st.floats(0.11, 1.0))
+def test_the_least_loss_is_at_the_mean_label(relevance: float, propensity: float) -> None:
+    """Labels of 1 / e in a share of e * r of the rows: the mean is r, above one though they are."""
+    z = torch.linspace(-6, 12, 3_601)
+    labels = torch.tensor([[1 / propensity], [0.0]]).expand(2, len(z))
+    weight = torch.tensor([propensity * relevance, 1 - propensity * relevance])
+    losses = task_sums(z.expand(2, -1), labels, weight)
+    assert z[losses.argmin()].sigmoid().item() == pytest.approx(relevance, abs=5e-3)

@@ -12,30 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from components.config import DailyConfig, TrainConfig, load_config
 from components.log.sources.feedback import EXAMINED_ACTIONS
-from components.training.data import (
-    Weighting,
-    click_task,
-    estimate_weighting,
-    open_loader,
-    to_train_batch,
-)
+from components.training.data import Weighting, open_loader, shard_format, to_train_batch
 from components.training.distributed import Group
-from components.training.loss import CEILING, mean_over_tasks, observed, task_sums
+from components.training.loss import mean_over_tasks, observed, task_sums
+from components.training.propensity import click_task, estimate_propensity, propensity_table
 from components.training.teachers import Teachers
-from components.training.train import fit
 from components.training.trainer import Trainer
 from feature_repo.spec import Spec
 from feature_repo.specs import KUAIRAND, SIMULATOR
-from kernels.loader import LoaderConfig, Packed
-from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
-from model.checkpoint import load_model
+from kernels.loader import LoaderConfig, Packed, read_shard
+from model import FeedSRConfig, HeadConfig, build_ranker
 from tests.shard_builders import random_lengths, sequence_columns, write_shards
+from tests.training_builders import shard_without_rows
 
 TASKS = SIMULATOR.task_names
 CLICK, SKIP, LIKE = (TASKS.index(name) for name in ("click", "skip", "like"))
@@ -87,9 +79,9 @@ def learned(labels_RK: Tensor, weight_R: Tensor, place_R: np.ndarray) -> np.ndar
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        found = mean_over_tasks(task_sums(logits_PK[rows], labels_RK, weight_R), total)
-        found.backward()
-        return found
+        mean = mean_over_tasks(task_sums(logits_PK[rows], labels_RK, weight_R), total)
+        mean.backward()
+        return mean
 
     optimizer.step(loss)
     return logits_PK.detach().sigmoid().numpy()
@@ -112,11 +104,11 @@ def test_posts_of_equal_relevance_come_out_equal_wherever_they_were_shown(
     packed = pack(position, {"click": click, "like": like, "skip": ~looked})
     trainer.weighting = Weighting(as_of_ms=0, propensity=tuple(examination), **PLAIN)
     batch = trainer._prepare(packed)
-    found = learned(batch.labels_RK, batch.weight_R, place)
-    assert found[:, CLICK] == pytest.approx([0.3] * 3, abs=0.03)
-    assert found[:, LIKE] == pytest.approx([0.08] * 3, abs=0.02)
+    corrected = learned(batch.labels_RK, batch.weight_R, place)
+    assert corrected[:, CLICK] == pytest.approx([0.3] * 3, abs=0.03)
+    assert corrected[:, LIKE] == pytest.approx([0.08] * 3, abs=0.02)
     skipped = [1 - examination[shown[p]].mean() for p in range(3)]
-    assert found[:, SKIP] == pytest.approx(skipped, abs=0.015)
+    assert corrected[:, SKIP] == pytest.approx(skipped, abs=0.015)
     # what this cannot be mistaken for: rows weighed by 1 / e, positives and negatives alike
     plain = to_train_batch(packed, SIMULATOR)
     inverse = torch.from_numpy(1 / examination[position]).float()
@@ -176,63 +168,74 @@ def test_the_spec_says_which_tasks_need_a_look_at_the_post(spec: Spec) -> None:
     assert click_task(dataclasses.replace(spec, tasks=never)) is None
 
 
-def test_hashes_of_the_shipped_specs_stay() -> None:
-    """Shards and models that were made before are still theirs."""
-    assert (KUAIRAND.hash, SIMULATOR.hash) == ("8013b31baf82b39a", "6b0fc89a2ced4a7b")
-
-
 def test_a_spec_without_such_tasks_corrects_nothing() -> None:
     never = tuple(dataclasses.replace(t, examined=False) for t in SIMULATOR.tasks)
     spec = dataclasses.replace(SIMULATOR, tasks=never)
     packed = pack(np.array([0, 1, 1]), {"click": np.ones(3)})
     for propensity in (True, (1.0, 0.5)):
         config = TrainConfig(propensity=propensity)
-        table = estimate_weighting([packed], spec, config, 0).propensity
+        table = propensity_table([packed], spec, config)
         labels = to_train_batch(packed, spec, propensity=table).labels_RK
         assert labels[:, CLICK].tolist() == [1, 1, 1]
 
 
-# --- the loss of a label above one
+# --- the table of a log
 
 
-def test_a_label_above_one_is_its_likelihood_and_the_complements() -> None:
-    """`y * -log p + (1 - y) * -log(1 - p)`, below the ceiling."""
-    logits = torch.tensor([[-2.0], [0.0], [1.5], [4.9]])
-    labels = torch.tensor([[4.0], [2.5], [1.0], [10.0]])
-    p = torch.sigmoid(logits.double())
-    expected = -(labels * p.log() + (1 - labels) * (1 - p).log())
-    far = task_sums(torch.tensor([[8.0]]), torch.tensor([[2.5]]), torch.ones(1))
-    assert far.item() == pytest.approx(np.log1p(np.exp(-8)) - 1.5 * 5, abs=1e-5)
-    for row in range(4):
-        part = slice(row, row + 1)
-        sums = task_sums(logits[part], labels[part], torch.tensor([3.0]))
-        assert sums.item() == pytest.approx(3 * expected[row].item(), rel=1e-5)
+def test_the_propensity_table_finds_the_rates() -> None:
+    rng = np.random.default_rng(0)
+    position = rng.integers(-1, 5, 400_000).astype(np.int16)
+    rate = np.array([0.5, 0.4, 0.25, 0.01, 0.6, 0.9])[position]
+    click = (rng.random(len(position)) < rate).astype(np.int8)
+    click[::7] = -1
+    table = estimate_propensity([pack(position, {"click": click})], "click")
+    assert len(table) == 60
+    assert table[:5] == pytest.approx([1, 0.8, 0.5, 0.1, 1.0], abs=0.02)
+    assert min(table) >= 0.1
+    assert max(table) <= 1
 
 
-@pytest.mark.parametrize("logit", [-1e30, -1e4, -5.0, 0.0, 4.0, 5.0, 6.0, 1e4, 1e30])
-@pytest.mark.parametrize("label", [1.0, 1.5, 10.0])
-def test_its_loss_is_finite_and_bounded_below(logit: float, label: float) -> None:
-    z = torch.tensor([[logit]], requires_grad=True)
-    loss = task_sums(z, torch.tensor([[label]]), torch.ones(1)).sum()
-    assert loss.isfinite()
-    assert loss.item() >= -(label - 1) * CEILING - 1e-5
-    loss.backward()
-    assert z.grad is not None
-    assert z.grad.isfinite().all()
-    assert -label <= z.grad.item() <= 0
-    if logit > CEILING:
-        assert abs(z.grad.item()) < 0.01  # and no pull is left above the ceiling
+def test_the_propensity_table_by_hand() -> None:
+    """Rates are smoothed by a hundred impressions of the overall one; the last place is shared."""
+    position = np.repeat(np.array([0, 1, 59, 75, -1], np.int16), [300, 100, 50, 50, 40])
+    click = np.zeros(540, np.int8)
+    click[:90] = 1  # of the 300 at place 0
+    click[300:310] = 1  # of the 100 at place 1
+    click[400], click[450] = 1, 1  # of the 100 at the last place
+    click[500:540] = 1  # without a place
+    click[290:300] = -1
+    table = estimate_propensity([pack(position, {"click": click})], "click")
+    overall = 102 / 490
+    rate = [(90 + 100 * overall) / 390, (10 + 100 * overall) / 200, overall]
+    rate.append((2 + 100 * overall) / 200)
+    assert len(table) == 60
+    assert [table[p] for p in (0, 1, 30, 59)] == pytest.approx([r / rate[0] for r in rate])
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.floats(0.02, 0.95), st.floats(0.11, 1.0))
-def test_the_least_loss_is_at_the_mean_label(relevance: float, propensity: float) -> None:
-    """Labels of 1 / e in a share of e * r of the rows: the mean is r, above one though they are."""
-    z = torch.linspace(-6, 12, 3_601)
-    labels = torch.tensor([[1 / propensity], [0.0]]).expand(2, len(z))
-    weight = torch.tensor([propensity * relevance, 1 - propensity * relevance])
-    losses = task_sums(z.expand(2, -1), labels, weight)
-    assert z[losses.argmin()].sigmoid().item() == pytest.approx(relevance, abs=5e-3)
+def test_one_click_makes_a_table_whose_floor_is_a_tenth() -> None:
+    click = np.array([1, 0], np.int8)
+    table = estimate_propensity([pack(np.array([0, 1]), {"click": click})], "click")
+    overall = 0.5
+    assert table[1] == pytest.approx((50 / 101) / (51 / 101))
+    assert table[2] == pytest.approx(overall / (51 / 101))
+    click = np.repeat(np.array([1, 0], np.int8), 100_000)
+    position = np.repeat(np.array([0, 1], np.int16), 100_000)
+    low = estimate_propensity([pack(position, {"click": click})], "click")
+    assert low[:2] == (1.0, 0.1)
+
+
+@pytest.mark.parametrize("position", [-1, 3])
+def test_unknown_positions_or_no_clicks_leave_no_table(position: int) -> None:
+    click = np.zeros(10, np.int8) if position >= 0 else np.ones(10, np.int8)
+    packed = pack(np.full(10, position), {"click": click})
+    assert estimate_propensity([packed], "click") == ()
+
+
+def test_no_row_leaves_no_table(tmp_path: Path) -> None:
+    packed = read_shard(shard_without_rows(tmp_path / "none"), shard_format(KUAIRAND))
+    for packs in ([], [packed]):
+        assert estimate_propensity(packs, "click") == ()
+        assert propensity_table(packs, KUAIRAND, TrainConfig(propensity=True)) == ()
 
 
 # --- with the rest of training
@@ -248,37 +251,6 @@ def test_teachers_are_mixed_with_what_was_corrected() -> None:
     mixed = Teachers([teacher], 0.75).mix(batch).labels_RK[:, CLICK]
     assert mixed.tolist()[:2] == pytest.approx([0.25 * 4 + 0.75 * said[0], 0.75 * said[1]])
     assert mixed[2].isnan()
-
-
-@pytest.mark.parametrize("ranker", [SMALL, DCNv2Config()], ids=["feed_sr", "dcnv2"])
-@pytest.mark.parametrize("propensity", [True, (1.0, 0.4, 0.02)])
-def test_a_run_with_propensities_trains_and_says_them(
-    tmp_path: Path, ranker: Any, propensity: Any
-) -> None:
-    """With untimed rows, rows without a position, labels missing, teachers and offsets."""
-    write_shards(tmp_path / "shards", SIMULATOR, random_lengths(60), shards=2)
-    recipes = {
-        "plain": RECIPE,
-        "over": RECIPE.model_copy(
-            update={"propensity": TrainConfig(propensity=propensity).propensity, "teachers": 1}
-        ),
-    }
-    records = {
-        name: fit(tmp_path / "shards", tmp_path / name, ranker, SIMULATOR, recipe, "day")
-        for name, recipe in recipes.items()
-    }
-    assert records["plain"]["propensity"] == []
-    assert "corrected" not in records["plain"]["inputs"]
-    table = records["over"]["propensity"]
-    if propensity is True:
-        assert table[0] == 1
-        assert 0.4 < table[1] < 1
-        assert len(table) == 60
-    else:
-        assert table == [1.0, 0.4, 0.1]  # what is below a tenth counts as one
-    assert records["over"]["inputs"]["corrected"] == [t for t in TASKS if t != "skip"]
-    model, _ = load_model(tmp_path / "over", SIMULATOR)
-    assert all(p.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("propensity", [[], [0.0], [1.5], [float("nan")], ["x"], "exact", 1, None])

@@ -20,8 +20,9 @@ from components.log.impressions import history_order, with_content
 from components.studies.config import fused_early
 from components.studies.experiments import POPULARITY
 from components.training import sequences as module
-from components.training.sequences import AUXILIARY, TARGET, build_sequences, mark_loss, sequences
+from components.training.sequences import build_sequences, mark_loss, sequences
 from feature_repo.spec import FRESHNESS, Spec, window_start
+from kernels.loader import AUXILIARY, TARGET
 from serving.history import decode_history, known_counts
 from tests.log_builders import FIRST_DAY, build_run, random_log, small_config, small_spec
 
@@ -44,7 +45,7 @@ def build(events, log, *, after=None, through=2, freshness="day", cap=None) -> l
     loss = mark_loss(events, log.spec, after, day(through))
     context = AsOfContext(events, log.members, log.spec, freshness)
     cap = after is None if cap is None else cap
-    batches = list(build_sequences(events, loss, context, log.spec, freshness, cap=cap))
+    batches = list(build_sequences(events, loss, context, freshness, cap=cap))
     assert all(0 < b.num_rows <= 256 for b in batches)
     return pa.Table.from_batches(batches).to_pylist() if batches else []
 
@@ -110,7 +111,7 @@ def test_nothing_that_arrives_after_the_cutoff_reaches_a_targets_inputs(seed, fr
         loss = np.zeros(len(table), np.int8)
         loss[place] = TARGET
         context = AsOfContext(table, log.members, SPEC, freshness)
-        (batch,) = build_sequences(table, loss, context, SPEC, freshness, cap=False)
+        (batch,) = build_sequences(table, loss, context, freshness, cap=False)
         (row,) = batch.to_pylist()
         known = row["known"][-1]
         actions = [row[n][:known] for n in ("post_id", "click", "long_dwell", "like")]
@@ -128,7 +129,7 @@ def test_what_is_fused_early_is_what_the_head_would_have_got(freshness):
     for spec in (RICH, early):
         loss = np.where(column(events, "timed"), TARGET, 0).astype(np.int8)
         context = AsOfContext(events, log.members, spec, freshness)
-        rows = build_sequences(events, loss, context, spec, freshness, cap=False)
+        rows = build_sequences(events, loss, context, freshness, cap=False)
         batches[spec] = pa.Table.from_batches(list(rows))
     late_RC = np.array(batches[RICH]["context"].combine_chunks().flatten()).reshape(
         -1, RICH.context_width
@@ -176,15 +177,29 @@ def test_late_rows_are_targets_once_and_untimed_rows_by_arrival():
     assert ((cold == AUXILIARY) == ~timed).all()
 
 
-def test_a_cold_start_keeps_the_newest_window():
-    log = random_log(SPEC, 13, rows=200, members=1, days=3)
+@pytest.mark.parametrize("fused", [False, True], ids=["late", "early"])
+def test_no_impression_and_none_to_train_on_make_no_sequence(fused):
+    spec = fused_early(RICH, POPULARITY) if fused else RICH
+    log = random_log(RICH, 1, members=3)
     events = ordered(log)
-    (cold,) = build(events, log, through=2)
-    assert MOST - SPEC.block < len(cold["known"]) <= MOST
-    assert cold["start"] + len(cold["known"]) == len(events)
-    (warm,) = build(events, log, after=day(0), through=2)
-    assert warm["start"] < cold["start"]
-    assert warm["loss"].count(TARGET) >= cold["loss"].count(TARGET)
+    for few in (events.slice(0, 0), events.schema.empty_table(), events):
+        loss = mark_loss(few, spec, None, day(-9))
+        assert not loss.any()
+        context = AsOfContext(few, log.members, spec, "day")
+        assert list(build_sequences(few, loss, context, "day")) == []
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["late", "early"])
+def test_members_that_are_untimed_throughout_have_sequences(fused):
+    spec = fused_early(RICH, POPULARITY) if fused else RICH
+    log = random_log(RICH, 1, members=3)
+    events = ordered(log)
+    loss = np.full(len(events), AUXILIARY, np.int8)
+    context = AsOfContext(events, log.members, spec, "day")
+    (batch,) = build_sequences(events, loss, context, "day")
+    assert batch.num_rows == 3
+    assert batch.column("loss").flatten().to_pylist().count(AUXILIARY) > 0
+    assert batch.column("context").to_pylist() == [[], [], []]
 
 
 def test_the_step_writes_what_the_builder_builds(tmp_path, monkeypatch):
@@ -247,7 +262,7 @@ def test_a_sequence_holds_the_history_that_was_served(tmp_path):
         0,
     ).astype(np.int8)
     context = AsOfContext(events, log.members, SPEC, "day")
-    rows = build_sequences(events, loss, context, SPEC, "day", cap=False)
+    rows = build_sequences(events, loss, context, "day", cap=False)
     for row in (r for b in rows for r in b.to_pylist()):
         history = decode_history(served[row["member_id"]], SPEC)
         known = row["known"][row["loss"].index(TARGET)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers change labels and nothing else, and a run trains those that it was not given."""
+"""Teachers change labels and nothing else, and are as many as a configuration wants."""
 
 from __future__ import annotations
 
@@ -8,33 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from components.config import TrainConfig
-from components.training.teachers import NO_TEACHERS, Teachers
-from components.training.train import fit
+from components.training.teachers import NO_TEACHERS, Teachers, load_teachers
 from feature_repo.specs import KUAIRAND
-from model import DCNv2Config, FeedSRConfig, HeadConfig, build_ranker
-from model.checkpoint import load_model
+from model import DCNv2Config, FeedSRConfig, HeadConfig, RankerConfig, build_ranker
+from model.checkpoint import save_model
 from tests.builders import TINY, make_train_batch
-from tests.shard_builders import random_lengths, write_shards
+from tests.training_builders import assert_equal
 
 HEAD = HeadConfig(name="linear", gate_dropout=0)
 SMALL = FeedSRConfig(width=16, layers=1, heads=2, head=HEAD)
 PLAIN = TrainConfig(global_batch=32, micro_batch=16, learning_rate=3e-3)
 TAUGHT = PLAIN.model_copy(update={"teachers": 2})
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    write_shards(folder, KUAIRAND, random_lengths(200), shards=2)
-    return folder
-
-
-def fitted(shards: Path, out: Path, config: TrainConfig, **more) -> dict[str, Tensor]:
-    fit(shards, out, SMALL, KUAIRAND, config, "day", **more)
-    return load_model(out, KUAIRAND)[0].state_dict()
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])
@@ -45,9 +31,9 @@ def test_a_label_is_mixed_with_what_the_teachers_say_on_average(weight: float) -
     mixed = Teachers(rankers, weight).mix(batch)
     outputs = [ranker(batch) for ranker in rankers]
     for name, logits in (("labels_RK", "logits_RK"), ("auxiliary_labels_AK", "auxiliary_AK")):
-        one, two = (getattr(output, logits).sigmoid() for output in outputs)
+        first, second = (getattr(output, logits).sigmoid() for output in outputs)
         done = getattr(batch, name)
-        wanted = (1 - weight) * done + weight * (one + two) / 2
+        wanted = (1 - weight) * done + weight * (first + second) / 2
         torch.testing.assert_close(getattr(mixed, name), wanted, equal_nan=True)
     assert mixed.labels_RK.isnan().equal(batch.labels_RK.isnan())
     assert mixed.labels_RK[0, 0].isnan()
@@ -68,26 +54,36 @@ def test_a_ranker_without_a_sequence_output_can_teach() -> None:
     assert mixed.labels_RK.isfinite().sum() == batch.labels_RK.isfinite().sum()
 
 
-def test_a_run_trains_its_teachers_with_the_next_seeds_and_clears_them(
-    shards: Path, tmp_path: Path
-) -> None:
-    teachers = [tmp_path / f"t{seed}" for seed in (1, 2)]
-    for folder, seed in zip(teachers, (1, 2), strict=True):
-        fitted(shards, folder, PLAIN.model_copy(update={"seed": seed}))
-    given = fitted(shards, tmp_path / "given", TAUGHT, teachers=teachers)
-    own = fitted(shards, tmp_path / "own", TAUGHT)
-    plain = fitted(shards, tmp_path / "plain", PLAIN)
-    assert all(torch.equal(own[name], given[name]) for name in own)
-    assert max(float((own[n] - plain[n]).abs().max()) for n in own) > 1e-3
-    assert not (tmp_path / "teachers" / "own").exists()
-    assert all((folder / "config.json").is_file() for folder in teachers)
-
-
-def test_another_number_of_teachers_is_refused(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="want 2 teachers, got 0"):
-        fitted(shards, tmp_path / "m", TAUGHT, teachers=[])
-
-
 def test_what_was_made_without_teachers_keeps_its_fingerprint() -> None:
     assert not {"teachers", "teacher_weight"} & PLAIN.model_dump().keys()
     assert TrainConfig.model_validate(TAUGHT.model_dump()) == TAUGHT
+
+
+@pytest.mark.parametrize("ranker", [SMALL, DCNv2Config()], ids=["feed_sr", "dcnv2"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_teachers_of_a_batch_without_targets_or_without_untimed_rows(
+    ranker: RankerConfig, share: float
+) -> None:
+    batch = make_train_batch(KUAIRAND, 0, (3, 2), target_share=share)
+    mixed = Teachers([build_ranker(ranker, KUAIRAND, 0).eval()], 0.5).mix(batch)
+    assert mixed.labels_RK.shape == batch.labels_RK.shape
+    assert mixed.auxiliary_labels_AK.shape == batch.auxiliary_labels_AK.shape
+    assert (len(mixed.labels_RK) == 0) == (share == 0.0)
+
+
+def test_teachers_are_loaded_in_evaluation_mode_or_refused(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    rankers = [build_ranker(SMALL, KUAIRAND, seed) for seed in (1, 2)]
+    for folder, ranker in zip(folders, rankers, strict=True):
+        save_model(folder, ranker, {})
+    config = TAUGHT.model_copy(update={"teacher_weight": 0.25})
+    teachers = load_teachers(folders, KUAIRAND, config, torch.device("cpu"))
+    assert teachers.weight == 0.25
+    for loaded, ranker in zip(teachers.rankers, rankers, strict=True):
+        assert not loaded.training
+        assert_equal(loaded.state_dict(), ranker.state_dict())
+    assert load_teachers([], KUAIRAND, PLAIN, torch.device("cpu")).rankers == []
+    with pytest.raises(ValueError, match="want 2 teachers, got 1"):
+        load_teachers(folders[:1], KUAIRAND, TAUGHT, torch.device("cpu"))
+    with pytest.raises(ValueError, match="no model at"):
+        load_teachers([folders[0], tmp_path / "none"], KUAIRAND, TAUGHT, torch.device("cpu"))
