@@ -33,7 +33,7 @@ class Note(Record):
     log: str | None = None
 
     @classmethod
-    def of_root(cls, layout: Layout) -> Note | None:
+    def in_root(cls, layout: Layout) -> Note | None:
         """The note of a root; None where nobody made one."""
         path = cls.path(layout)
         return cls.read(path) if path.is_file() else None
@@ -83,7 +83,7 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
         config = config or source.spec_name or ""
         name, what = f"demo-{source.name}", str(data.resolve())
     layout = Layout.at(root or RUNS / name)
-    note = Note.of_root(layout)
+    note = Note.in_root(layout)
     log = note.log if note else None
     if log != what and (note or layout.impression_days()):
         raise ValueError(
@@ -98,7 +98,7 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
 def _log(layout: Layout, data: Path | None, days: int, config: str, out: Console) -> list[str]:
     """Brings the log where that was not done, notes the configuration, and returns the days."""
     what = f"{days} simulated days" if data is None else str(data.resolve())
-    if Note.of_root(layout) is None:
+    if Note.in_root(layout) is None:
         counts = (
             _simulate(layout, days, out) if data is None else _import(layout, data, config, out)
         )

@@ -6,7 +6,6 @@ It asks over V1 JSON like any caller would; scores and features are made by `ser
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -16,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import duckdb
 from rich.box import SIMPLE_HEAD
@@ -25,9 +23,9 @@ from rich.table import Table
 
 from components.config import DailyConfig
 from components.console import awaited
-from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.layout.writer import is_alive
+from components.registry.json_record import Record
 from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import Spec
 from serving.client import ask
@@ -38,13 +36,32 @@ CANDIDATES = 20
 """How many of the newest posts are ranked where no candidates are named."""
 
 
+class Address(Record):
+    """Where the servers of a root listen, and the process that keeps them."""
+
+    remedy = "remove it and run feedsr serve again"
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedPost:
+    """One post of a ranked feed: its probabilities by task, and what degraded for it."""
+
+    post_id: int
+    score: float
+    probabilities: Mapping[str, float]
+    flags: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """One member's ranked feed.
 
     Attributes:
         flags: what degraded for the whole request.
-        rows: best first: `post_id`, `score`, `probabilities` by task, `flags`.
+        posts: best first.
     """
 
     member_id: int
@@ -52,7 +69,7 @@ class Ranking:
     model_version: str
     tasks: tuple[str, ...]
     flags: list[str]
-    rows: list[dict[str, Any]]
+    posts: list[RankedPost]
 
 
 def rank(
@@ -63,8 +80,7 @@ def rank(
     time_ms: int | None = None,
     request: Mapping[str, int] | None = None,
 ) -> Ranking:
-    """Ranks candidates for a member by the running servers of this root, or by ones started for the
-    call.
+    """Ranks candidates for a member by the servers of this root, or by ones started for the call.
 
     Args:
         layout: a run with an online store and a promoted model.
@@ -98,7 +114,7 @@ def rank(
         model_version=answer["model_version"],
         tasks=config.spec.task_names,
         flags=answer["flags"],
-        rows=answer["ranked"],
+        posts=[RankedPost(**post) for post in answer["ranked"]],
     )
 
 
@@ -108,12 +124,12 @@ def serve(layout: Layout, config: DailyConfig, http_port: int = 8080, grpc_port:
     Raises:
         ValueError: no model or store, or a port is in use.
     """
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     serving = serving_of(layout, config, http_port, grpc_port)
     with suppress(KeyboardInterrupt), awaited(STARTING, launch(serving)) as pair:
         url = pair.transformer.url
-        write_json(_address(layout), {"url": url, "pid": os.getpid()})
+        Address(url=url, pid=os.getpid()).write(_address(layout))
         console = Console(stderr=True, highlight=False)
         console.print(f"serving on {url}/v1/models/{NAME}:predict, gRPC on {pair.transformer.grpc}")
         try:
@@ -147,8 +163,10 @@ def serving_of(
 
 
 def newest_posts(layout: Layout, member: int, time_ms: int, count: int = CANDIDATES) -> list[int]:
-    """The newest posts made before a time that the member has not been shown; ValueError if there
-    is none.
+    """The newest posts made before a time that the member has not been shown.
+
+    Raises:
+        ValueError: there is none.
     """
     with duckdb.connect() as connection:
         rows = connection.execute(
@@ -177,7 +195,7 @@ def usual_request(layout: Layout, spec: Spec) -> dict[str, int]:
 def render_table(ranking: Ranking, console: Console | None = None) -> None:
     """Prints a ranking: candidate, probability per task, final score; footnotes of defaults."""
     flags = f"; {', '.join(ranking.flags)}" if ranking.flags else ""
-    notes = list(dict.fromkeys(flag for row in ranking.rows for flag in row["flags"]))
+    notes = list(dict.fromkeys(flag for post in ranking.posts for flag in post.flags))
     table = Table(
         title=f"member {ranking.member_id}, ranked by {ranking.model_version}{flags}",
         title_justify="left",
@@ -191,10 +209,10 @@ def render_table(ranking: Ranking, console: Console | None = None) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("score", justify="right", style="bold", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for place, row in enumerate(ranking.rows, 1):
-        shares = [f"{row['probabilities'][task]:.3f}" for task in ranking.tasks]
-        marks = ",".join(str(notes.index(flag) + 1) for flag in row["flags"])
-        table.add_row(str(place), str(row["post_id"]), *shares, f"{row['score']:.3f}", marks)
+    for place, post in enumerate(ranking.posts, 1):
+        shares = [f"{post.probabilities[task]:.3f}" for task in ranking.tasks]
+        marks = ",".join(str(notes.index(flag) + 1) for flag in post.flags)
+        table.add_row(str(place), str(post.post_id), *shares, f"{post.score:.3f}", marks)
     (console or Console(highlight=False)).print(table)
 
 
@@ -213,14 +231,13 @@ def _running(layout: Layout) -> str | None:
     path = _address(layout)
     if not path.is_file():
         return None
-    address = json.loads(path.read_text())
-    url = str(address["url"])
+    address = Address.read(path)
     # The port of a serve that was killed may be another root's by now.
-    if not url.startswith(f"http://{HOST}:") or not is_alive(int(address["pid"])):
+    if not address.url.startswith(f"http://{HOST}:") or not is_alive(address.pid):
         return None
     try:
-        with urllib.request.urlopen(f"{url}/v2/models/{NAME}/ready", timeout=2):
-            return url
+        with urllib.request.urlopen(f"{address.url}/v2/models/{NAME}/ready", timeout=2):
+            return address.url
     except OSError:
         return None
 

@@ -11,10 +11,12 @@ import pytest
 
 from components.console import EVENT
 from components.layout.paths import Layout
-from components.loop.daily import Watch, daily, summary
-from components.loop.steps import ORDER, StepError
+from components.loop.daily import LABEL_WIDTH, Watch, daily, summary
+from components.loop.errors import StepError
+from components.loop.steps import ORDER
 from components.registry import versions
 from components.registry.plan import plan
+from components.registry.run import Run
 from tests.loop_builders import tiny_config, tiny_log, write_config
 
 
@@ -39,9 +41,9 @@ def test_two_days_cold_then_warm(tmp_path: Path) -> None:
     assert versions.versions(layout) == [first.version, second.version]
     for result in (first, second):
         assert "<html" in result.report.read_text()
-        metrics = json.loads((layout.run(result.day) / "metrics.json").read_text())
-        assert metrics["rankers"]["feed_sr"]["tasks"]["click"]["n"] > 0
-    assert "production" in metrics["rankers"]
+        metrics = Run(layout, result.day).metrics
+        assert metrics.rankers["feed_sr"].tasks["click"].n > 0
+    assert "production" in metrics.rankers
 
 
 @pytest.mark.slow
@@ -103,6 +105,22 @@ def test_events_become_values_and_the_rest_is_logged() -> None:
     assert watching.seconds == {"gate": 0.5}
     assert "noise of the runner" in log
     assert "progress" not in log
+
+
+def test_the_day_s_bar_counts_its_steps_and_a_step_s_own_bar_comes_and_goes() -> None:
+    watching, _ = watch()
+    (whole,) = watching._bars.tasks
+    assert (whole.description.strip(), whole.completed) == ("2026-01-05", 0)
+    assert whole.total == len(ORDER) == 13
+    watching.write(event(event="start", step="ingest") + "\n")
+    watching.write(event(event="progress", label="ingest, days", done=2, total=5) + "\n")
+    whole, own = watching._bars.tasks
+    assert (own.description.strip(), own.completed, own.total) == ("ingest, days", 2, 5)
+    counts = {"read": 1, "kept": 1, "quarantined": 0, "days": 1, "empty": "", "plan": "cold"}
+    watching.write(event(event="end", step="ingest", seconds=1.0, values=counts) + "\n")
+    (whole,) = watching._bars.tasks
+    assert whole.completed == 1
+    assert all(len(step) < LABEL_WIDTH for step in ORDER)
 
 
 def test_the_first_failure_is_the_one_that_is_told() -> None:

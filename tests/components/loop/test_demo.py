@@ -31,6 +31,15 @@ def test_a_root_with_a_log_of_its_own_is_left_alone(tmp_path: Path) -> None:
     assert layout.raw_day(layout.raw_days()[0]).read_bytes() == before
 
 
+def test_a_damaged_note_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"log": "9 simulated days"')
+    with pytest.raises(ValueError, match=r"config\.json is damaged: .*; remove the root or choose"):
+        demo(None, 9, tmp_path)
+    write_json(tmp_path / "config.json", {"config": "demo"})
+    with pytest.raises(ValueError, match="holds a run on another log"):
+        demo(None, 9, tmp_path)
+
+
 def test_a_log_too_short_for_two_days_is_one_sentence(tmp_path: Path) -> None:
     source = tiny_log(tmp_path / "source", days=2)
     log = tmp_path / "log"

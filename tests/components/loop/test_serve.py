@@ -39,12 +39,12 @@ def test_defaults_rank_the_newest_unseen_posts_of_the_most_active_member(
     assert ranking.member_id == small_run.members[0]
     assert ranking.time_ms == small_run.end_ms
     unseen = newest_posts(small_run.layout, small_run.members[0], small_run.end_ms)
-    assert sorted(r["post_id"] for r in ranking.rows) == sorted(unseen)
-    assert len(ranking.rows) == 20
+    assert sorted(post.post_id for post in ranking.posts) == sorted(unseen)
+    assert len(ranking.posts) == 20
     sink = io.StringIO()
     render_table(ranking, Console(file=sink, width=160))
     table = sink.getvalue()
-    for word in ("post", "click", "long_dwell", "score", str(ranking.rows[0]["post_id"])):
+    for word in ("post", "click", "long_dwell", "score", str(ranking.posts[0].post_id)):
         assert word in table
 
 
@@ -57,7 +57,7 @@ def test_request_features_are_by_default_the_log_s_most_common(small_run: SmallR
     posts = small_run.posts[:3]
     usual = rank(small_run.layout, small_run.config, candidates=posts)
     other = rank(small_run.layout, small_run.config, candidates=posts, request={"surface": -1})
-    assert usual.rows != other.rows
+    assert usual.posts != other.posts
 
 
 def test_an_address_whose_server_is_gone_is_not_asked(small_run: SmallRun, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_serve_answers_until_sigterm_and_rank_finds_it(small_run: SmallRun) -> N
         assert json.loads(address.read_text())["url"] == f"http://127.0.0.1:{port}"
         start = time.monotonic()
         ranking = rank(small_run.layout, small_run.config, candidates=small_run.posts[:3])
-        assert len(ranking.rows) == 3
+        assert len(ranking.posts) == 3
         assert time.monotonic() - start < 3
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{NAME}/ready") as reply:
             assert reply.status == 200
