@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where every file of a run lies, and that a file is whole or not there."""
+"""Where every file of a run lies, and what a path that a person wrote stands for."""
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from components.layout.files import atomic_path, check_writable, write_json, write_parquet
 from components.layout.paths import Layout, absolute, path_without
 
 DAY = "2026-01-05"
@@ -58,68 +53,6 @@ def test_days_are_those_that_have_a_file_in_order(tmp_path: Path) -> None:
     assert layout.impression_days() == ["1025-12-31", "1026-01-05", "1026-01-07"]
 
 
-def write_half(path: Path) -> None:
-    with atomic_path(path) as temporary:
-        assert temporary.parent == path.parent
-        assert temporary.name.startswith(f".{path.name}.")
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "counts.json"
-    with pytest.raises(KeyboardInterrupt):
-        write_half(path)
-    assert list(path.parent.iterdir()) == []
-    with atomic_path(path) as temporary:
-        temporary.write_text("whole")
-        assert not path.exists()
-    assert [p.name for p in path.parent.iterdir()] == ["counts.json"]
-    assert path.read_text() == "whole"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
-
-
-def test_a_file_of_the_same_length_and_time_with_other_bytes_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"one")
-    os.utime(path, ns=(5, 5))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(b"two")
-        os.utime(temporary, ns=(5, 5))
-    assert path.read_bytes() == b"two"
-
-
-def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
-    (tmp_path / "file").mkdir()
-    with pytest.raises(IsADirectoryError), atomic_path(tmp_path / "file") as temporary:
-        temporary.write_text("x")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_json_is_for_people_and_the_same_for_the_same_values(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"b": [1, 2.5], "a": "é"})
-    text = (tmp_path / "a.json").read_text()
-    assert text == '{\n  "a": "\\u00e9",\n  "b": [\n    1,\n    2.5\n  ]\n}\n'
-    assert json.loads(text) == {"b": [1, 2.5], "a": "é"}
-
-
-def test_a_table_is_written_with_zstd(tmp_path: Path) -> None:
-    table = pa.table({"member_id": [3, 1, 2]})
-    write_parquet(tmp_path / "sub" / "t.parquet", table)
-    assert pq.read_table(tmp_path / "sub" / "t.parquet") == table
-    described = pq.ParquetFile(tmp_path / "sub" / "t.parquet").metadata
-    assert described.row_group(0).column(0).compression == "ZSTD"
-
-
-def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
-    check_writable(tmp_path / "sub" / "folder" / "result.json")
-    check_writable(tmp_path / "sub" / "folder" / "result.json")
-    assert list((tmp_path / "sub" / "folder").iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"exists|directory"):
-        check_writable(tmp_path / "file" / "result.json")
-
-
 def test_a_path_with_what_a_reader_would_take_for_its_own_has_a_link(tmp_path: Path) -> None:
     odd, plain = tmp_path / "a {{b}}", tmp_path / "a {b}"
     odd.mkdir()
@@ -134,22 +67,6 @@ def test_a_path_with_what_a_reader_would_take_for_its_own_has_a_link(tmp_path: P
     assert (odd / "file").is_file()
 
 
-def test_the_same_bytes_written_again_leave_nothing_beside_them(tmp_path: Path) -> None:
-    for _ in range(2):
-        with atomic_path(tmp_path / "file") as temporary:
-            temporary.write_text("the same")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists open files there")
-def test_no_file_stays_open(tmp_path: Path) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for number in range(20):
-        with atomic_path(tmp_path / str(number)) as temporary:
-            temporary.write_text("x")
-    assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
-
-
 def test_a_name_that_begins_with_a_tilde_is_a_users_home_or_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,3 +75,12 @@ def test_a_name_that_begins_with_a_tilde_is_a_users_home_or_a_name(
     assert absolute("~/runs") == tmp_path / "mine" / "runs"
     assert absolute("~nobody that there is/x") == tmp_path / "~nobody that there is" / "x"
     assert absolute(Path("a") / ".." / "b") == tmp_path / "b"
+
+
+def test_a_root_is_absolute_and_its_name_is_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Layout.at("runs/../mine").root == tmp_path / "mine"
+    with pytest.raises(ValueError, match=r"is no UTF-8 text, and Feast's registry .* choose"):
+        Layout.at(tmp_path / os.fsdecode(b"runs-\xff"))
