@@ -101,7 +101,7 @@ def test_the_version_is_the_package_s(feedsr: Feedsr) -> None:
         ("feedsr r", ["register", "report", "rank", "rollback", "results"]),
         ("feedsr rank --m", ["--member"]),
         ("feedsr daily --", ["--root", "--day", "--config", "--help"]),
-        ("feedsr nothing ", []),
+        ("feedsr rank --root ", []),
     ],
 )
 def test_completion_answers_bash_and_imports_nothing_heavy(
