@@ -153,4 +153,6 @@ if __name__ == "__main__":
     try:
         sys.exit(install(Path(sys.argv[1]), sys.argv[2:], sys.stdout))
     except KeyboardInterrupt:
-        sys.exit(130)
+        # Ended as if it had not been caught, so that make's shell says nothing of a failure.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
