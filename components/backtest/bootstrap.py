@@ -74,12 +74,12 @@ class BootstrapAuc:
         weights_SB = np.concatenate(
             [member_weights(part, self.resamples).astype(np.int8) for part in _blocks(member_S)]
         )
-        found = []
+        aucs = []
         for k in range(logits_RK.shape[1]):
             seen_R = np.isfinite(labels_RK[:, k])
             logits_R, positive_R = logits_RK[seen_R, k], labels_RK[seen_R, k] > 0
-            found.append(_auc(logits_R, positive_R, weights_SB, place_R[seen_R]))
-        return np.stack(found)
+            aucs.append(_auc(logits_R, positive_R, weights_SB, place_R[seen_R]))
+        return np.stack(aucs)
 
 
 def _blocks(values: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -119,8 +119,9 @@ def _auc(
 def _sums(
     group_R: Ints, positive_R: Bools, weights_RB: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.float64]:
-    """The weights of the negatives and of the positives in each group, `[2, D, B]`; the rows are in
-    the order of their groups.
+    """The weights of the negatives and of the positives in each group, `[2, D, B]`.
+
+    The rows are in the order of their groups.
     """
     groups = int(group_R[-1]) + 1 if len(group_R) else 0
     sums = np.zeros((2, groups, weights_RB.shape[1]))

@@ -1,109 +1,125 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a backtest cuts a log in time, and the shards of both sides of the cut.
+"""A log and the days at which it is cut: trained on before one day, ranked from it on.
 
-It trains nothing and scores nothing. The columns of the log that counters read are held in memory.
+A value that every backtest and study takes, checked when it is made. It reads no log; of a folder
+it asks the sources alone which kind of log it holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import datetime
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
+from pydantic import ValidationError
 
-from components.features.context import AsOfContext
-from components.features.counters import counted_query
-from components.layout.paths import Layout
-from components.log.columns import column
-from components.log.impressions import ImpressionLog, read_members
-from components.training.sequences import TARGET, Cut, Loss, mark_loss, write_sequences
-from feature_repo.spec import Freshness, Spec
+from components.layout.paths import absolute
+from components.log.sources import SimulatorConfig, detect_source
+from model.config import first_fault
 
-Mark = Callable[[pa.Table], Iterable[Loss]]
-"""The losses to build sequences with, one after the other."""
+SIMULATED = "sim:"
+OWN = "own"
+"""The kind of a log that no shipped spec was made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
-    """Where a backtest cuts the log: train on days before one, rank the days from it on.
+class LogSplit:
+    """Which log is ranked, and where it is cut in time.
 
     Attributes:
-        after_day: a warm start's watermark: only what is newer is trained on, the older is looked
-            at; None is a cold start.
+        data: a folder that a source knows, or "sim:<impressions>[,<name>=<value>...]".
+        train_before: the first day that is not trained on, YYYY-MM-DD, and the first that is
+            ranked.
+        test_through: the last day that is ranked.
 
     Raises:
-        ValueError: a date is none, or the test ends before it begins.
+        ValueError: a date is none, the test ends before it begins, or what follows "sim:" is no
+            simulated log.
     """
 
+    data: str
     train_before: str
     test_through: str
-    freshness: Freshness
-    spec: Spec
-    after_day: str | None = None
 
     def __post_init__(self) -> None:
-        if self.spec.day_number(self.test_through) < self.spec.day_number(self.train_before):
+        if parse_day(self.test_through) < parse_day(self.train_before):
             raise ValueError(
                 f"the test ends on {self.test_through}, before it begins on {self.train_before}"
             )
-        self.spec.cutoff(np.zeros(0, np.int64), self.freshness)
+        if self.is_simulated:
+            simulator_config(self.data)
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the log is simulated here, so that its truth is known."""
+        return self.data.startswith(SIMULATED)
+
+    @property
+    def kind(self) -> str:
+        """The spec that the log's columns follow, or `OWN` for a log of another form."""
+        if self.is_simulated:
+            return "simulator"
+        return detect_source(self.data).spec_name or OWN
+
+    @property
+    def name(self) -> str:
+        """The folder's name, or how the log is simulated."""
+        return absolute(self.data).name
+
+    @property
+    def setting(self) -> dict[str, str]:
+        """What results say of it: the log's name and the days, not where the log lies."""
+        return {**vars(self), "data": self.name}
 
     @property
     def train_through(self) -> str:
         """The last day that is trained on."""
-        return self.spec.day_name(self.spec.day_number(self.train_before) - 1)
+        return days_after(self.train_before, -1)
 
     @property
-    def test_days(self) -> range:
-        """The local day numbers that are ranked."""
-        return range(
-            self.spec.day_number(self.train_before), self.spec.day_number(self.test_through) + 1
+    def test_days(self) -> list[str]:
+        """The days that are ranked, in order."""
+        first, last = parse_day(self.train_before), parse_day(self.test_through)
+        return [days_after(self.train_before, n) for n in range((last - first).days + 1)]
+
+    def following(self, test_through: str) -> LogSplit:
+        """The split whose test follows this one's, and which trains on all days before it."""
+        return LogSplit(
+            data=self.data,
+            train_before=days_after(self.test_through, 1),
+            test_through=test_through,
         )
 
 
-def write_train(layout: Layout, folder: Path, split: Split) -> dict[str, Any]:
-    """Shards of everything newer than the watermark that had arrived before the split."""
+def parse_day(day: str) -> datetime.date:
+    """The date of YYYY-MM-DD; ValueError for anything else."""
+    with suppress(ValueError):
+        date = datetime.date.fromisoformat(day)
+        if date.isoformat() == day:
+            return date
+    raise ValueError(f"{day!r} is not a day; write it as YYYY-MM-DD")
 
-    def mark(events: pa.Table) -> list[Loss]:
-        return [mark_loss(events, split.spec, split.after_day, split.train_through)]
 
-    return _write(layout, folder, split, mark, split.train_through)
+def days_after(day: str, days: int) -> str:
+    """The day so many days after another; before it, where the number is negative."""
+    return (parse_day(day) + datetime.timedelta(days=days)).isoformat()
 
 
-def write_test(layout: Layout, folder: Path, split: Split) -> dict[str, Any]:
-    """Shards of the days that are ranked, a sequence for each member and day.
+def simulator_config(data: str) -> SimulatorConfig:
+    """The configuration that "sim:<impressions>[,<name>=<value>...]" stands for.
 
-    Labels come from the whole log; what a row knew is cut by its own cutoff.
+    Raises:
+        ValueError: it has another form, or the simulator has no such value.
     """
-
-    def mark(events: pa.Table) -> Iterator[Loss]:
-        day = split.spec.day(column(events, "event_time"))
-        timed = column(events, "timed").astype(np.bool_)
-        for number in split.test_days:
-            yield np.where(timed & (day == number), TARGET, 0).astype(np.int8)
-
-    return _write(layout, folder, split, mark, None)
-
-
-def _write(
-    layout: Layout, folder: Path, split: Split, mark: Mark, through: str | None
-) -> dict[str, Any]:
-    """Writes the marked impressions of a log through a day: before the test, or of the whole of it,
-    where a sequence holds the window of its first target.
-    """
-    cut = Cut(
-        mark=mark,
-        freshness=split.freshness,
-        cap=through is not None and split.after_day is None,
-        as_of_ms=split.spec.day_end(split.train_through),
-    )
-    with ImpressionLog(layout, through or layout.impression_days()[-1]) as log:
-        counted = log.query(counted_query(split.spec))
-        context = AsOfContext(counted, read_members(layout), split.spec, split.freshness)
-        counts = write_sequences(log, cut, context, folder)
-    if not counts.targets:
-        raise ValueError(f"the log holds no timed impression in the days of {folder.name}")
-    return vars(counts)
+    number, *others = data.removeprefix(SIMULATED).split(",")
+    pairs = [other.partition("=") for other in others]
+    if not number.isdecimal() or not all(sign for _, sign, _ in pairs):
+        raise ValueError(
+            f"{data!r} is no simulated log: write sim: and how many impressions, then maybe values "
+            "of the simulator, as in sim:60000,ranked=1"
+        )
+    values = {"impressions": number, **{name: value for name, _, value in pairs}}
+    try:
+        return SimulatorConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{data!r} is no simulated log: {first_fault(error)}") from error

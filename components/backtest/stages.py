@@ -67,8 +67,9 @@ def code_hash(module: str, home: Path = HOME) -> str:
 
 
 def code_files(module: str, home: Path = HOME) -> set[Path]:
-    """The module's file, those of all modules that it imports all the way down, and the native
-    sources that lie beside them.
+    """The module's file and those of all that it imports, all the way down.
+
+    Native sources that lie beside them are among them.
     """
     waiting, seen = [*module_files(module, home)], set()
     while waiting:

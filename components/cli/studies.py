@@ -12,7 +12,7 @@ import typer
 from components.cli.options import LogConfigName
 
 if TYPE_CHECKING:
-    from components.studies.trial import Log
+    from components.backtest.split import LogSplit
 
 studies = typer.Typer()
 command = partial(studies.command, rich_help_panel="Studies")
@@ -44,6 +44,7 @@ def backtest(
     """Train each ranker before a date and rank the days after it."""
     from components.backtest.backtest import BacktestOptions
     from components.backtest.backtest import backtest as run
+    from components.backtest.split import LogSplit
     from feature_repo.spec import FRESHNESS
 
     if freshness not in FRESHNESS:
@@ -51,7 +52,8 @@ def backtest(
     fresh = FRESHNESS[FRESHNESS.index(freshness)]
     names = tuple(name.strip() for name in rankers.split(","))
     options = BacktestOptions(rankers=names, freshness=fresh, seeds=seeds, config=config, work=work)
-    run(data, train_before, test_through, options, json_file)
+    split = LogSplit(data=data, train_before=train_before, test_through=test_through)
+    run(split, options, json_file)
 
 
 @command()
@@ -67,6 +69,7 @@ def leakage(
     work: WorkIfAny = None,
 ) -> None:
     """Measure how much of a log's AUC is same-session feedback."""
+    from components.backtest.split import LogSplit
     from components.studies.leakage.cut import SESSIONS
     from components.studies.leakage.study import LeakageOptions
     from components.studies.leakage.study import leakage as run
@@ -80,7 +83,8 @@ def leakage(
         config=config,
         work=work,
     )
-    run(data, train_before, test_through, options, json_file)
+    split = LogSplit(data=data, train_before=train_before, test_through=test_through)
+    run(split, options, json_file)
 
 
 @command()
@@ -98,13 +102,13 @@ def ablate(
 
     A study that was stopped goes on; the same command in another shell shares the work.
     """
-    from components.studies.ablate import chosen, run
-    from components.studies.trial import Log
+    from components.backtest.split import LogSplit
+    from components.studies.ablate import choose_experiments, run
 
-    log = Log(data=data, train_before=train_before, test_through=test_through)
-    experiments = chosen(log, _names(parts))
-    results = _results(json_file, "ablate", log)
-    _tell_left(run(log, experiments, seeds, config, results, work))
+    split = LogSplit(data=data, train_before=train_before, test_through=test_through)
+    experiments = choose_experiments(split, _names(parts))
+    results = _results(json_file, "ablate", split)
+    _tell_left(run(split, experiments, seeds, config, results, work))
 
 
 @command()
@@ -126,10 +130,10 @@ def compare(
 
     A study that was stopped goes on; the same command in another shell shares the work.
     """
+    from components.backtest.split import LogSplit
     from components.studies.compare import CompareOptions, run
-    from components.studies.trial import Log
 
-    choosing = Log(data=data, train_before=train_before, test_through=choose_through)
+    choosing = LogSplit(data=data, train_before=train_before, test_through=choose_through)
     options = CompareOptions(
         rankers=_names(rankers),
         trials=trials,
@@ -157,11 +161,11 @@ def incremental(
 
     Each way then ranks the next day.
     """
+    from components.backtest.split import LogSplit
     from components.studies.incremental import run
-    from components.studies.trial import Log
 
-    log = Log(data=data, train_before=first_day, test_through=last_day)
-    run(log, stale_days, seeds, config, _results(json_file, "incremental", log), work)
+    split = LogSplit(data=data, train_before=first_day, test_through=last_day)
+    run(split, stale_days, seeds, config, _results(json_file, "incremental", split), work)
 
 
 @command()
@@ -175,11 +179,11 @@ def scaling(
     work: Work = STUDIES,
 ) -> None:
     """Train Feed-SR at many sizes: AUC against training operations."""
+    from components.backtest.split import LogSplit
     from components.studies.scaling import run
-    from components.studies.trial import Log
 
-    log = Log(data=data, train_before=train_before, test_through=test_through)
-    _tell_left(run(log, seeds, config, _results(json_file, "scaling", log), work))
+    split = LogSplit(data=data, train_before=train_before, test_through=test_through)
+    _tell_left(run(split, seeds, config, _results(json_file, "scaling", split), work))
 
 
 @command()
@@ -196,8 +200,8 @@ def results(
     import json
 
     from components.layout.files import atomic_path
-    from components.studies.figures import scaling_figure
-    from components.studies.pages import render
+    from components.studies.pages.figures import scaling_figure
+    from components.studies.pages.render import render
 
     for page in pages.split(","):
         changed = render(Path(page), folder)
@@ -213,10 +217,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _results(path: Path | None, name: str, log: Log) -> Path:
+def _results(path: Path | None, name: str, split: LogSplit) -> Path:
     from components.layout.files import check_writable
 
-    path = path or STUDIES / f"study_{name}_{log.kind}.json"
+    path = path or STUDIES / f"study_{name}_{split.kind}.json"
     check_writable(path)
     return path
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from components.backtest.prepare import simulated
+from components.backtest.split import OWN, LogSplit, simulator_config
 from components.console import progress
 from components.layout.paths import absolute
 from components.log.sources.feedback import examination
-from components.studies.apart import set_apart
-from components.studies.config import StudyConfig, changed
+from components.studies.config import StudyConfig, changed, starting_config
+from components.studies.differences import add_differences
 from components.studies.experiments import (
     ABLATION,
     PARTS,
@@ -30,8 +30,9 @@ from components.studies.experiments import (
     training,
     with_references,
 )
+from components.studies.learners import ModelLearner
 from components.studies.results import ResultsFile
-from components.studies.trial import Log, Trial, claimed_trial, run_trial
+from components.studies.trial import Trial, run_if_free, run_in_turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +45,21 @@ class Study:
         results: where the figures go.
     """
 
-    log: Log
+    split: LogSplit
     config: StudyConfig
     work: Path
     results: ResultsFile
 
+    def trial(self, experiment: Experiment, seed: int) -> Trial:
+        """The trial of an experiment's row with one seed."""
+        config = changed(changed(self.config, experiment.base), experiment.changes)
+        return Trial(
+            split=self.split, config=config, learner=ModelLearner(config.feed_sr), seed=seed
+        )
+
 
 def run(
-    log: Log,
+    split: LogSplit,
     experiments: Sequence[Experiment],
     seeds: int,
     config: str,
@@ -59,10 +67,10 @@ def run(
     work: Path,
 ) -> int:
     """`ablate` from names and paths; see there."""
-    start = log.config(config)
-    setting = {**log.setting, "config": start.model_dump(mode="json")}
+    start = starting_config(split, config)
+    setting = {**split.setting, "config": start.model_dump(mode="json")}
     results = ResultsFile(path=path, name="ablate", setting=setting)
-    study = Study(log=log, config=start, work=absolute(work), results=results)
+    study = Study(split=split, config=start, work=absolute(work), results=results)
     return ablate(study, experiments, seeds)
 
 
@@ -76,18 +84,18 @@ def ablate(study: Study, experiments: Sequence[Experiment], seeds: int) -> int:
         ValueError: an experiment does not fit the configuration or the log; one sentence.
     """
     rows = with_references(experiments)
-    trials = [(e, _trial(study, e, seed)) for seed in range(seeds) for e in rows]
+    trials = [(row, study.trial(row, seed)) for seed in range(seeds) for row in rows]
     left = 0
     with progress("trials", len(trials)) as advance:
         for experiment, trial in trials:
-            left += not _measured(study, experiment, trial)
+            left += not _is_measured(study, experiment, trial)
             advance()
-    references = {e.row: reference_of(e).row for e in rows}
-    set_apart(study.results, study.work, references, study.config.spec.task_names)
+    references = {row.row: reference_of(row).row for row in rows}
+    add_differences(study.results, study.work, references, study.config.spec.task_names)
     return left
 
 
-def chosen(log: Log, parts: Sequence[str]) -> list[Experiment]:
+def choose_experiments(split: LogSplit, parts: Sequence[str]) -> list[Experiment]:
     """The experiments of these parts (all, where none is named) that say something on this log.
 
     Raises:
@@ -98,43 +106,36 @@ def chosen(log: Log, parts: Sequence[str]) -> list[Experiment]:
             raise ValueError(f"there is no part {part!r}; have {', '.join(PARTS)}")
     wanted = [e for e in ABLATION if not parts or e.part in parts]
     return [
-        _told(e, log) if e.planted else e
+        _with_propensities(e, split) if e.knows_propensities else e
         for e in wanted
-        if log.kind in e.logs or (log.kind == "own" and not e.planted)
+        if split.kind in e.logs or (split.kind == OWN and not e.knows_propensities)
     ]
 
 
-def _told(experiment: Experiment, log: Log) -> Experiment:
-    """The experiment with the propensities that the simulator plants in this log."""
-    simulator = simulated(log.data)
-    planted = examination(np.arange(simulator.request_size), simulator).tolist()
-    changes = {**experiment.changes, **training(propensity=planted)}
+def _with_propensities(experiment: Experiment, split: LogSplit) -> Experiment:
+    """The experiment with the propensities that the simulator made this log with."""
+    simulator = simulator_config(split.data)
+    propensity = examination(np.arange(simulator.request_size), simulator).tolist()
+    changes = {**experiment.changes, **training(propensity=propensity)}
     return dataclasses.replace(experiment, changes=changes)
 
 
-def _measured(study: Study, experiment: Experiment, trial: Trial) -> bool:
+def _is_measured(study: Study, experiment: Experiment, trial: Trial) -> bool:
     """Whether the row has this seed's figures, after the trial where it had not."""
     if study.results.seed(experiment.row, trial.seed, trial.fingerprint):
         return True
-    with claimed_trial(study.work, trial) as mine:
-        if not mine:
-            return False
-        outcome = run_trial(trial, study.work)
-    reference = _trial(study, reference_of(experiment), trial.seed)
-    if reference.fingerprint != trial.fingerprint:  # its scores are wanted, wherever it was done
-        with claimed_trial(study.work, reference, wait=True):
-            run_trial(reference, study.work)
+    outcome = run_if_free(trial, study.work)
+    if outcome is None:
+        return False
+    reference = study.trial(reference_of(experiment), trial.seed)
+    if reference.fingerprint != trial.fingerprint:
+        run_in_turn(reference, study.work)  # its scores are wanted, wherever they were made
     result = {"fingerprint": trial.fingerprint, **outcome.values}
-    study.results.put(experiment.row, described(experiment), trial.seed, result)
+    study.results.put(experiment.row, describe(experiment), trial.seed, result)
     return True
 
 
-def _trial(study: Study, experiment: Experiment, seed: int) -> Trial:
-    config = changed(changed(study.config, experiment.base), experiment.changes)
-    return Trial(log=study.log, config=config, ranker=config.feed_sr, seed=seed)
-
-
-def described(experiment: Experiment) -> dict[str, Any]:
+def describe(experiment: Experiment) -> dict[str, Any]:
     """What the results say of a row beside its figures: what its trials are made of."""
     return {
         "part": experiment.part,

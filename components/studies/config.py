@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import Field
 
+from components.backtest.prepare import config_for
+from components.backtest.split import LogSplit
 from components.config import DailyConfig
 from feature_repo.kinds import Feature, HashedId
 from feature_repo.spec import Freshness, Spec
@@ -56,6 +58,15 @@ def study_config(config: DailyConfig) -> StudyConfig:
     return StudyConfig.model_validate(config.model_dump())
 
 
+def starting_config(split: LogSplit, name: str) -> StudyConfig:
+    """The configuration of that name, or the shipped one for the kind of log; a study's start.
+
+    Raises:
+        ValueError: there is none, or the log's kind has none and none was named.
+    """
+    return study_config(config_for(split, name))
+
+
 def changed(config: StudyConfig, changes: Mapping[str, Any]) -> StudyConfig:
     """The configuration with some values replaced, nested as they are in its JSON.
 
@@ -83,8 +94,8 @@ def without_groups(spec: Spec, groups: tuple[str, ...]) -> Spec:
     _check_groups(spec, groups, IDS)
     if not groups:
         return spec
-    kept = tuple(_seen(f, groups) for f in spec.features if f.source not in groups)
-    content = tuple(_seen(f, groups) for f in spec.content.features)
+    kept = tuple(_without_ids(f, groups) for f in spec.features if f.source not in groups)
+    content = tuple(_without_ids(f, groups) for f in spec.content.features)
     views = tuple(
         dataclasses.replace(v, features=content) if v.kind == "content" else v
         for v in spec.views
@@ -94,8 +105,10 @@ def without_groups(spec: Spec, groups: tuple[str, ...]) -> Spec:
 
 
 def fused_early(spec: Spec, groups: tuple[str, ...]) -> Spec:
-    """The spec with some groups of context features as sequence features: an impression's token
-    carries what was known when it was served, and the head does not get it again.
+    """The spec with some groups of context features as sequence features.
+
+    An impression's token carries what was known when it was served, and the head does not get it
+    again.
 
     Raises:
         ValueError: the spec has no such group.
@@ -114,8 +127,8 @@ def _check_groups(spec: Spec, groups: tuple[str, ...], other: str) -> None:
             raise ValueError(f"there is no group of features {group!r}; have {sorted(known)}")
 
 
-def _seen(feature: Feature, groups: tuple[str, ...]) -> Feature:
-    """The feature itself; without ids, all ids in one bucket (joins still want the column)."""
+def _without_ids(feature: Feature, groups: tuple[str, ...]) -> Feature:
+    """The feature; without ids, all in one bucket, because joins still want the column."""
     if IDS in groups and isinstance(feature.kind, HashedId):
         return dataclasses.replace(feature, kind=dataclasses.replace(feature.kind, buckets=1))
     return feature

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from components.studies.learners import TreeLearner
 from components.studies.lightgbm.ranker import LightGBMConfig
 
 OURS = "feed_sr"
@@ -73,7 +74,7 @@ class Contender:
     title: str
     note: str = ""
     space: Space = field(default_factory=dict)
-    start: LightGBMConfig | None = None
+    start: TreeLearner | None = None
     base: str = ""
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -153,7 +154,7 @@ CONTENDERS = (
     Contender(
         name="lightgbm",
         title="LightGBM on counters",
-        start=LightGBMConfig(),
+        start=TreeLearner(LightGBMConfig()),
         space={
             "ranker.learning_rate": Between(0.02, 0.1),
             "ranker.num_leaves": (31, 63, 127),

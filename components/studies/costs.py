@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from components.studies.lightgbm.ranker import LightGBMRanker
 from components.training.data import evaluation_batches
 from feature_repo.spec import Spec
 from model.batch import Impressions, RankBatch, TrainBatch
@@ -26,27 +29,41 @@ STEP_BATCHES = 8
 """Micro-batches whose forward and backward give the milliseconds of a step."""
 
 
-def costs(ranker: Ranker | LightGBMRanker, folder: Path) -> dict[str, Any]:
-    """Parameters, GFLOP of ranking 512 candidates, and the median milliseconds of a step's forward
-    and backward; of trees there is none of these.
+class RanksRequests(Protocol):
+    """Whatever answers a request."""
+
+    def rank(self, batch: RankBatch) -> Tensor:
+        """Logits `[N, K]` of the candidates."""
+
+
+def training_costs(ranker: Ranker, folder: Path) -> dict[str, Any]:
+    """What a ranker of the model weighs and computes.
+
+    Returns:
+        parameters, gflop of ranking 512 candidates, and step_ms, the median milliseconds of a
+        forward and backward over the folder's batches.
     """
-    if isinstance(ranker, LightGBMRanker):
-        return {}
-    ranker.train()
-    taken = []
-    for batch, _ in evaluation_batches(folder, ranker.spec):
-        begin = time.perf_counter()
-        training_step(ranker, batch)
-        taken.append(1e3 * (time.perf_counter() - begin))
-        ranker.zero_grad()
-        if len(taken) > STEP_BATCHES:
-            break
-    ranker.eval()
     return {
         "parameters": sum(p.numel() for p in ranker.parameters()),
         "gflop": round(ranker.flops(ranker.spec.max_impressions, CANDIDATES) / 1e9, 4),
-        "step_ms": round(statistics.median(taken[1:] or taken), 1),
+        "step_ms": round(_step_ms(ranker, folder), 1),
     }
+
+
+def _step_ms(ranker: Ranker, folder: Path) -> float:
+    ranker.train()
+    taken = []
+    for batch, _ in islice(evaluation_batches(folder, ranker.spec), 1 + STEP_BATCHES):
+        taken.append(_milliseconds(partial(training_step, ranker, batch)))
+        ranker.zero_grad()
+    ranker.eval()
+    return statistics.median(taken[1:] or taken)
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - begin)
 
 
 def training_step(ranker: Ranker, batch: TrainBatch) -> None:
@@ -55,7 +72,7 @@ def training_step(ranker: Ranker, batch: TrainBatch) -> None:
     (output.logits_RK.square().mean() + output.auxiliary_AK.square().mean()).backward()
 
 
-def request_ms(ranker: Ranker | LightGBMRanker, folder: Path, spec: Spec) -> dict[str, Any]:
+def request_costs(ranker: RanksRequests, folder: Path, spec: Spec) -> dict[str, Any]:
     """Median milliseconds of `rank` for the longest history of a folder's first batch with targets.
 
     Returns:
@@ -69,12 +86,8 @@ def request_ms(ranker: Ranker | LightGBMRanker, folder: Path, spec: Spec) -> dic
     if batch is None:
         raise ValueError(f"the shards in {folder} hold no target whose request could be timed")
     request = longest_request(batch, CANDIDATES)
-    taken = []
     with torch.inference_mode():
-        for _ in range(1 + REPEATS):
-            begin = time.perf_counter()
-            ranker.rank(request)
-            taken.append(1e3 * (time.perf_counter() - begin))
+        taken = [_milliseconds(partial(ranker.rank, request)) for _ in range(1 + REPEATS)]
     return {
         "request_ms": round(statistics.median(taken[1:]), 2),
         "request_impressions": request.history.num_impressions,
@@ -83,30 +96,35 @@ def request_ms(ranker: Ranker | LightGBMRanker, folder: Path, spec: Spec) -> dic
 
 
 def longest_request(batch: TrainBatch, candidates: int) -> RankBatch:
-    """A request with the batch's longest sequence as history, and its posts as candidates, again
-    and again until there are enough; their context is that of the batch's targets. It comes when
-    the newest of the history was served.
+    """A request with the batch's longest sequence as history, when its newest was served.
+
+    Its posts are the candidates, again and again until there are enough; their context is that of
+    the batch's targets.
     """
     impressions = batch.impressions
-    lengths = impressions.cu_seqlens.diff()
-    longest = int(lengths.argmax())
-    low, high = (int(x) for x in impressions.cu_seqlens[longest : longest + 2])
-    assert impressions.time_M is not None
-    time_M = impressions.time_M[low:high]
+    longest = int(impressions.cu_seqlens.diff().argmax())
+    low, high = (int(place) for place in impressions.cu_seqlens[longest : longest + 2])
+    history = _sequence(impressions, low, high)
+    assert history.time_M is not None
     post_N = torch.arange(candidates) % (high - low) + low
     target_N = torch.arange(candidates) % len(batch.target_R)
-    history = Impressions(
-        features={name: column[low:high] for name, column in impressions.features.items()},
-        actions={name: column[low:high] for name, column in impressions.actions.items()},
-        known_M=impressions.known_M[low:high],
-        cu_seqlens=torch.tensor([0, high - low], dtype=torch.int32),
-        time_M=time_M,
-    )
     return RankBatch(
         history=history,
         candidates={name: column[post_N] for name, column in impressions.features.items()},
         context_NC=batch.context_RC[target_N],
         cu_candidates=torch.tensor([0, candidates], dtype=torch.int32),
         position_N=torch.full((candidates,), SERVING_POSITION),
-        time_N=time_M.max().expand(candidates),
+        time_N=history.time_M.max().expand(candidates),
+    )
+
+
+def _sequence(impressions: Impressions, low: int, high: int) -> Impressions:
+    """The impressions in [low, high) as one sequence."""
+    assert impressions.time_M is not None
+    return Impressions(
+        features={name: column[low:high] for name, column in impressions.features.items()},
+        actions={name: column[low:high] for name, column in impressions.actions.items()},
+        known_M=impressions.known_M[low:high],
+        cu_seqlens=torch.tensor([0, high - low], dtype=torch.int32),
+        time_M=impressions.time_M[low:high],
     )

@@ -28,7 +28,7 @@ class Experiment:
         changes: values of the configuration, nested as in its JSON.
         base: values that the row's reference has as well, where it is not the default.
         logs: the logs on which it says something.
-        planted: whether it is told the propensities of the simulated log at hand.
+        knows_propensities: whether it is told those that the simulated log at hand was made with.
         paper: percent, as the paper reports it; None where it has no such row.
     """
 
@@ -37,7 +37,7 @@ class Experiment:
     changes: Mapping[str, Any]
     base: Mapping[str, Any] = field(default_factory=dict)
     logs: tuple[LogKind, ...] = BOTH
-    planted: bool = False
+    knows_propensities: bool = False
     paper: float | None = None
 
     @property
@@ -147,14 +147,14 @@ PROPENSITY = (
         part="inverse propensity",
         name="as planted",
         changes={},
-        planted=True,
+        knows_propensities=True,
         logs=("simulator",),
     ),
     Experiment(
         part="inverse propensity",
         name="as planted, no logit offsets",
         changes=model(offset_positions=0),
-        planted=True,
+        knows_propensities=True,
         logs=("simulator",),
     ),
 )
@@ -206,12 +206,12 @@ PARTS = tuple(dict.fromkeys(e.part for e in ABLATION))
 
 def with_references(experiments: Sequence[Experiment]) -> list[Experiment]:
     """The experiments with each one's reference before its first."""
-    found: dict[str, Experiment] = {}
+    rows: dict[str, Experiment] = {}
     for experiment in experiments:
         reference = reference_of(experiment)
-        found.setdefault(reference.row, reference)
-        found[experiment.row] = experiment
-    return list(found.values())
+        rows.setdefault(reference.row, reference)
+        rows[experiment.row] = experiment
+    return list(rows.values())
 
 
 def reference_of(experiment: Experiment) -> Experiment:

@@ -15,6 +15,7 @@ Shape suffixes: R targets; K tasks; S members; B resamples, the first of which i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 KEYS = ("member_id", "post_id", "event_time")
 RESAMPLES = 200
+Slope = dict[str, float | None]
+"""value, low, high."""
 
 
 def position_bias(ranker: nn.Module, folder: Path, layout: Layout, spec: Spec) -> dict[str, Any]:
@@ -56,33 +59,44 @@ def position_bias(ranker: nn.Module, folder: Path, layout: Layout, spec: Spec) -
     Raises:
         ValueError: there are no shards, a target has no truth, or no bias was planted.
     """
-    served, rows = _scores(ranker, folder, spec, SERVING_POSITION)
-    shown, _ = _scores(ranker, folder, spec, None)
-    truth = _truth_of(rows, layout, spec)
-    placed = rows["position"] >= 0
-    examined = np.log(truth["examination"][placed].astype(np.float64))
-    member = rows["member_id"][placed]
+    served_RK, keys = _scores(ranker, folder, spec, SERVING_POSITION)
+    shown_RK, _ = _scores(ranker, folder, spec, None)
+    truth = _join_truth(keys, layout, spec)
+    placed_R = keys["position"] >= 0
+    biases = _Biases(
+        examined_R=np.log(truth["examination"][placed_R].astype(np.float64)),
+        member_R=keys["member_id"][placed_R],
+    )
     tasks = {}
     for k, task in enumerate(spec.task_names):
-        if task not in EXAMINED_ACTIONS:
-            continue
-        relevance = np.log(truth[f"b_{task}"][placed].astype(np.float64)) - examined
-        each = {"residual": served[placed, k], "shown": shown[placed, k]}
-        tasks[task] = {
-            name: slope(_log_sigmoid(logits) - relevance, examined, relevance, member)
-            for name, logits in each.items()
-        }
+        if task in EXAMINED_ACTIONS:
+            likely_R = np.log(truth[f"b_{task}"][placed_R].astype(np.float64))
+            residual = biases.slope(served_RK[placed_R, k], likely_R)
+            shown = biases.slope(shown_RK[placed_R, k], likely_R)
+            tasks[task] = {"residual": residual, "shown": shown}
     return {
         "position": SERVING_POSITION,
-        "n": int(placed.sum()),
-        "members": len(np.unique(member)),
+        "n": int(placed_R.sum()),
+        "members": len(np.unique(biases.member_R)),
         "tasks": tasks,
     }
 
 
-def slope(
-    error_R: Floats, examined_R: Floats, relevance_R: Floats, member_R: Ints
-) -> dict[str, float | None]:
+@dataclass(frozen=True, kw_only=True)
+class _Biases:
+    """The impressions that were shown at a position: their log propensity, and whose they are."""
+
+    examined_R: Floats
+    member_R: Ints
+
+    def slope(self, logits_R: Floats, likely_R: Floats) -> Slope:
+        """Of one task's scores; `likely_R` is the log probability of the action, as shown."""
+        relevance_R = likely_R - self.examined_R
+        error_R = _log_sigmoid(logits_R) - relevance_R
+        return slope(error_R, self.examined_R, relevance_R, self.member_R)
+
+
+def slope(error_R: Floats, examined_R: Floats, relevance_R: Floats, member_R: Ints) -> Slope:
     """The least-squares slope of the error on log propensity, log relevance beside it.
 
     Args:
@@ -120,33 +134,34 @@ def slope(
 def _scores(
     ranker: nn.Module, folder: Path, spec: Spec, position: int | None
 ) -> tuple[npt.NDArray[np.float64], dict[str, Ints]]:
-    """Logits `[R, K]` and what tells the impressions apart, and their position."""
-    batches = [(b.logits_RK, _rows(b)) for b in scored_batches(ranker, folder, spec, position)]
+    """Logits `[R, K]`, and by name what tells the impressions apart and their position."""
+    batches = [(b.logits_RK, _keys(b)) for b in scored_batches(ranker, folder, spec, position)]
     if not batches:
         raise ValueError(f"the shards in {folder} hold no impression to score; choose other days")
-    logits = np.concatenate([logits for logits, _ in batches]).astype(np.float64)
-    parts = [rows for _, rows in batches]
-    return logits, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    logits_RK = np.concatenate([logits for logits, _ in batches]).astype(np.float64)
+    parts = [keys for _, keys in batches]
+    return logits_RK, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _rows(batch: Scored) -> dict[str, Ints]:
-    columns = {n: batch.packed.columns[n] for n in ("post_id", "event_time", "position")}
-    found = {name: values[batch.target_R].astype(np.int64) for name, values in columns.items()}
-    return {"member_id": batch.member_R, **found}
+def _keys(batch: Scored) -> dict[str, Ints]:
+    """The targets' member, post, time and position."""
+    columns = {name: batch.packed.columns[name] for name in ("post_id", "event_time", "position")}
+    of_targets = {name: all_M[batch.target_R].astype(np.int64) for name, all_M in columns.items()}
+    return {"member_id": batch.member_R, **of_targets}
 
 
-def _truth_of(rows: dict[str, Ints], layout: Layout, spec: Spec) -> dict[str, npt.NDArray[Any]]:
-    """The truth's columns for each row, joined by member, post and time."""
-    days = np.unique(spec.day(rows["event_time"]))
-    wanted = pa.table({**{n: rows[n] for n in KEYS}, "row": np.arange(len(rows["member_id"]))})
+def _join_truth(keys: dict[str, Ints], layout: Layout, spec: Spec) -> dict[str, npt.NDArray[Any]]:
+    """The truth's columns for each impression, joined by member, post and time."""
+    days = np.unique(spec.day(keys["event_time"]))
+    wanted = pa.table({**{n: keys[n] for n in KEYS}, "row": np.arange(len(keys["member_id"]))})
     # A visit that runs past midnight is in the file of the day it began on.
     names = [spec.day_name(int(day)) for day in np.unique(np.concatenate([days - 1, days]))]
     tables = [truth_day(layout, name) for name in names if has_truth(layout, name)]
     if tables:
-        found = wanted.join(pa.concat_tables(tables), list(KEYS), join_type="inner")
-        if found.num_rows == wanted.num_rows:
-            found = found.sort_by("row")
-            return {name: found[name].to_numpy() for name in found.column_names}
+        joined = wanted.join(pa.concat_tables(tables), list(KEYS), join_type="inner")
+        if joined.num_rows == wanted.num_rows:
+            joined = joined.sort_by("row")
+            return {name: joined[name].to_numpy() for name in joined.column_names}
     raise ValueError(
         f"{layout.root} does not hold the truth of every impression that is scored; simulate the "
         "log there, with its truth"

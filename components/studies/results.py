@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.backtest.backtest import versions
+from components.backtest.provenance import versions
 from components.layout.files import write_json
 from components.layout.locks import locked
 
@@ -47,12 +47,14 @@ class ResultsFile:
 
     def seed(self, row: str, seed: int, fingerprint: str) -> Entry | None:
         """The result of a row's seed, or None where it is not done or was another trial."""
-        found = self.entries().get(row, {}).get("seeds", {}).get(str(seed))
-        return found if found and found["fingerprint"] == fingerprint else None
+        result = self.entries().get(row, {}).get("seeds", {}).get(str(seed))
+        return result if result and result["fingerprint"] == fingerprint else None
 
     def put(self, row: str, about: Mapping[str, Any], seed: int, result: Entry) -> None:
-        """Adds the result of one seed to a row; `about` says what the row's trials are made of, so
-        that a row of another description begins anew.
+        """Adds the result of one seed to a row.
+
+        Args:
+            about: what the row's trials are made of; a row of another description begins anew.
         """
         with locked(self.path.with_name(f".{self.path.name}.lock")):
             whole = self._read()
@@ -67,20 +69,19 @@ class ResultsFile:
 
     def _read(self) -> dict[str, Any]:
         if not self.path.is_file():
-            hardware = {"cpu": platform.machine(), "cores": os.cpu_count()}
-            return {
-                "name": self.name,
-                "setting": dict(self.setting),
-                "hardware": hardware,
-                "rows": {},
-            }
+            return self._nothing_yet()
         try:
             whole: dict[str, Any] = json.loads(self.path.read_bytes())
-            same = whole["name"] == self.name and whole["setting"] == dict(self.setting)
+            is_ours = whole["name"] == self.name and whole["setting"] == dict(self.setting)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is no result of a study; name another file") from error
-        if not same:
+        if not is_ours:
             raise ValueError(
                 f"{self.path} holds another study or setting; name another file, or delete it"
             )
         return whole
+
+    def _nothing_yet(self) -> dict[str, Any]:
+        hardware = {"cpu": platform.machine(), "cores": os.cpu_count()}
+        setting = dict(self.setting)
+        return {"name": self.name, "setting": setting, "hardware": hardware, "rows": {}}

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from components.backtest.split import LogSplit
 from components.console import progress
 from components.layout.paths import absolute
-from components.studies.config import StudyConfig, changed
+from components.studies.config import StudyConfig, changed, starting_config
+from components.studies.learners import ModelLearner, model_folder
 from components.studies.results import ResultsFile
-from components.studies.trial import Log, Trial, claimed_trial, run_trial, shards
+from components.studies.trial import Trial, prepare_trial, run_if_free
 from components.training.data import evaluation_batches
 from feature_repo.spec import Spec
 from model.checkpoint import load_model
@@ -56,7 +58,7 @@ class Line:
         return cls(slope=float(slope), at_one=float(at_one), slope_error=spread)
 
 
-def run(log: Log, seeds: int, config: str, path: Path, work: Path) -> int:
+def run(split: LogSplit, seeds: int, config: str, path: Path, work: Path) -> int:
     """Trains and ranks every size with every seed; what the results have is not done again.
 
     Returns:
@@ -65,43 +67,47 @@ def run(log: Log, seeds: int, config: str, path: Path, work: Path) -> int:
     Raises:
         ValueError: the log or the configuration is wrong; one sentence.
     """
-    start = log.config(config)
-    setting = {**log.setting, "config": start.model_dump(mode="json", exclude={"dcnv2"})}
+    start = starting_config(split, config)
+    setting = {**split.setting, "config": start.model_dump(mode="json", exclude={"dcnv2"})}
     results = ResultsFile(path=path, name="scaling", setting=setting)
     left = 0
     with progress("trials", seeds * len(SIZES)) as advance:
         for seed in range(seeds):
             for width, layers in SIZES:
-                trial = sized(log, start, width, layers, seed)
-                row = f"{width} wide, {layers} deep"
-                left += not _measured(results, row, trial, absolute(work))
+                trial = sized(split, start, width, layers, seed)
+                left += not _is_measured(results, trial, absolute(work))
                 advance()
     return left
 
 
-def sized(log: Log, start: StudyConfig, width: int, layers: int, seed: int) -> Trial:
+def sized(split: LogSplit, start: StudyConfig, width: int, layers: int, seed: int) -> Trial:
     """The trial of one size."""
     head = {"width": 2 * width, "rank": max(width // 4, 4)}
     shape = {"width": width, "layers": layers, "heads": max(width // 32, 1), "head": head}
     config = changed(start, {"feed_sr": shape})
-    return Trial(log=log, config=config, ranker=config.feed_sr, seed=seed)
+    return Trial(split=split, config=config, learner=ModelLearner(config.feed_sr), seed=seed)
 
 
-def _measured(results: ResultsFile, row: str, trial: Trial, work: Path) -> bool:
+def _is_measured(results: ResultsFile, trial: Trial, work: Path) -> bool:
+    """Whether the size has this seed's figures, after the trial where it had not."""
+    about = {"width": trial.config.feed_sr.width, "layers": trial.config.feed_sr.layers}
+    row = f"{about['width']} wide, {about['layers']} deep"
     if results.seed(row, trial.seed, trial.fingerprint):
         return True
-    with claimed_trial(work, trial) as mine:
-        if not mine:
-            return False
-        outcome = run_trial(trial, work)
-        train, _ = shards(trial, work)
-        ranker, _ = load_model(work / "trials" / trial.fingerprint / "model", trial.config.spec)
-        once = forward_flops(ranker, train, trial.config.spec)
-        operations = (1 + BACKWARD) * trial.config.cold.epochs * once
-    result = {"fingerprint": trial.fingerprint, "training_flops": operations, **outcome.values}
-    about = {"width": trial.config.feed_sr.width, "layers": trial.config.feed_sr.layers}
-    results.put(row, about, trial.seed, result)
+    outcome = run_if_free(trial, work)
+    if outcome is None:
+        return False
+    figures = {"training_flops": training_flops(trial, work), **outcome.values}
+    results.put(row, about, trial.seed, {"fingerprint": trial.fingerprint, **figures})
     return True
+
+
+def training_flops(trial: Trial, work: Path) -> int:
+    """Operations that the training of a trial that was run took."""
+    spec = trial.config.spec
+    ranker, _ = load_model(model_folder(trial, work), spec)
+    once = forward_flops(ranker, prepare_trial(trial, work).train, spec)
+    return (1 + BACKWARD) * trial.config.cold.epochs * once
 
 
 def forward_flops(ranker: Any, folder: Path, spec: Spec) -> int:

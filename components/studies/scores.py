@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a ranker says of the test: its metrics, and its scores, so that two rankers can be compared
-impression by impression.
+"""What a ranker says of the test: its metrics and its scores, to compare two rankers by the row.
 
 Every row of a folder of shards gets the logits it would have had when served. Knows no study.
 
@@ -65,14 +64,14 @@ class Scores:
             ValueError: the file is damaged.
         """
         try:
-            with np.load(path) as found:
-                return cls(**{name: found[name] for name in cls.__dataclass_fields__})
+            with np.load(path) as arrays:
+                return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
         except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} holds no scores; delete it, and run again") from error
 
 
 Pair = tuple[Scores, Scores]
-"""Mine and another's, of the same test."""
+"""A ranker's own and another's, of the same test."""
 
 
 def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], Scores]:
@@ -98,8 +97,9 @@ def score(ranker: nn.Module, folder: Path, spec: Spec) -> tuple[dict[str, Any], 
 
 
 def differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differences]:
-    """How much higher the first AUC of each pair is, and the standard error of the pairs' mean:
-    members are drawn again, the same ones for all pairs.
+    """How much higher the first AUC of each pair is, and the standard error of the pairs' mean.
+
+    Members are drawn again, the same ones for all pairs.
 
     Args:
         pairs: of scores on the same impressions, such as two rankers' by seed.
@@ -115,11 +115,11 @@ def differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differenc
     if not pairs:
         return []
     _check_same_tests(pairs)
-    apart_PKB = np.stack([_resampled(mine) - _resampled(other) for mine, other in pairs])
-    errors = [standard_error(apart_KB) for apart_KB in apart_PKB.mean(0)]
+    lead_PKB = np.stack([_resampled(own) - _resampled(other) for own, other in pairs])
+    errors = [standard_error(lead_B) for lead_B in lead_PKB.mean(0)]
     return [
-        {task: (_finite(mine.auc(k) - other.auc(k)), errors[k]) for k, task in enumerate(tasks)}
-        for mine, other in pairs
+        {task: (_finite(own.auc(k) - other.auc(k)), errors[k]) for k, task in enumerate(tasks)}
+        for own, other in pairs
     ]
 
 
@@ -130,40 +130,42 @@ def _resampled(scores: Scores) -> npt.NDArray[np.float64]:
 
 
 def within_differences(pairs: Sequence[Pair], tasks: tuple[str, ...]) -> list[Differences]:
-    """`differences` of AUCs within a member's day: the mean over days with both classes, weighted
-    by their impressions. Members are drawn again with all their days.
+    """`differences` of AUCs within a member's day.
+
+    Of each it is the mean over days with both classes, weighted by their impressions. Members are
+    drawn again with all their days.
     """
     if not pairs:
         return []
     _check_same_tests(pairs)
-    apart_PKB = np.stack([_within(mine, other) for mine, other in pairs])
-    errors = [standard_error(apart_KB) for apart_KB in apart_PKB.mean(0)]
+    lead_PKB = np.stack([_within(own, other) for own, other in pairs])
+    errors = [standard_error(lead_B) for lead_B in lead_PKB.mean(0)]
     return [
-        {task: (_finite(apart_KB[k, 0]), errors[k]) for k, task in enumerate(tasks)}
-        for apart_KB in apart_PKB
+        {task: (_finite(lead_KB[k, 0]), errors[k]) for k, task in enumerate(tasks)}
+        for lead_KB in lead_PKB
     ]
 
 
-def _within(mine: Scores, other: Scores) -> npt.NDArray[np.float64]:
-    """How much higher my AUC within a member's day is: `[K, 1 + RESAMPLES]`, the data first."""
-    _, first_S, place_R = np.unique(mine.sequence_R, return_index=True, return_inverse=True)
-    member_S = mine.member_R[first_S]
-    apart_KB = []
-    for k in range(mine.logits_RK.shape[1]):
-        seen_R = np.isfinite(mine.labels_RK[:, k])
-        labels_R, groups_R = mine.labels_RK[seen_R, k], place_R[seen_R]
-        auc_G, size_G, place_G = grouped_auc(mine.logits_RK[seen_R, k], labels_R, groups_R)
-        apart_G = auc_G - grouped_auc(other.logits_RK[seen_R, k], labels_R, groups_R)[0]
+def _within(own: Scores, other: Scores) -> npt.NDArray[np.float64]:
+    """How much higher the own AUC within a member's day is: `[K, 1 + RESAMPLES]`, data first."""
+    _, first_S, place_R = np.unique(own.sequence_R, return_index=True, return_inverse=True)
+    member_S = own.member_R[first_S]
+    lead_KB = []
+    for k in range(own.logits_RK.shape[1]):
+        seen_R = np.isfinite(own.labels_RK[:, k])
+        labels_R, groups_R = own.labels_RK[seen_R, k], place_R[seen_R]
+        auc_G, size_G, place_G = grouped_auc(own.logits_RK[seen_R, k], labels_R, groups_R)
+        lead_G = auc_G - grouped_auc(other.logits_RK[seen_R, k], labels_R, groups_R)[0]
         drawn_BG = member_weights(member_S[place_G], RESAMPLES).T * size_G
         total_B = drawn_BG.sum(1)
-        apart_KB.append(drawn_BG @ apart_G / np.where(total_B, total_B, np.nan))
-    return np.stack(apart_KB)
+        lead_KB.append(drawn_BG @ lead_G / np.where(total_B, total_B, np.nan))
+    return np.stack(lead_KB)
 
 
 def _check_same_tests(pairs: Sequence[Pair]) -> None:
-    for mine, other in pairs:
-        same = np.array_equal(mine.member_R, other.member_R)
-        if not same or not np.array_equal(mine.labels_RK, other.labels_RK, equal_nan=True):
+    for own, other in pairs:
+        same = np.array_equal(own.member_R, other.member_R)
+        if not same or not np.array_equal(own.labels_RK, other.labels_RK, equal_nan=True):
             raise ValueError("the two rankers were not scored on the same impressions")
 
 

@@ -43,19 +43,19 @@ class SessionCut:
         sessions: "logged" takes ingest's sessions: the request where one is logged, else runs
             without a pause; "pause" takes the latter everywhere, so that a visit of several
             requests is one session.
-        events: the log with the columns that counters read (`counted_query` of
+        counted: the impressions with the columns that counters read (`counted_query` of
             `components.features.counters`): counters are cut too; None leaves the context as it
             was.
     """
 
     spec: Spec
     sessions: Sessions = "logged"
-    events: pa.Table | None = None
+    counted: pa.Table | None = None
 
     def with_counters(self, layout: Layout, through_day: str) -> SessionCut:
         """The cut that counts anew over what had arrived by the end of a day."""
-        with ImpressionLog(layout, through_day) as log:
-            return replace(self, events=log.query(counted_query(self.spec)))
+        with ImpressionLog(layout, through_day) as impressions:
+            return replace(self, counted=impressions.query(counted_query(self.spec)))
 
 
 def session_numbers(packed: Packed, cut: SessionCut) -> Ints:
@@ -73,12 +73,12 @@ def session_numbers(packed: Packed, cut: SessionCut) -> Ints:
     if cut.sessions == "logged":
         alone_M |= session_M < 0
         order = np.lexsort((session_M, alone_M, sequence_M))
-        apart = np.diff(session_M[order]) != 0
+        breaks = np.diff(session_M[order]) != 0
     else:
         order = np.lexsort((time_M, alone_M, sequence_M))
-        apart = np.diff(time_M[order]) > cut.spec.session_gap_ms
+        breaks = np.diff(time_M[order]) > cut.spec.session_gap_ms
     starts = np.ones(len(place_M), np.bool_)
-    starts[1:] = apart | (np.diff(sequence_M[order]) != 0) | alone_M[order][1:]
+    starts[1:] = breaks | (np.diff(sequence_M[order]) != 0) | alone_M[order][1:]
     number_M = np.empty(len(place_M), np.int64)
     number_M[order] = np.cumsum(starts) - 1
     return number_M
@@ -121,7 +121,7 @@ def write_cut(source: Path, target: Path, cut: SessionCut) -> dict[str, int]:
     with pa.memory_map(str(paths[0])) as file:
         kept = pa.ipc.open_file(file).schema.metadata or {}
     metadata = {k.decode(): v.decode() for k, v in kept.items()}
-    metadata |= {"sessions": cut.sessions, "counters_cut": str(cut.events is not None)}
+    metadata |= {"sessions": cut.sessions, "counters_cut": str(cut.counted is not None)}
     with write_shards(target, metadata) as shards:
         for path in paths:
             packed, session_M = _read(path, cut)
@@ -135,7 +135,7 @@ def write_cut(source: Path, target: Path, cut: SessionCut) -> dict[str, int]:
 def _read(path: Path, cut: SessionCut) -> tuple[Packed, Ints]:
     """A shard's columns that the cut needs, checked, and the session of each impression."""
     names = {"event_time", "session_id", "timed"}
-    if cut.events is not None:
+    if cut.counted is not None:
         keys = {k for v in cut.spec.views if v.kind == "counters" for k in v.keys}
         names |= keys - {"member_id"}
     for name in sorted(names - set(cut.spec.history_schema.names)):
@@ -151,21 +151,21 @@ def _read(path: Path, cut: SessionCut) -> tuple[Packed, Ints]:
 def _cut(packed: Packed, session_M: Ints, cut: SessionCut) -> Packed:
     known_M = cut_known(packed.columns["known"], session_M)
     context_RC = packed.context_RC
-    if cut.events is not None:
+    if cut.counted is not None:
         began_M = _least(packed.columns["event_time"], session_M)[session_M]
-        context_RC = cut_counters(packed, began_M, cut.spec, cut.events)
+        context_RC = cut_counters(packed, began_M, cut.spec, cut.counted)
     return replace(packed, columns={**packed.columns, "known": known_M}, context_RC=context_RC)
 
 
 def cut_counters(
-    packed: Packed, cutoff_M: Ints, spec: Spec, events: pa.Table
+    packed: Packed, cutoff_M: Ints, spec: Spec, counted: pa.Table
 ) -> npt.NDArray[np.float32]:
     """The context of the targets, float32 `[R, C]`, with each counter as of another cutoff.
 
     Args:
         packed: sequences with the columns that are keys of counter views.
         cutoff_M: int64 ms; what arrived before it counts.
-        events: the log, with the columns that counters read.
+        counted: the impressions with the columns that counters read.
     """
     target_R = np.flatnonzero(packed.columns["loss"] == TARGET)
     member_M = np.repeat(packed.keys["member_id"], packed.lengths_S)
@@ -175,9 +175,9 @@ def cut_counters(
         if view.kind != "counters":
             continue
         keys = pa.table({n: pa.array(columns[n][target_R], pa.int64()) for n in view.keys})
-        found = count_as_of(events, view, keys, cutoff_M[target_R], spec)
+        counts = count_as_of(counted, view, keys, cutoff_M[target_R], spec)
         for feature in view.features:
-            context_RC[:, spec.context_slices[feature.name]] = found[feature.name][:, None]
+            context_RC[:, spec.context_slices[feature.name]] = counts[feature.name][:, None]
     return context_RC
 
 
@@ -197,19 +197,25 @@ def _rewritten(path: Path, packed: Packed) -> Iterator[pa.RecordBatch]:
         reader = pa.ipc.open_file(file)
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
-            last = first + batch.num_rows
-            low, high = packed.cu_seqlens[[first, last]]
-            begin, end = packed.cu_targets[[first, last]]
-            changed = {
-                "known": (packed.columns["known"][low:high], packed.cu_seqlens - low),
-                "context": (
-                    packed.context_RC[begin:end].reshape(-1),
-                    (packed.cu_targets - begin) * packed.context_RC.shape[1],
-                ),
-            }
-            for name, (values, starts) in changed.items():
-                offsets = pa.array(starts[first : last + 1], pa.int32())
-                column = pa.ListArray.from_arrays(offsets, pa.array(values))
-                batch = batch.set_column(batch.schema.get_field_index(name), name, column)
-            yield batch
-            first = last
+            yield _with_lists(batch, _cut_lists(packed, first, first + batch.num_rows))
+            first += batch.num_rows
+
+
+def _cut_lists(packed: Packed, first: int, last: int) -> dict[str, pa.ListArray]:
+    """What was cut of the sequences in [first, last), a list a sequence."""
+    width = packed.context_RC.shape[1]
+    known, known_S = packed.columns["known"], packed.cu_seqlens[first : last + 1]
+    context, context_S = packed.context_RC.reshape(-1), packed.cu_targets[first : last + 1] * width
+    return {"known": _lists(known, known_S), "context": _lists(context, context_S)}
+
+
+def _lists(values: Array, starts: Array) -> pa.ListArray:
+    """The values from each start to the next, as an array of lists."""
+    offsets = pa.array(starts - starts[0], pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values[starts[0] : starts[-1]]))
+
+
+def _with_lists(batch: pa.RecordBatch, lists: dict[str, pa.ListArray]) -> pa.RecordBatch:
+    for name, column in lists.items():
+        batch = batch.set_column(batch.schema.get_field_index(name), name, column)
+    return batch

@@ -16,9 +16,7 @@ would move them is what `seeds` shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,28 +25,27 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from components.backtest.backtest import default_work, ranker_configs, versions
 from components.backtest.bootstrap import BootstrapAuc, interval
-from components.backtest.prepare import SIMULATED, Prepared, config_for, prepare
+from components.backtest.prepare import config_for, default_work
+from components.backtest.provenance import versions
+from components.backtest.rankers import ranker_configs, train_seed
 from components.backtest.scored import scored_batches
-from components.backtest.split import Split
-from components.backtest.stages import Stages
+from components.backtest.split import LogSplit
 from components.config import Config, DailyConfig
 from components.evaluation.scorecard import plain
-from components.layout.files import check_writable, digest, write_json
+from components.layout.files import check_writable, write_json
 from components.layout.paths import Layout, absolute
 from components.registry.gate import CANDIDATE
-from components.studies.leakage.cut import SessionCut, Sessions, write_cut
-from components.studies.leakage.planted import planted
+from components.studies.leakage.cut import SessionCut, Sessions
+from components.studies.leakage.mood import mood_aucs
+from components.studies.leakage.shards import LeakageShards, day_config, prepare_shards
 from components.studies.leakage.table import print_tables
-from components.training.distributed import this_device
-from components.training.run import TrainingRun
-from components.training.train import fit
-from feature_repo.spec import Freshness, Spec
-from kernels.loader.checksums import CHECKSUMS
-from model.checkpoint import load_model
+from feature_repo.spec import Spec
 
 Result = dict[str, Any]
+Rankers = Mapping[str, torch.nn.Module]
+Aucs = dict[str, npt.NDArray[np.float64]]
+"""`[K, 1 + resamples]` by name, the data itself first."""
 DIFFERENCES = {
     "leaked": ("reported", "served"),
     "recoverable": ("honest", "served"),
@@ -79,168 +76,83 @@ class LeakageOptions(Config):
     work: Path | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shards:
-    """The folders that rankers are trained and scored on; `history` is cut in `known` alone."""
-
-    uncut: Prepared
-    cut: Prepared
-    history: Path
-    day: Prepared
-    counts: dict[str, int]
-
-
 def leakage(
-    data: str | Path,
-    train_before: str,
-    test_through: str,
-    options: LeakageOptions | None = None,
-    json_path: Path | None = None,
+    split: LogSplit, options: LeakageOptions | None = None, json_path: Path | None = None
 ) -> Result:
     """Prepares the log, trains the rankers that are not there yet, scores them, prints the tables.
 
     Args:
-        data: a folder that a source knows, or "sim:<impressions>[,<name>=<value>...]".
-        train_before: the first day that is not trained on, YYYY-MM-DD.
-        test_through: the last day that is ranked.
+        split: the log, and where it is cut in time.
         options: see `LeakageOptions`.
         json_path: also write the result there.
 
     Returns:
         tasks ({TASK: {auc: {NAME: AUC}, leaked, recoverable, net: {value, low, high}}}, AUCs as
         the module's text names them, means over seeds), seeds (each one's AUCs), sessions (counted
-        over the test days; shares), planted (see `components.studies.leakage.planted`, None unless
-        the log is simulated here), settings and versions.
+        over the test days; shares), planted (what `mood_aucs` says, None unless the log is
+        simulated here), settings and versions.
 
     Raises:
         ValueError: a date, the ranker, the log or the configuration is wrong; one sentence.
         OSError: `json_path` cannot be written; before anything is trained.
     """
-    options, data = options or LeakageOptions(), str(data)
-    config = config_for(data, options.config).model_copy(update={"freshness": "immediate"})
+    options = options or LeakageOptions()
+    config = config_for(split, options.config).model_copy(update={"freshness": "immediate"})
     ranker_configs(config, (options.ranker,))  # refuses a name that is none, before any work
     if json_path is not None:
         check_writable(json_path)
-    work = absolute(options.work or default_work(data))
-    split = partial(Split, train_before=train_before, test_through=test_through, spec=config.spec)
-    shards = _shards(data, work, split, config, options)
-    runs = [
-        _score(shards, _train(shards, work, config, options, seed), config.spec, options)
-        for seed in range(options.seeds)
-    ]
-    settings = {
-        **options.model_dump(mode="json", exclude={"work", "config"}),
-        "data": absolute(data).name,
-        "train_before": train_before,
-        "test_through": test_through,
-        "config": config.model_dump(mode="json"),
-        "spec_hash": config.spec.hash,
-    }
-    result: Result = plain(
-        {
-            "name": "leakage",
-            **_summary(runs, config.spec.task_names),
-            "sessions": _shares(shards.counts),
-            "planted": _planted(data, Layout.at(work), split(freshness="day")),
-            "settings": settings,
-            "versions": versions(),
-        }
-    )
+    result = _measure(split, config, options)
     if json_path is not None:
         write_json(json_path, result)
     print_tables(result)
     return result
 
 
-def _shards(
-    data: str,
-    work: Path,
-    split: Callable[..., Split],
-    config: DailyConfig,
-    options: LeakageOptions,
-) -> Shards:
-    """The shards of the split, as they are, cut, and with freshness "day"."""
-    layout = Layout.at(work)
-    day = prepare(data, work, split(freshness="day"), config)
-    uncut = prepare(data, work, split(freshness="immediate"), config)
-    stages = Stages(layout.root / "stages")
-    through = (split(freshness="day").train_through, layout.impression_days()[-1])
-    folders = [
-        _cut_stage(stages, layout, source, options.sessions, config.spec, last)
-        for source, last in zip((uncut.train, uncut.test), through, strict=True)
+def _measure(split: LogSplit, config: DailyConfig, options: LeakageOptions) -> Result:
+    """The whole result, as JSON values."""
+    work = absolute(options.work or default_work(split))
+    cut = SessionCut(spec=config.spec, sessions=options.sessions)
+    shards = prepare_shards(split, work, config, cut)
+    seeds = [
+        _score(shards, _train(shards, work, config, options.ranker, seed), config.spec, options)
+        for seed in range(options.seeds)
     ]
-    history = _cut_stage(stages, layout, uncut.test, options.sessions, config.spec, None)
-    counts = stages.values[folders[1].name]
-    cut = Prepared(train=folders[0], test=folders[1], stages=stages.values)
-    return Shards(uncut=uncut, cut=cut, history=history, day=day, counts=counts)
+    mood = mood_aucs(Layout.at(work), split.test_days) if split.is_simulated else None
+    whole = {
+        "name": "leakage",
+        **_summary(seeds, config.spec.task_names),
+        "sessions": _shares(shards.counts),
+        "planted": mood,
+        "settings": _settings(split, config, options),
+        "versions": versions(),
+    }
+    return plain(whole)  # type: ignore[no-any-return]
 
 
-def _cut_stage(
-    stages: Stages,
-    layout: Layout,
-    source: Path,
-    sessions: Sessions,
-    spec: Spec,
-    counters_through: str | None,
-) -> Path:
-    """Cuts a folder of shards unless these very shards were cut by this very code before.
-
-    Counters are cut too where a last day of the log is given for them.
-    """
-    what = "history" if counters_through is None else "cut"
-    target = source.with_name(f"{source.name}-{what}-{sessions}")
-    shards = digest((source / CHECKSUMS).read_bytes(), 64)
-
-    def work() -> dict[str, Any]:
-        cut = SessionCut(spec=spec, sessions=sessions)
-        if counters_through is not None:
-            cut = cut.with_counters(layout, counters_through)
-        return write_cut(source, target, cut)
-
-    stages.run(target.name, shards, work, code=write_cut.__module__)
-    return target
+def _settings(split: LogSplit, config: DailyConfig, options: LeakageOptions) -> Result:
+    return {
+        **options.model_dump(mode="json", exclude={"work", "config"}),
+        **split.setting,
+        "config": config.model_dump(mode="json"),
+        "spec_hash": config.spec.hash,
+    }
 
 
-def _train(
-    shards: Shards, work: Path, config: DailyConfig, options: LeakageOptions, seed: int
-) -> dict[str, torch.nn.Module]:
+def _train(shards: LeakageShards, work: Path, config: DailyConfig, name: str, seed: int) -> Rankers:
     """The rankers of one seed by what they were trained on; trained ones are loaded.
 
-    Those of uncut shards lie where a backtest of the same work folder keeps its own.
+    Those of uncut shards are the ones of a backtest of the same work folder.
     """
-    ranker = ranker_configs(config, (options.ranker,))[options.ranker]
-    recipe = config.cold.model_copy(update={"seed": config.cold.seed + seed})
-    text = ranker.model_dump_json() + recipe.model_dump_json()
-    name = f"{options.ranker}-{digest(text, 8)}"
-    device = this_device()
-    kinds: tuple[tuple[str, Path, Freshness], ...] = (
-        ("uncut", shards.uncut.train, "immediate"),
-        ("cut", shards.cut.train, "immediate"),
-        ("day", shards.day.train, "day"),
-    )
-    found: dict[str, torch.nn.Module] = {}
-    for kind, train, freshness in kinds:
-        folder = work / "models" / train.name.removeprefix("train-") / name
-        run = TrainingRun(
-            shards=train,
-            out=folder,
-            ranker=ranker,
-            spec=config.spec,
-            config=recipe,
-            freshness=freshness,
-        )
-        fit(run)
-        found[kind] = load_model(folder, config.spec)[0].to(device)
-    return found
+    ranker = ranker_configs(config, (name,))[name]
+    return {
+        "uncut": train_seed(work, shards.uncut.train, ranker, config, seed),
+        "cut": train_seed(work, shards.cut.train, ranker, config, seed),
+        "day": train_seed(work, shards.day.train, ranker, day_config(config), seed),
+    }
 
 
-def _score(
-    shards: Shards,
-    rankers: Mapping[str, torch.nn.Module],
-    spec: Spec,
-    options: LeakageOptions,
-) -> dict[str, npt.NDArray[np.float64]]:
-    """AUCs `[K, 1 + resamples]` by name; the same members are drawn for all of them."""
+def _score(shards: LeakageShards, rankers: Rankers, spec: Spec, options: LeakageOptions) -> Aucs:
+    """The AUCs by name; the same members are drawn for all of them."""
     pairs = {
         "reported": ("uncut", shards.uncut.test),
         "history": ("uncut", shards.history),
@@ -248,28 +160,36 @@ def _score(
         "honest": ("cut", shards.cut.test),
         "day": ("day", shards.day.test),
     }
-    found = {}
+    aucs = {}
     for name, (ranker, folder) in pairs.items():
         auc = BootstrapAuc(len(spec.task_names), options.resamples)
         for batch in scored_batches(rankers[ranker], folder, spec):
             auc.update(batch.logits_RK, batch.rows.labels_RK, batch.member_R)
-        found[name] = auc.auc()
-    return found
+        aucs[name] = auc.auc()
+    return aucs
 
 
-def _summary(runs: list[dict[str, npt.NDArray[np.float64]]], tasks: tuple[str, ...]) -> Result:
+def _summary(seeds: Sequence[Aucs], tasks: Sequence[str]) -> Result:
     """AUCs and their differences, means over seeds resample by resample, and each seed's own."""
-    mean = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
-    found: Result = {}
-    for k, task in enumerate(tasks):
-        found[task] = {"auc": {name: values[k, 0] for name, values in mean.items()}}
-        for name, (one, other) in DIFFERENCES.items():
-            found[task][name] = interval(mean[one][k] - mean[other][k])
-    each = [
-        {task: {name: run[name][k, 0] for name in run} for k, task in enumerate(tasks)}
-        for run in runs
-    ]
-    return {"tasks": found, "seeds": each}
+    mean = {name: np.mean([aucs[name] for aucs in seeds], axis=0) for name in seeds[0]}
+    return {
+        "tasks": {task: _figures(mean, k) for k, task in enumerate(tasks)},
+        "seeds": [{task: _of_data(aucs, k) for k, task in enumerate(tasks)} for aucs in seeds],
+    }
+
+
+def _figures(aucs: Aucs, k: int) -> Result:
+    """One task's AUCs and their differences."""
+    differences = {
+        name: interval(aucs[first][k] - aucs[second][k])
+        for name, (first, second) in DIFFERENCES.items()
+    }
+    return {"auc": _of_data(aucs, k), **differences}
+
+
+def _of_data(aucs: Aucs, k: int) -> Result:
+    """One task's AUCs in the data itself."""
+    return {name: values[k, 0] for name, values in aucs.items()}
 
 
 def _shares(counts: Mapping[str, int]) -> dict[str, float]:
@@ -280,10 +200,3 @@ def _shares(counts: Mapping[str, int]) -> dict[str, float]:
         "share_of_many": many,
         "share_cut": counts["known_cut"] / counts["targets"],
     }
-
-
-def _planted(data: str, layout: Layout, split: Split) -> dict[str, dict[str, float]] | None:
-    """What was planted on the test days of a simulated log; of any other nothing is known."""
-    if not data.startswith(SIMULATED):
-        return None
-    return planted(layout, [split.spec.day_name(number) for number in split.test_days])

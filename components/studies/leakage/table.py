@@ -19,13 +19,8 @@ def print_tables(result: Mapping[str, Any]) -> None:
     Args:
         result: as `components.studies.leakage.study.leakage` returns it.
     """
-    console, settings, sessions = Console(highlight=False), result["settings"], result["sessions"]
-    console.print(
-        f"trained before {settings['train_before']}, ranked through {settings['test_through']}; "
-        f"{sessions['share_of_many']:.1%} of {sessions['sessions']:,} sessions have several "
-        f"impressions, {sessions['share_cut']:.1%} of {sessions['targets']:,} targets knew "
-        "feedback of their own",
-    )
+    console, sessions = Console(highlight=False), result["sessions"]
+    console.print(_heading(result["settings"], sessions))
     if not sessions["known_cut"]:
         console.print(
             "no impression knew feedback of its session: there is nothing to cut. Where a session "
@@ -35,10 +30,19 @@ def print_tables(result: Mapping[str, Any]) -> None:
     console.print(_differences(result))
 
 
+def _heading(settings: Mapping[str, Any], sessions: Mapping[str, Any]) -> str:
+    return (
+        f"trained before {settings['train_before']}, ranked through {settings['test_through']}; "
+        f"{sessions['share_of_many']:.1%} of {sessions['sessions']:,} sessions have several "
+        f"impressions, {sessions['share_cut']:.1%} of {sessions['targets']:,} targets knew "
+        "feedback of their own"
+    )
+
+
 def _aucs(result: Mapping[str, Any]) -> Table:
     table = _table("AUC", ("task", *AUCS))
-    for task, of in result["tasks"].items():
-        table.add_row(task, *(_number(of["auc"][name]) for name in AUCS))
+    for task, figures in result["tasks"].items():
+        table.add_row(task, *(_number(figures["auc"][name]) for name in AUCS))
     return table
 
 
@@ -47,8 +51,8 @@ def _differences(result: Mapping[str, Any]) -> Table:
     columns = ("revealed", "planted") if truth else ()
     title = "AUC differences, ± half of the 95% interval over members"
     table = _table(title, ("task", *DIFFERENCES, *columns))
-    for task, of in result["tasks"].items():
-        cells = [_with_interval(of[name]) for name in DIFFERENCES]
+    for task, figures in result["tasks"].items():
+        cells = [_with_interval(figures[name]) for name in DIFFERENCES]
         table.add_row(task, *cells, *(_signed(truth[task][name]) for name in columns))
     return table
 

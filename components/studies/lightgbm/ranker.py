@@ -60,8 +60,7 @@ class LightGBMConfig(Config):
 
 
 class LightGBMRanker(nn.Module):
-    """The boosters as a ranker; `components.evaluation.evaluate.evaluate_ranker` scores it as any
-    other.
+    """The boosters as a ranker, scored as any other.
 
     Attributes:
         boosters: one a task, or None where the training labels were all the same: the prior stays.
@@ -112,9 +111,9 @@ def fit_lightgbm(
     """
     config = config or LightGBMConfig()
     lightgbm = _load_lightgbm()
-    rows = _read(shards_dir, spec, config.holdout)
-    prior_K = _priors(rows.labels_RK, spec)
-    fitter = _Fitter(lightgbm, rows, Columns.of(spec), config)
+    targets = _read(shards_dir, spec, config.holdout)
+    prior_K = _priors(targets.labels_RK, spec)
+    fitter = _Fitter(lightgbm, targets, Columns.from_spec(spec), config)
     boosters = []
     with progress("boost, tasks", len(spec.tasks)) as advance:
         for k in range(len(spec.tasks)):
@@ -124,7 +123,7 @@ def fit_lightgbm(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rows:
+class _Targets:
     """All targets of a folder: the table, labels with NaN, and who is held out (bool)."""
 
     table_RF: Floats
@@ -132,7 +131,7 @@ class _Rows:
     held_R: npt.NDArray[np.bool_]
 
 
-def _read(folder: Path, spec: Spec, holdout: float) -> _Rows:
+def _read(folder: Path, spec: Spec, holdout: float) -> _Targets:
     tables, labels, held = [], [], []
     for batch, packed in evaluation_batches(folder, spec):
         member_S = torch.from_numpy(packed.keys["member_id"])
@@ -140,14 +139,13 @@ def _read(folder: Path, spec: Spec, holdout: float) -> _Rows:
         held.append(np.repeat(held_S, packed.lengths_S)[batch.target_R.numpy()])
         tables.append(target_table(batch, spec))
         labels.append(batch.labels_RK.numpy())
-    rows = _Rows(
+    if not sum(map(len, labels)):
+        raise ValueError(f"the shards in {folder} hold no target to train on; choose other days")
+    return _Targets(
         table_RF=np.concatenate(tables),
         labels_RK=np.concatenate(labels),
         held_R=np.concatenate(held),
     )
-    if not len(rows.labels_RK):
-        raise ValueError(f"the shards in {folder} hold no target to train on; choose other days")
-    return rows
 
 
 def _priors(labels_RK: Floats, spec: Spec) -> Floats:
@@ -161,18 +159,21 @@ def _priors(labels_RK: Floats, spec: Spec) -> Floats:
 class _Fitter:
     """Binned tables, made once and used for every task."""
 
-    def __init__(self, lightgbm: Any, rows: _Rows, columns: Columns, config: LightGBMConfig):
-        self.lightgbm, self.rows, self.columns, self.config = lightgbm, rows, columns, config
-        self.everyone = np.ones(len(rows.held_R), np.bool_)
+    def __init__(
+        self, lightgbm: Any, targets: _Targets, columns: Columns, config: LightGBMConfig
+    ) -> None:
+        self.lightgbm, self.targets = lightgbm, targets
+        self.columns, self.config = columns, config
+        self.everyone = np.ones(len(targets.held_R), np.bool_)
         self.whole = self._dataset(self.everyone)
         self.search: tuple[Any, Any] | None = None
-        if rows.held_R.any() and not rows.held_R.all():
-            learned = self._dataset(~rows.held_R)
-            self.search = learned, self._dataset(rows.held_R, reference=learned)
+        if targets.held_R.any() and not targets.held_R.all():
+            learned = self._dataset(~targets.held_R)
+            self.search = learned, self._dataset(targets.held_R, reference=learned)
 
     def fit(self, k: int, prior: float) -> Any:
         """The booster of task k, or None where its observed labels are all the same."""
-        if not _both(self.rows.labels_RK[:, k]):
+        if not _both(self.targets.labels_RK[:, k]):
             return None
         rounds = self._rounds(k, prior)
         whole = self._for_task(self.whole, self.everyone, k, prior)
@@ -180,7 +181,7 @@ class _Fitter:
 
     def _rounds(self, k: int, prior: float) -> int:
         """As many as did best on the held-out members; all where they cannot tell."""
-        held_R, label_R = self.rows.held_R, self.rows.labels_RK[:, k]
+        held_R, label_R = self.targets.held_R, self.targets.labels_RK[:, k]
         if self.search is None or not (_both(label_R[held_R]) and _both(label_R[~held_R])):
             return self.config.rounds
         learned, held = self.search
@@ -195,7 +196,7 @@ class _Fitter:
 
     def _dataset(self, chosen_R: npt.NDArray[np.bool_], reference: Any = None) -> Any:
         data = self.lightgbm.Dataset(
-            self.rows.table_RF[chosen_R],
+            self.targets.table_RF[chosen_R],
             reference=reference,
             feature_name=self.columns.names,
             categorical_feature=self.columns.categorical,
@@ -205,7 +206,7 @@ class _Fitter:
 
     def _for_task(self, data: Any, chosen_R: npt.NDArray[np.bool_], k: int, prior: float) -> Any:
         """The same bins with the labels of another task; an unknown label weighs nothing."""
-        label = self.rows.labels_RK[chosen_R, k]
+        label = self.targets.labels_RK[chosen_R, k]
         data.set_label(np.nan_to_num(label))
         data.set_weight(np.isfinite(label).astype(np.float32))
         data.set_init_score(np.full(len(label), prior))

@@ -34,7 +34,7 @@ class Columns:
     categorical: list[int]
 
     @classmethod
-    def of(cls, spec: Spec) -> Columns:
+    def from_spec(cls, spec: Spec) -> Columns:
         """The columns of a spec, without its hashed ids."""
         names, categorical = ["position"], []
         for feature in _features(spec):
@@ -62,7 +62,7 @@ def make_table(
         features: sequence features by name, `[R]` or `[R, E]`.
         context_RC: raw context features.
         position_R: feed positions.
-        spec: says which columns there are, in the order of `Columns.of`.
+        spec: says which columns there are, in the order of `Columns.from_spec`.
     """
     position = position_R.cpu().float()[:, None]
     parts = [torch.where(position == UNKNOWN, torch.nan, position)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.backtest.prepare import write_test
+from components.backtest.shards import write_test
 from components.backtest.stages import HOME, Stages, code_files, code_hash, imports
 from components.log.ingest import ingest
 from components.log.sources import detect_source

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from components.backtest.prepare import prepare
-from components.backtest.split import Split
+from components.backtest.split import LogSplit
 from components.config import load_config
 from components.evaluation.drift import codes, deciles, drift, shares, stability
 from components.registry.metrics import FeatureDrift
@@ -261,9 +261,9 @@ def test_chance_is_taken_from_what_few_rows_say() -> None:
 @pytest.mark.skipif(not os.environ.get("FEEDSR_KUAIRAND"), reason="FEEDSR_KUAIRAND is not set")
 def test_every_numeric_of_kuairand_notices_a_million(tmp_path) -> None:
     config = load_config("kuairand")
-    spec = config.spec
-    split = Split(train_before="2022-05-04", test_through="2022-05-05", freshness="day", spec=spec)
-    folder = prepare(os.environ["FEEDSR_KUAIRAND"], tmp_path, split, config).train
+    spec, data = config.spec, os.environ["FEEDSR_KUAIRAND"]
+    split = LogSplit(data=data, train_before="2022-05-04", test_through="2022-05-05")
+    folder = prepare(split, tmp_path, config).train
     train_RC = np.concatenate([b.context_RC.numpy() for b, _ in evaluation_batches(folder, spec)])
     train_RC = train_RC[:: max(len(train_RC) // 50_000, 1)]
     numerics = [f.name for f in spec.with_role("context") if isinstance(f.kind, Numeric)]

@@ -26,7 +26,7 @@ from components.log.impressions import ImpressionLog, content_records, history_o
 from components.log.ingest import ingest
 from components.log.sources import SimulatorConfig, simulate
 from components.log.sources.simulator import truth_day
-from components.studies.leakage.planted import expect, planted
+from components.studies.leakage.mood import expected_actions, mood_aucs
 from feature_repo.spec import FRESHNESS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import encode_history
@@ -242,11 +242,11 @@ def test_no_truth_has_no_planted_mood(tmp_path: Path) -> None:
     layout = Layout.at(tmp_path)
     config = SimulatorConfig(days=1, members=3, actors=12, posts_per_day=20, impressions=60)
     simulate(layout, config)
-    found = planted(layout, [])
-    assert all(np.isnan(list(each.values())).all() for each in found.values())
+    aucs = mood_aucs(layout, [])
+    assert all(np.isnan(list(each.values())).all() for each in aucs.values())
     truth = truth_day(layout, "2026-01-05")
     columns = {name: truth[name].to_numpy()[:0] for name in truth.column_names}
-    assert expect(columns).shape == (0, 6)
+    assert expected_actions(columns).shape == (0, 6)
 
 
 @pytest.mark.parametrize("impressions", [1, 2, 5])

@@ -2,32 +2,28 @@
 """The ablation on a small simulated log, every part of it the real one."""
 
 import dataclasses
-import fcntl
 import json
 
 import pytest
 
-from components.studies.ablate import Study, ablate, chosen
-from components.studies.config import study_config
+from components.layout.locks import claimed
+from components.studies.ablate import Study, ablate, choose_experiments, describe
 from components.studies.experiments import (
+    ABLATION,
     CONTEXT,
     Experiment,
     model,
     training,
     with_references,
 )
-from components.studies.intervals import difference
-from components.studies.pages import render
+from components.studies.pages.intervals import difference
+from components.studies.pages.tables import ablation_table
 from components.studies.results import ResultsFile
 from components.studies.scores import Scores, differences
-from components.studies.tables import ablation_table, in_order
-from components.studies.trial import Log
 from feature_repo.specs import SIMULATOR
 from tests.components.log.sources.test_parquet import write_own
-from tests.loop_builders import small_config
+from tests.study_builders import CONFIG, SPLIT, kept_seeds, kept_setting, kept_studies
 
-LOG = Log(data="sim:4000", train_before="2026-01-12", test_through="2026-01-13")
-CONFIG = study_config(small_config())
 SERVED = {"freshness": "30m", "train_freshness": "immediate"}
 EXPERIMENTS = (
     Experiment(part="head", name="linear", changes=model(head={"name": "linear"}), paper=-1.2),
@@ -52,8 +48,8 @@ ROWS = [
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Study:
     work = tmp_path_factory.mktemp("study")
-    file = ResultsFile(path=work / "study_small.json", name="ablate", setting={"data": LOG.data})
-    return Study(log=LOG, config=CONFIG, work=work, results=file)
+    file = ResultsFile(path=work / "study_small.json", name="ablate", setting={"data": SPLIT.data})
+    return Study(split=SPLIT, config=CONFIG, work=work, results=file)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +59,7 @@ def done(study) -> dict:
 
 
 def test_every_row_and_its_reference_is_measured_with_every_seed(done) -> None:
-    assert [f"{row['part']}: {row['name']}" for row in in_order(done["rows"])] == ROWS
+    assert set(done["rows"]) == set(ROWS)
     for row in done["rows"].values():
         assert list(row["seeds"]) == ["0", "1"]
         for seed in row["seeds"].values():
@@ -78,9 +74,9 @@ def test_a_difference_is_that_of_the_two_aucs_and_none_to_itself(done) -> None:
     for row in rows.values():
         for number, seed in row["seeds"].items():
             other = rows[row["reference"]]["seeds"][number]
-            apart, error = seed["difference"]["long_dwell"]
-            auc, reference = (of["tasks"]["long_dwell"]["auc"] for of in (seed, other))
-            assert apart == pytest.approx(auc - reference, abs=1e-12)
+            lead, error = seed["difference"]["long_dwell"]
+            auc, reference = (each["tasks"]["long_dwell"]["auc"] for each in (seed, other))
+            assert lead == pytest.approx(auc - reference, abs=1e-12)
             assert (error == 0) == (row["name"] == "default")
 
 
@@ -94,7 +90,7 @@ def test_a_row_that_has_no_difference_yet_gets_that_of_its_seeds(study, done) ->
 
 
 def test_a_study_that_is_done_does_nothing_again(study, done, monkeypatch) -> None:
-    monkeypatch.setattr("components.studies.ablate.run_trial", None)
+    monkeypatch.setattr("components.studies.trial.run_trial", None)
     before = study.results.path.read_bytes()
     assert ablate(study, EXPERIMENTS, 2) == 0
     assert study.results.path.read_bytes() == before
@@ -112,8 +108,7 @@ def test_a_trial_that_another_process_holds_is_left_to_it(study, done) -> None:
     whole = json.loads(study.results.path.read_text())
     fingerprint = whole["rows"]["head: linear"]["seeds"].pop("1")["fingerprint"]
     study.results.path.write_text(json.dumps(whole))
-    with (study.work / "trials" / f"{fingerprint}.lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with claimed(study.work / "trials" / f"{fingerprint}.lock"):
         assert ablate(study, EXPERIMENTS, 2) == 1
     assert ablate(study, EXPERIMENTS, 2) == 0
 
@@ -126,12 +121,6 @@ def test_an_experiment_that_does_not_fit_is_refused_before_anything_is_trained(s
     assert study.results.path.read_bytes() == before
 
 
-def test_results_of_another_setting_are_not_mixed_in(study, done) -> None:
-    other = ResultsFile(path=study.results.path, name="ablate", setting={"data": "other"})
-    with pytest.raises(ValueError, match="another study or setting"):
-        other.entries()
-
-
 def test_scores_of_another_test_are_not_compared(study, done) -> None:
     paths = sorted((study.work / "trials").glob("*/scores.npz"))
     scores = Scores.load(paths[0])
@@ -140,62 +129,49 @@ def test_scores_of_another_test_are_not_compared(study, done) -> None:
         differences([(scores, fewer)], SIMULATOR.task_names)
 
 
-def test_damaged_scores_are_one_sentence(tmp_path) -> None:
-    (tmp_path / "scores.npz").write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match="holds no scores"):
-        Scores.load(tmp_path / "scores.npz")
-
-
-def test_the_table_has_a_line_a_row_and_a_page_is_rendered_once(study, done, tmp_path) -> None:
+def test_the_table_has_a_line_a_row(done) -> None:
     table = ablation_table(done, "long_dwell")
     assert table.count("\n") == len(ROWS) + 2
     line = next(line for line in table.splitlines() if "| linear |" in line)
     assert "-1.20 %" in line
     assert str(difference(done["rows"]["head: linear"], "long_dwell")) in line
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- table small long_dwell -->\nold\n<!-- end -->\nafter\n")
-    assert render(page, study.results.path.parent)
-    assert not render(page, study.results.path.parent)
-    assert page.read_text() == (
-        f"before\n<!-- table small long_dwell -->\n{table}<!-- end -->\nafter\n"
-    )
-
-
-def test_a_table_without_results_is_refused(tmp_path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("<!-- table nothing click -->\n<!-- end -->\n")
-    with pytest.raises(ValueError, match="'nothing'"):
-        render(page, tmp_path)
 
 
 def test_the_reference_of_a_part_comes_before_its_rows() -> None:
     assert [e.row for e in with_references(EXPERIMENTS)] == ROWS
 
 
-def test_a_row_whose_trials_are_made_otherwise_begins_anew(tmp_path) -> None:
-    file = ResultsFile(path=tmp_path / "r.json", name="ablate", setting={})
-    for seed in (0, 1):
-        file.put("row", {"changes": {"layers": 2}}, seed, {"fingerprint": str(seed)})
-    assert list(file.entries()["row"]["seeds"]) == ["0", "1"]
-    file.put("row", {"changes": {"layers": 4}}, 1, {"fingerprint": "other"})
-    assert file.entries()["row"] == {
-        "changes": {"layers": 4},
-        "seeds": {"1": {"fingerprint": "other"}},
-    }
+def test_propensities_are_those_that_the_log_at_hand_was_made_with(tmp_path) -> None:
+    def known(data: str) -> dict[str, list[float]]:
+        rows = choose_experiments(dataclasses.replace(SPLIT, data=data), ["inverse propensity"])
+        return {e.name: e.changes["cold"]["propensity"] for e in rows if e.knows_propensities}
 
-
-def test_planted_propensities_are_those_of_the_log_at_hand(tmp_path) -> None:
-    def planted(data: str) -> dict[str, list[float]]:
-        rows = chosen(dataclasses.replace(LOG, data=data), ["inverse propensity"])
-        return {e.name: e.changes["cold"]["propensity"] for e in rows if "planted" in e.name}
-
-    quarter, whole = planted("sim:4000"), planted("sim:4000,position_exponent=1,request_size=3")
+    quarter, whole = known("sim:4000"), known("sim:4000,position_exponent=1,request_size=3")
     assert quarter["as planted"][:3] == pytest.approx([1, 2**-0.25, 3**-0.25])
     assert whole == {name: pytest.approx([1, 1 / 2, 1 / 3]) for name in quarter}
     write_own(tmp_path)
-    own = dataclasses.replace(LOG, data=str(tmp_path))
-    assert own.kind == "own"
-    names = [e.name for e in chosen(own, ["inverse propensity"])]
+    own = dataclasses.replace(SPLIT, data=str(tmp_path))
+    names = [e.name for e in choose_experiments(own, ["inverse propensity"])]
     assert names == ["estimated"]
     with pytest.raises(ValueError, match="there is no part 'colour'"):
-        chosen(own, ["colour"])
+        choose_experiments(own, ["colour"])
+
+
+@pytest.mark.parametrize("path", kept_studies("ablate"), ids=lambda path: path.stem)
+def test_a_kept_ablation_goes_on_where_it_was(path, tmp_path) -> None:
+    """Its trials have the fingerprints that they had, and its rows say what they are made of."""
+    split, config, setting = kept_setting(path)
+    results = ResultsFile(path=path, name="ablate", setting=setting)
+    study = Study(split=split, config=config, work=tmp_path, results=results)
+    known = {experiment.row: experiment for experiment in with_references(ABLATION)}
+    seen = 0
+    for name, row, seed, result in kept_seeds(path):
+        if name in known:
+            experiment = known[name]
+            if experiment.knows_propensities:  # they are the kept log's
+                experiment = dataclasses.replace(experiment, changes=row["changes"])
+            assert study.trial(experiment, seed).fingerprint == result["fingerprint"], name
+            about = {key: value for key, value in row.items() if key != "seeds"}
+            assert json.loads(json.dumps(describe(experiment))) == about
+            seen += 1
+    assert seen >= 4

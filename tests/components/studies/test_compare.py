@@ -6,44 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from components.studies.compare import (
-    CompareOptions,
-    Comparison,
-    Tuned,
-    _chosen_by,
-    choose,
-    compare,
-    make_trial,
-    run,
-)
-from components.studies.config import changed, study_config
-from components.studies.contenders import CONTENDERS, Between, Contender
-from components.studies.lightgbm.ranker import LightGBMConfig
+from components.layout.locks import claimed
+from components.studies.compare import CompareOptions, compare, run
+from components.studies.contenders import CONTENDERS, Contender
+from components.studies.learners import model_folder, trained_seconds
+from components.studies.pages.tables import comparison_table
 from components.studies.results import ResultsFile
-from components.studies.tables import comparison_table
-from components.studies.trial import Log, Trial, claimed_trial, trained_seconds
-from feature_repo.specs import SIMULATOR
-from model.build import RANKERS
-from tests.loop_builders import small_config
+from components.studies.tuning import Comparison
+from tests import study_builders
+from tests.study_builders import CHOOSING, TESTING, kept_seeds, kept_setting, kept_studies
 
-CHOOSING = Log(data="sim:4000", train_before="2026-01-11", test_through="2026-01-12")
-TESTING = Log(data="sim:4000", train_before="2026-01-13", test_through="2026-01-13")
-CONFIG = study_config(small_config())
-SMALL = (
-    Contender(
-        name="feed_sr",
-        title="Feed-SR",
-        space={"ranker.head.width": (8, 24), "cold.learning_rate": Between(1e-4, 1e-2)},
-    ),
-    Contender(name="dcnv2", title="DCNv2", space={"cold.epochs": (1, 2)}),
-    Contender(
-        name="lightgbm",
-        title="LightGBM",
-        start=LightGBMConfig(rounds=5, patience=2),
-        space={"ranker.num_leaves": (3, 7)},
-    ),
-)
-
+SMALL = study_builders.CONTENDERS
 TAUGHT = Contender(
     name="feed_sr_taught", title="Taught", base="feed_sr", changes={"cold.teachers": 1}
 )
@@ -51,20 +24,7 @@ TAUGHT = Contender(
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Comparison:
-    work = tmp_path_factory.mktemp("compare")
-    setting = {"data": "sim", "config": CONFIG.model_dump(mode="json")}
-    file = ResultsFile(path=work / "study_compare.json", name="compare", setting=setting)
-    return Comparison(
-        choosing=CHOOSING,
-        testing=TESTING,
-        config=CONFIG,
-        task="long_dwell",
-        trials=4,
-        choosing_seeds=2,
-        seeds=2,
-        work=work,
-        results=file,
-    )
+    return study_builders.comparison(tmp_path_factory.mktemp("compare"))
 
 
 @pytest.fixture(scope="module")
@@ -104,33 +64,8 @@ def test_the_best_on_the_choosing_days_over_seeds_is_what_is_tested(comparison, 
             means[number] = (trials[number]["auc"] + again["auc"]) / 2
         best = trials[max(means, key=lambda n: means[n])]
         assert done["rows"][contender.name]["chosen"] == best["values"]
-        trial = make_trial(comparison, contender, best["values"], TESTING, 1)
+        trial = comparison.trial(contender, best["values"], TESTING, 1)
         assert done["rows"][contender.name]["seeds"]["1"]["fingerprint"] == trial.fingerprint
-
-
-def test_a_configuration_without_an_auc_is_below_every_other(comparison, tmp_path) -> None:
-    """Its training diverged: it is tuned past, and is no end of the study."""
-    file = replace(comparison.results, path=tmp_path / "study_compare.json")
-    mine = replace(comparison, results=file)
-    for key, auc in ((0, None), (1, 0.25)):
-        trial = make_trial(mine, SMALL[1], {}, CHOOSING, 0)
-        file.put("tuning", {}, key, {"fingerprint": trial.fingerprint, "auc": auc})
-    found = [_chosen_by(mine, SMALL[1], "tuning", key, {}, 0) for key in (0, 1)]
-    assert found == [0.0, 0.25]
-
-
-def test_one_seed_of_luck_does_not_choose(comparison, monkeypatch) -> None:
-    aucs = {0: (0.70, 0.70), 1: (0.72, 0.62), 2: (0.71, 0.71), 3: (0.69, 0.99)}
-    monkeypatch.setattr(
-        "components.studies.compare._chosen_by",
-        lambda _, contender, row, key, values, seed: aucs[values["number"]][seed],
-    )
-    tried = [Tuned(number, {"number": number}, auc[0]) for number, auc in aucs.items()]
-    for order in (tried, tried[::-1]):
-        best = choose(comparison, SMALL[0], order, lambda: None)
-        assert best is not None
-        assert best.number == 2  # the third is no finalist
-    assert choose(comparison, SMALL[0], tried[3:], None) is tried[3]  # nothing to train
 
 
 def test_a_taught_contender_is_what_its_base_chose_and_shares_its_teachers(
@@ -144,8 +79,8 @@ def test_a_taught_contender_is_what_its_base_chose_and_shares_its_teachers(
     alone = replace(comparison, results=file)
     assert compare(alone, [TAUGHT]) == 1  # its base is another process's
     chosen = done["rows"]["feed_sr"]["chosen"]
-    teacher = make_trial(comparison, SMALL[0], chosen, TESTING, 1)
-    model = comparison.work / "trials" / teacher.fingerprint / "model" / "model.safetensors"
+    teacher = comparison.trial(SMALL[0], chosen, TESTING, 1)
+    model = model_folder(teacher, comparison.work) / "model.safetensors"
     written = model.stat().st_mtime_ns
     assert compare(alone, [SMALL[0], TAUGHT]) == 0
     assert model.stat().st_mtime_ns == written
@@ -165,25 +100,25 @@ def test_differences_are_against_the_same_seed_of_feed_sr(done) -> None:
     rows = done["rows"]
     for name in ("dcnv2", "lightgbm"):
         for seed in ("0", "1"):
-            apart, error = rows[name]["seeds"][seed]["difference"]["long_dwell"]
-            mine, ours = (
+            lead, error = rows[name]["seeds"][seed]["difference"]["long_dwell"]
+            auc, ours = (
                 rows[n]["seeds"][seed]["tasks"]["long_dwell"]["auc"] for n in (name, "feed_sr")
             )
-            assert apart == pytest.approx(mine - ours, abs=1e-12)
+            assert lead == pytest.approx(auc - ours, abs=1e-12)
             assert error > 0
             within = [
                 rows[n]["seeds"][seed]["within_member"]["long_dwell"]["auc"]
                 for n in (name, "feed_sr")
             ]
-            apart, error = rows[name]["seeds"][seed]["within_difference"]["long_dwell"]
-            assert apart == pytest.approx(within[0] - within[1], abs=1e-12)
+            lead, error = rows[name]["seeds"][seed]["within_difference"]["long_dwell"]
+            assert lead == pytest.approx(within[0] - within[1], abs=1e-12)
             assert error > 0
     for kind in ("difference", "within_difference"):
         assert rows["feed_sr"]["seeds"]["0"][kind]["long_dwell"] == [0, 0]
 
 
 def test_a_run_that_goes_on_suggests_what_it_suggested(comparison, done, monkeypatch) -> None:
-    monkeypatch.setattr("components.studies.compare.run_trial", None)
+    monkeypatch.setattr("components.studies.trial.run_trial", None)
     before = comparison.results.path.read_bytes()
     assert compare(comparison, SMALL) == 0
     assert comparison.results.path.read_bytes() == before
@@ -192,8 +127,8 @@ def test_a_run_that_goes_on_suggests_what_it_suggested(comparison, done, monkeyp
 def test_a_contender_that_another_process_is_at_is_left_to_it(comparison, done) -> None:
     seeds = replace(comparison, seeds=3)
     chosen = done["rows"]["dcnv2"]["chosen"]
-    held: Trial = make_trial(comparison, SMALL[1], chosen, TESTING, 2)
-    with claimed_trial(comparison.work, held):
+    held = comparison.trial(SMALL[1], chosen, TESTING, 2)
+    with claimed(held.lock(comparison.work)):
         assert compare(seeds, SMALL[1:2]) == 1
     whole = json.loads(comparison.results.path.read_text())
     for seed in whole["rows"]["dcnv2"]["seeds"].values():
@@ -212,8 +147,8 @@ def test_a_training_that_another_process_holds_keeps_none_of_the_others_back(
     ours = SMALL[0]
     trials = done["rows"]["tuning: feed_sr"]["seeds"]
     finalists = sorted(trials, key=lambda n: -trials[n]["auc"])[:3]
-    first = make_trial(comparison, ours, trials[finalists[0]]["values"], CHOOSING, 2)
-    with claimed_trial(comparison.work, first):
+    first = comparison.trial(ours, trials[finalists[0]]["values"], CHOOSING, 2)
+    with claimed(first.lock(comparison.work)):
         assert compare(shared, [ours]) == 1
     rows = json.loads(file.path.read_text())["rows"]
     seeds = [list(rows[f"finalist: feed_sr {number}"]["seeds"]) for number in finalists]
@@ -221,8 +156,8 @@ def test_a_training_that_another_process_holds_keeps_none_of_the_others_back(
     assert rows["feed_sr"] == done["rows"]["feed_sr"]  # not chosen yet, so not tested
     assert compare(shared, [ours]) == 0
     chosen = json.loads(file.path.read_text())["rows"]["feed_sr"]["chosen"]
-    fifth = make_trial(comparison, ours, chosen, TESTING, 4)
-    with claimed_trial(comparison.work, fifth):
+    fifth = comparison.trial(ours, chosen, TESTING, 4)
+    with claimed(fifth.lock(comparison.work)):
         assert compare(replace(shared, seeds=6), [ours]) == 1
     tested = json.loads(file.path.read_text())["rows"]["feed_sr"]["seeds"]
     assert list(tested) == ["0", "1", "2", "3", "5"]
@@ -245,32 +180,6 @@ def test_within_a_day_is_shown_where_no_ranker_knows_the_day(done) -> None:
     assert {line.count("|") for line in table.splitlines()} == {wide - 2}
 
 
-@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda c: c.name)
-def test_every_contender_is_a_ranker_and_every_corner_of_its_space_is_valid(contender) -> None:
-    assert contender.name in RANKERS or contender.name == "lightgbm" or contender.base in RANKERS
-    for take in (0, -1):
-        values = {
-            name: (choices.low, choices.high)[take]
-            if isinstance(choices, Between)
-            else choices[take]
-            for name, choices in contender.space.items()
-        } or contender.changes
-        comparison = Comparison(
-            choosing=CHOOSING,
-            testing=TESTING,
-            config=CONFIG,
-            task="click",
-            trials=1,
-            choosing_seeds=1,
-            seeds=1,
-            work=None,  # type: ignore[arg-type]
-            results=None,  # type: ignore[arg-type]
-        )
-        trial = make_trial(comparison, contender, values, TESTING, 0)
-        assert trial.config.spec == SIMULATOR
-        assert trial.fingerprint != make_trial(comparison, contender, {}, TESTING, 0).fingerprint
-
-
 @pytest.mark.parametrize(
     ("through", "options", "what"),
     [
@@ -286,19 +195,22 @@ def test_wrong_names_and_days_are_one_sentence(tmp_path, through, options, what)
         run(CHOOSING, through, small, tmp_path / "r.json", tmp_path)
 
 
-def test_tuning_starts_from_the_configuration_of_the_run(comparison) -> None:
-    for contender, own in zip(SMALL, (CONFIG.feed_sr, CONFIG.dcnv2), strict=False):
-        assert make_trial(comparison, contender, {}, TESTING, 0).ranker == own
-
-
-def test_a_trial_is_another_one_by_anything_it_is_made_of(comparison) -> None:
-    first = make_trial(comparison, SMALL[0], {}, TESTING, 0)
-    others = [
-        replace(first, seed=1),
-        replace(first, log=CHOOSING),
-        replace(first, ranker=CONFIG.dcnv2),
-        replace(first, config=changed(CONFIG, {"cold": {"epochs": 9}})),
-        replace(first, config=changed(CONFIG, {"freshness": "30m"})),
-        replace(first, config=changed(CONFIG, {"without": ["affinity"]})),
-    ]
-    assert len({trial.fingerprint for trial in (first, *others)}) == 1 + len(others)
+@pytest.mark.parametrize("path", kept_studies("compare"), ids=lambda path: path.stem)
+def test_a_kept_comparison_goes_on_where_it_was(path, tmp_path) -> None:
+    """Every one of its trials has the fingerprint that it had."""
+    choosing, config, setting = kept_setting(path)
+    study = replace(
+        study_builders.comparison(tmp_path),
+        choosing=choosing,
+        testing=choosing.following(setting["test_through"]),
+        config=config,
+    )
+    contenders = {contender.name: contender for contender in CONTENDERS}
+    for name, row, number, result in kept_seeds(path):
+        if ": " in name:
+            contender = contenders[row["contender"]]
+            seed = 0 if name.startswith("tuning") else number
+            trial = study.trial(contender, result["values"], study.choosing, seed)
+        else:
+            trial = study.trial(contenders[name], row["chosen"], study.testing, number)
+        assert trial.fingerprint == result["fingerprint"], (name, number)

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+"""A study's configuration: the loop's, changed in one place, on a spec that lacks something."""
+
 import pytest
 
 from components.config import PROFILES, load_config
-from components.studies.ablate import chosen
-from components.studies.config import changed, fused_early, study_config, without_groups
-from components.studies.experiments import ABLATION, CONTEXT, POPULARITY, with_references
-from components.studies.trial import Log
+from components.studies.config import (
+    changed,
+    fused_early,
+    starting_config,
+    study_config,
+    without_groups,
+)
+from components.studies.experiments import CONTEXT, POPULARITY
 from feature_repo.kinds import HashedId
 from feature_repo.specs import KUAIRAND
-from model.accounting import hstu_layers_per_block
+from tests.study_builders import SPLIT
 
 CONFIG = study_config(load_config("kuairand"))
-SIMULATED = Log(data="sim:1000", train_before="2026-01-12", test_through="2026-01-13")
-EXPERIMENTS = [*chosen(SIMULATED, []), *(e for e in ABLATION if "simulator" not in e.logs)]
-"""All, told what they need to know of a log."""
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
@@ -25,20 +28,11 @@ def test_the_start_of_a_study_is_the_configuration_itself(name) -> None:
     assert study.cold == config.cold
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.row)
-def test_every_experiment_is_a_configuration_of_its_own(experiment) -> None:
-    for kind in experiment.logs:
-        start = changed(
-            study_config(load_config("demo" if kind == "simulator" else kind)), experiment.base
-        )
-        assert changed(start, experiment.changes) != start
-
-
-def test_no_two_experiments_are_the_same_trial() -> None:
-    assert len(EXPERIMENTS) == len(ABLATION)
-    rows = with_references(EXPERIMENTS)
-    configs = [changed(changed(CONFIG, e.base), e.changes).model_dump_json() for e in rows]
-    assert len(set(configs)) == len(rows) == len({e.row for e in rows})
+def test_a_study_starts_from_the_named_configuration_or_the_logs_own() -> None:
+    assert starting_config(SPLIT, "") == study_config(PROFILES["demo"])
+    assert starting_config(SPLIT, "kuairand") == CONFIG
+    with pytest.raises(ValueError, match="there is no configuration 'big'"):
+        starting_config(SPLIT, "big")
 
 
 def test_a_change_is_nested_and_leaves_the_rest() -> None:
@@ -96,18 +90,3 @@ def test_a_short_history_slides_in_blocks_that_fit_it() -> None:
         spec = changed(CONFIG, {"max_impressions": length}).spec
         assert spec.max_impressions == length
         assert 1 <= spec.block <= max(length // 4, 1)
-
-
-@pytest.mark.parametrize(("name", "impressions"), [("kuairand", 35), ("demo", 85)])
-def test_as_many_hstu_layers_as_cost_the_default_s_blocks(name, impressions) -> None:
-    """At the mean length of a training sequence of each log, about."""
-    blocks = [e.changes["feed_sr"] for e in ABLATION if e.part == "block"]
-    assert [b["block"] for b in blocks] == ["hstu_published", "hstu"]
-    shape = load_config(name).feed_sr
-    matched = shape.layers * hstu_layers_per_block(shape, impressions)
-    assert [b["layers"] for b in blocks] == [round(matched)] * 2
-
-
-def test_the_papers_figure_stands_beside_the_published_block_alone() -> None:
-    papers = {e.changes["feed_sr"]["block"]: e.paper for e in ABLATION if e.part == "block"}
-    assert papers == {"hstu_published": -0.23, "hstu": None}

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.backtest.split import Split, write_test, write_train
+from components.backtest.shards import ShardPlan, write_test, write_train
+from components.backtest.split import LogSplit
 from components.config import PROFILES, TrainConfig
 from components.layout.paths import Layout
 from components.log.ingest import ingest
@@ -34,7 +35,11 @@ from serving.predictor.rank_batch import SERVING_POSITION
 from tests.shard_builders import shard_batch
 
 FEED = SimulatorConfig(impressions=12_000, members=150, position_exponent=0.8)
-SPLIT = Split(train_before="2026-01-11", test_through="2026-01-13", freshness="day", spec=SIMULATOR)
+PLAN = ShardPlan(
+    split=LogSplit(data="sim:12000", train_before="2026-01-11", test_through="2026-01-13"),
+    spec=SIMULATOR,
+    freshness="day",
+)
 TASKS = SIMULATOR.task_names
 
 
@@ -44,8 +49,8 @@ def layout(tmp_path_factory) -> Layout:  # type: ignore[no-untyped-def]
     simulate(layout, FEED)
     for day in layout.raw_days():
         ingest(layout, day, PROFILES["demo"])
-    write_train(layout, layout.root / "train", SPLIT)
-    write_test(layout, layout.root / "test", SPLIT)
+    write_train(layout, layout.root / "train", PLAN)
+    write_test(layout, layout.root / "test", PLAN)
     return layout
 
 
@@ -102,17 +107,17 @@ def test_an_oracle_has_the_slope_it_was_given(layout: Layout, share: float) -> N
         return logit(relevance(truth, task) * truth["examination"] ** share * 0.999)
 
     oracle = Oracle(layout, biased)
-    found = position_bias(oracle, layout.root / "test", layout, SIMULATOR)
-    assert set(found["tasks"]) == set(EXAMINED_ACTIONS)
-    assert found["position"] == SERVING_POSITION
-    for of in found["tasks"].values():
-        for slopes in (of["residual"], of["shown"]):
+    bias = position_bias(oracle, layout.root / "test", layout, SIMULATOR)
+    assert set(bias["tasks"]) == set(EXAMINED_ACTIONS)
+    assert bias["position"] == SERVING_POSITION
+    for kinds in bias["tasks"].values():
+        for slopes in (kinds["residual"], kinds["shown"]):
             assert slopes["value"] == pytest.approx(share, abs=1e-3)
             assert slopes["high"] - slopes["low"] < 1e-3
     half = len(oracle.positions) // 2
     assert (torch.cat(oracle.positions[:half]) == SERVING_POSITION).all()
     assert len(torch.cat(oracle.positions[half:]).unique()) == FEED.request_size
-    assert found["n"] == len(torch.cat(oracle.logits))
+    assert bias["n"] == len(torch.cat(oracle.logits))
 
 
 def test_scores_that_are_flat_and_noisy_are_not_biased(layout: Layout) -> None:
@@ -122,10 +127,11 @@ def test_scores_that_are_flat_and_noisy_are_not_biased(layout: Layout) -> None:
         p = relevance(truth, task)
         return 0.4 * logit(0.999 * p) - 1 + 0.5 * rng.normal(size=len(p))
 
-    found = position_bias(Oracle(layout, timid), layout.root / "test", layout, SIMULATOR)
-    for of in found["tasks"].values():
-        assert of["residual"]["low"] - 0.02 < 0 < of["residual"]["high"] + 0.02
-        assert of["residual"]["high"] - of["residual"]["low"] < 0.2
+    bias = position_bias(Oracle(layout, timid), layout.root / "test", layout, SIMULATOR)
+    for kinds in bias["tasks"].values():
+        low, high = kinds["residual"]["low"], kinds["residual"]["high"]
+        assert low - 0.02 < 0 < high + 0.02
+        assert high - low < 0.2
 
 
 def test_a_trained_ranker_knows_a_part_and_ranks_by_none(layout: Layout) -> None:
@@ -144,14 +150,12 @@ def test_a_trained_ranker_knows_a_part_and_ranks_by_none(layout: Layout) -> None
         freshness="day",
     ).train()
     model, _ = load_model(out, SIMULATOR)
-    found = position_bias(model, layout.root / "test", layout, SIMULATOR)
+    bias = position_bias(model, layout.root / "test", layout, SIMULATOR)
     for task in ("click", "long_dwell"):
-        of = found["tasks"][task]
-        print(task, of)
-        assert 0 < of["shown"]["low"] < of["shown"]["high"] < 1.1
-        assert of["residual"]["low"] < 0.1
-        assert of["residual"]["high"] > -0.1
-        assert of["residual"]["high"] < of["shown"]["low"]
+        residual, shown = bias["tasks"][task]["residual"], bias["tasks"][task]["shown"]
+        assert 0 < shown["low"] < shown["high"] < 1.1
+        assert residual["low"] < 0.1
+        assert -0.1 < residual["high"] < shown["low"]
 
 
 @settings(deadline=None, max_examples=20)
@@ -169,8 +173,8 @@ def test_the_slope_is_told_from_relevance(
     relevance_R = rng.normal(size=400)
     examined_R = 0.5 * relevance_R + rng.normal(size=400)
     error = bias * examined_R + flat * relevance_R + shift
-    found = slope(error, examined_R, relevance_R, rng.integers(0, 40, 400))
-    assert found["value"] == pytest.approx(bias, abs=1e-6)
+    fitted = slope(error, examined_R, relevance_R, rng.integers(0, 40, 400))
+    assert fitted["value"] == pytest.approx(bias, abs=1e-6)
     noisy = slope(error + rng.normal(size=400), examined_R, relevance_R, np.arange(400) % 40)
     assert noisy["low"] < noisy["value"] < noisy["high"]  # type: ignore[operator]
     assert abs(noisy["value"] - bias) < 0.35  # type: ignore[operator]

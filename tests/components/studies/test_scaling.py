@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
+"""AUC over operations: they are counted as torch counts them, and a line is found again."""
+
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from components.backtest.split import LogSplit
 from components.config import load_config
 from components.studies.config import changed, study_config
-from components.studies.figures import scaling_figure
 from components.studies.scaling import SIZES, Line, forward_flops, run, sized
-from components.studies.tables import scaling_table
-from components.studies.trial import Log, shards
+from components.studies.trial import prepare_trial
 from components.training.data import evaluation_batches
 from model import build_ranker
 from model.build import build
+from tests.study_builders import kept_seeds, kept_setting, kept_studies
 
-LOG = Log(data="sim:3000", train_before="2026-01-12", test_through="2026-01-13")
+SPLIT = LogSplit(data="sim:3000", train_before="2026-01-12", test_through="2026-01-13")
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +30,8 @@ def done(tmp_path_factory, request) -> dict:
     config = work / "small.json"
     small = {"spec_name": "simulator", "feed_sr": {"head": {"name": "linear"}}, "dcnv2": {}}
     config.write_text(json.dumps(small))
-    assert run(LOG, 1, str(config), work / "study_scaling.json", work) == 0
-    assert run(LOG, 1, str(config), work / "study_scaling.json", work) == 0
+    assert run(SPLIT, 1, str(config), work / "study_scaling.json", work) == 0
+    assert run(SPLIT, 1, str(config), work / "study_scaling.json", work) == 0
     patch.undo()
     return json.loads((work / "study_scaling.json").read_text())
 
@@ -40,25 +43,12 @@ def test_every_size_has_its_operations_and_larger_ones_more(done) -> None:
     assert large > 3 * small > 0
 
 
-def test_the_table_ends_with_the_line(done) -> None:
-    table = scaling_table(done, "click")
-    assert table.count("\n") == 2 + 2 + 2
-    assert "ten times" in table
-
-
-def test_the_figure_has_a_point_a_size_and_is_the_same_again(done) -> None:
-    figure = scaling_figure(done, "click")
-    assert figure == scaling_figure(done, "click")
-    assert "32 wide, 2 deep" in figure
-    assert "for ten times as many" in figure
-
-
 def test_the_sizes_span_two_orders_of_magnitude(tmp_path) -> None:
     start = study_config(load_config("demo"))
     ends = []
     for width, layers in (SIZES[0], SIZES[-1]):
-        trial = sized(LOG, start, width, layers, 0)
-        ranker = build(trial.ranker, start.spec, 0)
+        trial = sized(SPLIT, start, width, layers, 0)
+        ranker = build(trial.learner.config, start.spec, 0)
         ends.append(ranker.training_flops(100, 60, 100 * 200))
     assert ends[1] / ends[0] > 100
 
@@ -68,9 +58,9 @@ def test_operations_are_those_that_torch_counts(tmp_path) -> None:
     start = changed(
         study_config(load_config("demo")), {"feed_sr": {"width": 16, "layers": 1, "heads": 1}}
     )
-    trial = sized(LOG, start, 32, 2, 0)
-    folder, _ = shards(trial, tmp_path)
-    ranker = build_ranker(trial.ranker, start.spec, 0)
+    trial = sized(SPLIT, start, 32, 2, 0)
+    folder = prepare_trial(trial, tmp_path).train
+    ranker = build_ranker(trial.learner.config, start.spec, 0)
     counter = FlopCounterMode(display=False)
     attention = 0
     with counter, torch.no_grad():
@@ -92,19 +82,17 @@ def test_a_line_is_found_again_with_its_error() -> None:
         Line.fit([1e9, 1e9], [0.6, 0.7])
 
 
-def test_a_seed_without_an_auc_is_no_point_of_the_line(done) -> None:
-    """One class on the test day, or a training that diverged."""
-    both = json.loads(json.dumps(done))
-    task = {"click": {"auc": None}}
-    for row in both["rows"].values():
-        row["seeds"]["1"] = {"training_flops": 1e15, "tasks": task}
-    assert scaling_figure(both, "click") == scaling_figure(done, "click")
-    assert (
-        scaling_table(both, "click").splitlines()[-1]
-        == scaling_table(done, "click").splitlines()[-1]
-    )
-    for row in both["rows"].values():
-        row["seeds"] = {"1": row["seeds"]["1"]}
-    for made in (scaling_figure, scaling_table):
-        with pytest.raises(ValueError, match="at least two sizes"):
-            made(both, "click")
+def test_a_line_through_two_points_has_no_error() -> None:
+    line = Line.fit([1e9, 1e11], [0.6, 0.7])
+    assert (line.slope, line.at_one) == (pytest.approx(0.05), pytest.approx(0.15))
+    assert math.isnan(line.slope_error)
+
+
+@pytest.mark.parametrize("path", kept_studies("scaling"), ids=lambda path: path.stem)
+def test_a_kept_study_goes_on_where_it_was(path) -> None:
+    """Every one of its trials has the fingerprint that it had."""
+    split, config, _ = kept_setting(path)
+    for name, row, seed, result in kept_seeds(path):
+        trial = sized(split, config, row["width"], row["layers"], seed)
+        assert trial.fingerprint == result["fingerprint"], name
+        assert name == f"{row['width']} wide, {row['layers']} deep"

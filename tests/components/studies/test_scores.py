@@ -49,10 +49,10 @@ def test_a_difference_within_a_day_is_that_of_members_drawn_again(two) -> None:
     unique = np.unique(mine.member_R)
     weights = member_weights(unique, RESAMPLES)
     each = [dict(zip(unique.tolist(), column, strict=True)) for column in weights.T.tolist()]
-    apart = [drawn(mine, times) - drawn(other, times) for times in each]
+    leads = [drawn(mine, times) - drawn(other, times) for times in each]
     value, error = within_differences([(mine, other)], TASKS)[0]["click"]
-    assert value == pytest.approx(apart[0], abs=1e-12)
-    assert error == pytest.approx(np.std(apart[1:], ddof=1), rel=1e-9)
+    assert value == pytest.approx(leads[0], abs=1e-12)
+    assert error == pytest.approx(np.std(leads[1:], ddof=1), rel=1e-9)
     assert error > 0.005
 
 
@@ -69,7 +69,7 @@ def retrained(scores: Scores, seed: int) -> Scores:
 
 def test_the_error_is_that_of_the_mean_over_seeds_for_members_drawn_once(two) -> None:
     pairs = [(retrained(two[0], seed), retrained(two[1], seed + 9)) for seed in range(3)]
-    found = differences(pairs, TASKS)
+    leads = differences(pairs, TASKS)
     resampled = []
     for pair in pairs:
         aucs = []
@@ -79,18 +79,18 @@ def test_the_error_is_that_of_the_mean_over_seeds_for_members_drawn_once(two) ->
             aucs.append(auc.auc()[0])
         resampled.append(aucs[0] - aucs[1])
     error = np.std(np.mean(resampled, axis=0)[1:], ddof=1)
-    for apart, pair in zip(found, pairs, strict=True):
-        assert apart["click"][0] == pytest.approx(pair[0].auc(0) - pair[1].auc(0), abs=1e-12)
-        assert apart["click"][1] == pytest.approx(error, rel=1e-9)
+    for lead, pair in zip(leads, pairs, strict=True):
+        assert lead["click"][0] == pytest.approx(pair[0].auc(0) - pair[1].auc(0), abs=1e-12)
+        assert lead["click"][1] == pytest.approx(error, rel=1e-9)
         assert error < 0.8 * differences([pair], TASKS)[0]["click"][1]
-        assert apart["like"] == (None, None)
+        assert lead["like"] == (None, None)
 
 
-@pytest.mark.parametrize("of", [differences, within_differences])
-def test_a_seed_that_says_the_same_makes_no_mean_surer(two, of) -> None:
-    (once,), twice = of([two], TASKS), of([two, two], TASKS)
-    for apart in twice:
-        assert apart["click"] == pytest.approx(once["click"], rel=1e-12)
+@pytest.mark.parametrize("measure", [differences, within_differences])
+def test_a_seed_that_says_the_same_makes_no_mean_surer(two, measure) -> None:
+    (once,), twice = measure([two], TASKS), measure([two, two], TASKS)
+    for lead in twice:
+        assert lead["click"] == pytest.approx(once["click"], rel=1e-12)
 
 
 def test_a_card_and_its_scores_say_the_same(tmp_path) -> None:
@@ -111,7 +111,7 @@ def test_a_card_and_its_scores_say_the_same(tmp_path) -> None:
     with torch.no_grad():
         next(ranker.parameters()).fill_(torch.nan)
     card, scores = score(ranker, tmp_path, TINY)
-    assert {of["auc"] for of in card["tasks"].values()} == {None}
+    assert {figures["auc"] for figures in card["tasks"].values()} == {None}
     with pytest.raises(ValueError, match="scores are NaN"):
         scores.auc(0)
 
@@ -122,22 +122,22 @@ def test_a_test_without_a_target_is_one_sentence(tmp_path) -> None:
         score(build_ranker(DCNv2Config(), TINY), tmp_path, TINY)
 
 
-@pytest.mark.parametrize("of", [differences, within_differences])
-def test_of_no_pair_and_no_row_there_is_no_difference(two, of) -> None:
-    assert of([], TASKS) == []
+@pytest.mark.parametrize("measure", [differences, within_differences])
+def test_of_no_pair_and_no_row_there_is_no_difference(two, measure) -> None:
+    assert measure([], TASKS) == []
     nothing = Scores(*(getattr(two[0], name)[:0] for name in Scores.__dataclass_fields__))
-    assert of([(nothing, nothing)], TASKS) == [dict.fromkeys(TASKS, (None, None))]
+    assert measure([(nothing, nothing)], TASKS) == [dict.fromkeys(TASKS, (None, None))]
 
 
-@pytest.mark.parametrize("of", [differences, within_differences])
+@pytest.mark.parametrize("measure", [differences, within_differences])
 @pytest.mark.parametrize("row", [0, -1])
-def test_scores_of_another_test_are_refused(two, of, row: int) -> None:
+def test_scores_of_another_test_are_refused(two, measure, row: int) -> None:
     mine, other = two
     for name in ("member_R", "labels_RK"):
         changed = getattr(other, name).copy()
         changed[row] = 7
         with pytest.raises(ValueError, match="not scored on the same impressions"):
-            of([two, (mine, replace(other, **{name: changed}))], TASKS)
+            measure([two, (mine, replace(other, **{name: changed}))], TASKS)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -1])

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from components.backtest.prepare import prepare
 from components.backtest.scored import scored_batches
-from components.backtest.split import Split, write_test
+from components.backtest.shards import ShardPlan, write_test
+from components.backtest.split import LogSplit
 from components.config import PROFILES
 from components.features.counters import counter_columns
 from components.layout.files import write_parquet
@@ -40,8 +41,10 @@ from tests.log_builders import small_spec
 from tests.shard_builders import write_shards
 
 GAP = SIMULATOR.session_gap_ms
-SPLIT = Split(
-    train_before="2026-01-12", test_through="2026-01-13", freshness="immediate", spec=SIMULATOR
+PLAN = ShardPlan(
+    split=LogSplit(data="sim:4000", train_before="2026-01-12", test_through="2026-01-13"),
+    spec=SIMULATOR,
+    freshness="immediate",
 )
 
 
@@ -85,8 +88,8 @@ def same_session(packed: Packed, i: int, j: int, sessions: Sessions) -> bool:
         return bool(columns["session_id"][i] == columns["session_id"][j] >= 0)
     low, high = sorted((columns["event_time"][i], columns["event_time"][j]))
     sequence = np.searchsorted(packed.cu_seqlens, i, side="right") - 1
-    here = slice(packed.cu_seqlens[sequence], packed.cu_seqlens[sequence + 1])
-    times = np.sort(columns["event_time"][here][columns["timed"][here]])
+    own = slice(packed.cu_seqlens[sequence], packed.cu_seqlens[sequence + 1])
+    times = np.sort(columns["event_time"][own][columns["timed"][own]])
     between = times[(times >= low) & (times <= high)]
     return bool((np.diff(between) <= GAP).all())
 
@@ -128,7 +131,7 @@ def test_no_impression_knows_one_of_its_own_session(packed: Packed, sessions: Se
         assert known[i] == min(before[j] for j in own)
 
 
-def events_of(layout: Layout, through: str, spec: Spec) -> pa.Table:
+def counted_of(layout: Layout, through: str, spec: Spec) -> pa.Table:
     names = sorted({n for v in spec.views if v.kind == "counters" for n in counter_columns(v)})
     with ImpressionLog(layout, through) as log:
         return log.query(f"select {select_list(names)} from events")
@@ -138,7 +141,7 @@ def events_of(layout: Layout, through: str, spec: Spec) -> pa.Table:
 def prepared(tmp_path_factory):  # type: ignore[no-untyped-def]
     work = tmp_path_factory.mktemp("cut")
     config = PROFILES["demo"].model_copy(update={"freshness": "immediate"})
-    shards = prepare("sim:4000", work, SPLIT, config)
+    shards = prepare(PLAN.split, work, config)
     return Layout.at(work), shards.test
 
 
@@ -153,19 +156,19 @@ def read(folder: Path, spec: Spec = SIMULATOR) -> list[Packed]:
 
 def test_counters_of_the_same_cutoff_are_the_shards_own(prepared) -> None:  # type: ignore[no-untyped-def]
     layout, folder = prepared
-    events = events_of(layout, layout.impression_days()[-1], SIMULATOR)
+    counted = counted_of(layout, layout.impression_days()[-1], SIMULATOR)
     for packed in read(folder):
-        again = cut_counters(packed, packed.columns["event_time"], SIMULATOR, events)
+        again = cut_counters(packed, packed.columns["event_time"], SIMULATOR, counted)
         np.testing.assert_array_equal(again, packed.context_RC)
 
 
 def test_cut_shards_differ_in_known_and_counters_alone(prepared, tmp_path) -> None:  # type: ignore[no-untyped-def]
     layout, folder = prepared
-    events = events_of(layout, layout.impression_days()[-1], SIMULATOR)
+    counted = counted_of(layout, layout.impression_days()[-1], SIMULATOR)
     counts = write_cut(
-        folder, tmp_path / "cut", SessionCut(spec=SIMULATOR, sessions="pause", events=events)
+        folder, tmp_path / "cut", SessionCut(spec=SIMULATOR, sessions="pause", counted=counted)
     )
-    counted = {f.name for f in SIMULATOR.features if f.counter is not None}
+    counters = {f.name for f in SIMULATOR.features if f.counter is not None}
     changed = 0
     both = zip(
         evaluation_batches(folder, SIMULATOR),
@@ -184,7 +187,7 @@ def test_cut_shards_differ_in_known_and_counters_alone(prepared, tmp_path) -> No
             same = np.array_equal(
                 before.context_RC[:, place], after.context_RC[:, place], equal_nan=True
             )
-            assert same or name in counted
+            assert same or name in counters
         seen = SIMULATOR.context_slices["member_impressions"]
         pair = [np.nan_to_num(b.context_RC[:, seen]).ravel() for b in (before, after)]
         assert (pair[1] <= pair[0]).all()
@@ -214,9 +217,9 @@ def test_feedback_since_the_session_began_moves_no_score(  # type: ignore[no-unt
     model = build_ranker(getattr(PROFILES["demo"], ranker), SIMULATOR, seed=3).eval()
     uncut, cut = [], []
     for log in (layout, changed):
-        write_test(log, log.root / "law", SPLIT)
-        events = events_of(log, log.impression_days()[-1], SIMULATOR)
-        how = SessionCut(spec=SIMULATOR, sessions="pause", events=events)
+        write_test(log, log.root / "law", PLAN)
+        counted = counted_of(log, log.impression_days()[-1], SIMULATOR)
+        how = SessionCut(spec=SIMULATOR, sessions="pause", counted=counted)
         write_cut(log.root / "law", log.root / "law-cut", how)
         uncut.append(scores(model, log.root / "law"))
         cut.append(scores(model, log.root / "law-cut"))
@@ -290,7 +293,7 @@ def test_a_key_that_is_no_feature_is_told(tmp_path) -> None:  # type: ignore[no-
     features = tuple(f for f in spec.features if f.name != "actor_id")
     cut = SessionCut(
         spec=Spec(name="x", features=features, views=spec.views, tasks=spec.tasks),
-        events=pa.table({}),
+        counted=pa.table({}),
     )
     with pytest.raises(ValueError, match="actor_id is no sequence feature"):
         write_cut(tmp_path / "shards", tmp_path / "cut", cut)

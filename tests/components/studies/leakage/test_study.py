@@ -11,17 +11,19 @@ import pytest
 from typer.testing import CliRunner
 
 from components.backtest.backtest import BacktestOptions, backtest
+from components.backtest.split import LogSplit
 from components.cli.main import app
 from components.config import DailyConfig, TrainConfig
 from components.layout.paths import Layout
 from components.log.sources import SimulatorConfig, simulate
-from components.studies.leakage.planted import planted
+from components.studies.leakage.mood import mood_aucs
 from components.studies.leakage.study import LeakageOptions, leakage
 from feature_repo.specs import SIMULATOR
 from model import DCNv2Config, FeedSRConfig, HeadConfig
 
 BEFORE, THROUGH = "2026-01-11", "2026-01-13"
 TEST_DAYS = ("2026-01-11", "2026-01-12", "2026-01-13")
+SMALL = LogSplit(data="sim:2000", train_before="2026-01-12", test_through="2026-01-13")
 HEAD = HeadConfig(name="mlp", width=32, hidden=1)
 CONFIG = DailyConfig(
     spec_name="simulator",
@@ -56,14 +58,18 @@ def own_log(root: Path, config: SimulatorConfig) -> Path:
     return folder
 
 
+def split_of(data: Path | str) -> LogSplit:
+    return LogSplit(data=str(data), train_before=BEFORE, test_through=THROUGH)
+
+
 def measured(root: Path, **changes: float) -> tuple[dict, dict, Path]:
     """The result on a log with these changes, and what was planted in it."""
     root.mkdir()
     log = own_log(root, FEED.model_copy(update=changes))
     (root / "small.json").write_text(CONFIG.model_dump_json())
     options = LeakageOptions(sessions="pause", config=str(root / "small.json"), work=root / "work")
-    result = leakage(log, BEFORE, THROUGH, options, root / "result.json")
-    return result, planted(Layout.at(root / "simulated"), TEST_DAYS), root
+    result = leakage(split_of(log), options, root / "result.json")
+    return result, mood_aucs(Layout.at(root / "simulated"), TEST_DAYS), root
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +108,11 @@ def test_differences_are_of_the_aucs_and_the_file_holds_the_result(moody) -> Non
     result, _, root = moody
     assert json.loads((root / "result.json").read_text()) == result
     assert set(result["tasks"]) == set(SIMULATOR.task_names)
-    for task, of in result["tasks"].items():
-        auc = of["auc"]
-        assert of["leaked"]["value"] == pytest.approx(auc["reported"] - auc["served"])
-        assert of["recoverable"]["value"] == pytest.approx(auc["honest"] - auc["served"])
-        assert of["net"]["value"] == pytest.approx(auc["reported"] - auc["honest"])
+    for task, figures in result["tasks"].items():
+        auc = figures["auc"]
+        assert figures["leaked"]["value"] == pytest.approx(auc["reported"] - auc["served"])
+        assert figures["recoverable"]["value"] == pytest.approx(auc["honest"] - auc["served"])
+        assert figures["net"]["value"] == pytest.approx(auc["reported"] - auc["honest"])
         assert result["seeds"][0][task] == auc
     click = result["tasks"]["click"]["auc"]
     assert click["history"] > click["served"]
@@ -122,7 +128,7 @@ def test_a_second_run_trains_nothing_and_gives_the_same(moody, capsys) -> None: 
     made = {p: p.stat().st_mtime_ns for p in (root / "work").rglob("*.safetensors")}
     shards = {p: p.stat().st_mtime_ns for p in (root / "work").rglob("*.arrow")}
     options = LeakageOptions(sessions="pause", config=str(root / "small.json"), work=root / "work")
-    again = leakage(root / "log", BEFORE, THROUGH, options)
+    again = leakage(split_of(root / "log"), options)
     assert again == result
     assert len(made) == 3
     assert {p: p.stat().st_mtime_ns for p in (root / "work").rglob("*.safetensors")} == made
@@ -140,11 +146,12 @@ def test_requests_that_are_sessions_leak_exactly_nothing(tmp_path, capsys) -> No
     options = LeakageOptions(
         config=str(tmp_path / "quick.json"), work=tmp_path / "work", ranker="dcnv2", seeds=2
     )
-    result = leakage("sim:2000", "2026-01-12", "2026-01-13", options)
+    result = leakage(SMALL, options)
     assert result["sessions"]["known_cut"] == 0
-    for of in result["tasks"].values():
-        assert of["auc"]["served"] == of["auc"]["reported"] == of["auc"]["honest"]
-        assert set(of["leaked"].values()) == {0.0}
+    for figures in result["tasks"].values():
+        auc = figures["auc"]
+        assert auc["served"] == auc["reported"] == auc["honest"]
+        assert set(figures["leaked"].values()) == {0.0}
     each = [seed["click"]["reported"] for seed in result["seeds"]]
     assert each[0] != each[1]
     assert result["tasks"]["click"]["auc"]["reported"] == pytest.approx(np.mean(each))
@@ -158,31 +165,29 @@ def test_requests_that_are_sessions_leak_exactly_nothing(tmp_path, capsys) -> No
 def test_a_backtest_of_the_same_folder_trains_the_uncut_ranker_once(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "small.json").write_text(CONFIG.model_dump_json())
     same: dict = {"config": str(tmp_path / "small.json"), "work": tmp_path / "work"}
-    days = ("sim:2000", "2026-01-12", "2026-01-13")
     for freshness in ("immediate", "day"):
-        backtest(*days, BacktestOptions(rankers=("dcnv2",), freshness=freshness, **same))  # type: ignore[arg-type]
-    result = leakage(*days, LeakageOptions(ranker="dcnv2", **same))
+        backtest(SMALL, BacktestOptions(rankers=("dcnv2",), freshness=freshness, **same))  # type: ignore[arg-type]
+    result = leakage(SMALL, LeakageOptions(ranker="dcnv2", **same))
     assert len(list((tmp_path / "work").rglob("*.safetensors"))) == 3
     for name, freshness in (("reported", "immediate"), ("day", "day")):
         options = BacktestOptions(rankers=("dcnv2",), freshness=freshness, **same)  # type: ignore[arg-type]
-        claimed = backtest(*days, options)["rankers"]["dcnv2"]
+        claimed = backtest(SMALL, options)["rankers"]["dcnv2"]
         for task in ("click", "skip", "long_dwell"):
-            found = result["tasks"][task]["auc"][name]
-            assert found == pytest.approx(claimed[task]["auc"], abs=1e-3)
+            auc = result["tasks"][task]["auc"][name]
+            assert auc == pytest.approx(claimed[task]["auc"], abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "sentence"),
+    ("data", "options", "sentence"),
     [
-        (("sim:2000", "2026-01-12", "2026-01-11"), {}, "before it begins"),
-        (("/nowhere", BEFORE, THROUGH), {}, "there is no folder"),
-        (("sim:2000", BEFORE, THROUGH), {"ranker": "lgbm"}, "there is no ranker 'lgbm'"),
-        (("sim:2000", BEFORE, THROUGH), {"config": "big"}, "there is no configuration 'big'"),
+        ("/nowhere", {}, "there is no folder"),
+        ("sim:2000", {"ranker": "lgbm"}, "there is no ranker 'lgbm'"),
+        ("sim:2000", {"config": "big"}, "there is no configuration 'big'"),
     ],
 )
-def test_a_mistake_is_one_sentence(tmp_path, arguments, options, sentence) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_one_sentence(tmp_path, data, options, sentence) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=sentence) as error:
-        leakage(*arguments, LeakageOptions(work=tmp_path, **options))
+        leakage(split_of(data), LeakageOptions(work=tmp_path, **options))
     assert "\n" not in str(error.value)
 
 

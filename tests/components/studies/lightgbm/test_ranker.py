@@ -101,8 +101,8 @@ def test_a_member_is_held_out_whole_and_about_as_many_as_asked(tmp_path: Path) -
     per_member = []
     for batch, packed in evaluation_batches(tmp_path, TINY, sequences=10_000):
         member = np.repeat(packed.keys["member_id"], packed.lengths_S)[batch.target_R]
-        for of in np.unique(member):
-            per_member.append(set(held[member == of].tolist()))
+        for each in np.unique(member):
+            per_member.append(set(held[member == each].tolist()))
     assert all(len(states) == 1 for states in per_member)
     assert sum(True in states for states in per_member) == pytest.approx(200, abs=50)
     assert not _read(tmp_path, TINY, 0.0).held_R.any()

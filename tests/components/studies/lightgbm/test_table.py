@@ -15,7 +15,7 @@ from tests.builders import TINY, make_rank_batch, make_train_batch
 
 @pytest.mark.parametrize("spec", [*SPECS.values(), TINY], ids=lambda spec: spec.name)
 def test_the_table_has_a_column_for_everything_but_hashed_ids(spec: Spec) -> None:
-    columns, table = Columns.of(spec), target_table(make_train_batch(spec, 1, [40, 3]), spec)
+    columns, table = Columns.from_spec(spec), target_table(make_train_batch(spec, 1, [40, 3]), spec)
     assert table.shape[1] == len(columns.names) == len(set(columns.names))
     assert table.dtype == np.float32
     assert not any(name.endswith("_id") for name in columns.names)
@@ -29,7 +29,7 @@ def test_what_is_unknown_is_missing() -> None:
     batch.candidates["media"][:] = torch.tensor([-1, 4, 3], dtype=torch.int32)
     batch.candidates["content"][:] = torch.tensor([[0, 0, 0], [0, 1, 0], [1, 1, 1]]).half()
     position = torch.tensor([-1, 0, 7])
-    names = Columns.of(TINY).names
+    names = Columns.from_spec(TINY).names
     table = make_table(batch.candidates, batch.context_NC, position, TINY)
     nan = np.nan
     np.testing.assert_array_equal(table[:, names.index("media")], [nan, nan, 3])

@@ -10,7 +10,7 @@ from components.layout.paths import Layout
 from components.log.sources import SimulatorConfig, simulate
 from components.log.sources.feedback import act, log_likelihood
 from components.log.sources.simulator import truth_day
-from components.studies.leakage.planted import expect, planted
+from components.studies.leakage.mood import expected_actions, mood_aucs
 from tests.raw_builders import exact_auc
 
 SIMULATED = SimulatorConfig(impressions=25_000, members=300, mood=1.5)
@@ -37,24 +37,24 @@ def test_the_likelihood_is_a_density_of_what_is_drawn() -> None:
 
 
 def test_the_bounds_are_in_order(layout: Layout) -> None:
-    found = planted(layout, layout.raw_days())
+    aucs = mood_aucs(layout, layout.raw_days())
     for task in ("click", "skip", "long_dwell", "like"):
-        of = found[task]
-        assert of["without"] < of["feedback"] < of["with"]
-        assert of["revealed"] == of["feedback"] - of["without"] > 0.01
-        assert of["planted"] == of["with"] - of["without"] < 0.2
+        worth = aucs[task]
+        assert worth["without"] < worth["feedback"] < worth["with"]
+        assert worth["revealed"] == worth["feedback"] - worth["without"] > 0.01
+        assert worth["planted"] == worth["with"] - worth["without"] < 0.2
     truth = [truth_day(layout, day).to_pandas() for day in layout.raw_days()]
     label = np.concatenate([t["click"] for t in truth])
     for name, kind in (("without", "b"), ("with", "p")):
         exact = exact_auc(label, np.concatenate([t[f"{kind}_click"] for t in truth]))
-        assert abs(found["click"][name] - exact) < 1e-4
+        assert abs(aucs["click"][name] - exact) < 1e-4
 
 
 def test_what_feedback_reveals_is_calibrated(layout: Layout) -> None:
     """In each tenth of the expected click rate, clicks are as many as were expected."""
     truth = truth_day(layout, layout.raw_days()[-1])
     columns = {name: truth[name].to_numpy() for name in truth.column_names}
-    expected, label = expect(columns)[:, 0], columns["click"]
+    expected, label = expected_actions(columns)[:, 0], columns["click"]
     for part in np.array_split(np.argsort(expected), 10):
         p = expected[part]
         assert abs(label[part].mean() - p.mean()) < 5 * np.sqrt(p.mean() / len(part))
@@ -76,13 +76,13 @@ def test_feedback_that_had_not_arrived_reveals_nothing(layout: Layout) -> None:
     columns = {name: truth[name].to_numpy() for name in truth.column_names}
     late = {**columns, "arrival_time": columns["arrival_time"] + 10**9}
     changed = {**late, "click": 1 - columns["click"]}
-    np.testing.assert_array_equal(expect(late), expect(changed))
-    assert np.abs(expect(late) - expect(columns)).max() > 0.05
+    np.testing.assert_array_equal(expected_actions(late), expected_actions(changed))
+    assert np.abs(expected_actions(late) - expected_actions(columns)).max() > 0.05
 
 
 def test_no_mood_is_worth_nothing(tmp_path) -> None:  # type: ignore[no-untyped-def]
     layout = Layout.at(tmp_path)
     simulate(layout, SIMULATED.model_copy(update={"mood": 0.0, "impressions": 4_000}))
-    for of in planted(layout, layout.raw_days()).values():
-        assert of["planted"] == 0
-        assert abs(of["revealed"]) < 1e-4
+    for worth in mood_aucs(layout, layout.raw_days()).values():
+        assert worth["planted"] == 0
+        assert abs(worth["revealed"]) < 1e-4

@@ -31,25 +31,30 @@ def scaling_figure(results: dict[str, Any], task: str) -> str:
     Raises:
         ValueError: the results hold fewer than two sizes with an AUC.
     """
-    points = [
-        (seed["training_flops"], seed["tasks"][task]["auc"], name)
-        for name, row in results["rows"].items()
-        for seed in row["seeds"].values()
-        if seed["tasks"][task]["auc"] is not None
-    ]
-    operations, auc, names = zip(*points, strict=True) if points else ((), (), ())
-    line = Line.fit(operations, auc)
+    points = _points(results, task)
+    operations, aucs = [point[0] for point in points], [point[1] for point in points]
+    line = Line.fit(operations, aucs)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        axes.scatter(operations, auc, color="#0a66c2", zorder=2)
+        axes.scatter(operations, aucs, color="#0a66c2", zorder=2)
         ends = np.array([min(operations), max(operations)])
         fitted = line.at_one + line.slope * np.log10(ends)
         axes.plot(ends, fitted, color="#888888", label=f"{line.slope:+.4f} for ten times as many")
-        for x, y, name in sorted(set(zip(operations, auc, names, strict=True))):
+        for x, y, name in sorted(set(points)):
             axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, -9), fontsize=7)
         axes.set(xscale="log", xlabel="operations of training", ylabel=f"{task} AUC")
         axes.legend(frameon=False, loc="lower right")
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _points(results: dict[str, Any], task: str) -> list[tuple[float, float, str]]:
+    """Operations, AUC and the size's name, of every seed that has an AUC."""
+    return [
+        (seed["training_flops"], seed["tasks"][task]["auc"], name)
+        for name, row in results["rows"].items()
+        for seed in row["seeds"].values()
+        if seed["tasks"][task]["auc"] is not None
+    ]

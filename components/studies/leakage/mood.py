@@ -10,7 +10,7 @@ Shape suffixes: N impressions; Q requests; G guesses of the mood.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,17 @@ from kernels.streaming_metrics import StreamingMetrics
 
 Columns = dict[str, npt.NDArray[Any]]
 Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.int64]
 GUESSES = 41
 WIDEST = 4.0
 """Guesses of the mood are spaced evenly within so many standard deviations."""
 CHUNK_ROWS = 20_000
+FEEDBACK = ("click", "like", "comment", "share", "dwell_ms")
+"""The columns of the truth that say what a member did."""
 TINY = 1e-9
 
 
-def planted(layout: Layout, days: Iterable[str]) -> dict[str, dict[str, float]]:
+def mood_aucs(layout: Layout, days: Iterable[str]) -> dict[str, dict[str, float]]:
     """AUCs of the truth over the visits begun on some days, by action.
 
     Returns:
@@ -47,26 +50,30 @@ def planted(layout: Layout, days: Iterable[str]) -> dict[str, dict[str, float]]:
     Raises:
         FileNotFoundError: a day has no truth.
     """
-    kinds = {name: StreamingMetrics(len(ACTIONS)) for name in ("without", "feedback", "with")}
+    metrics = {name: StreamingMetrics(len(ACTIONS)) for name in ("without", "feedback", "with")}
     for day in days:
         truth = _columns(truth_day(layout, day))
-        expected = expect(truth)
-        labels = np.stack([truth[a] for a in ACTIONS], 1).astype(np.float32)
-        for name, kind in (("without", "b"), ("with", "p")):
-            known = np.stack([truth[f"{kind}_{a}"] for a in ACTIONS], 1)
-            kinds[name].update(_logit(known).astype(np.float32), labels)
-        kinds["feedback"].update(_logit(expected).astype(np.float32), labels)
-    auc = {name: metrics.auc() for name, metrics in kinds.items()}
-    found = {}
-    for k, action in enumerate(ACTIONS):
-        each = {name: float(values[k]) for name, values in auc.items()}
-        each["revealed"] = each["feedback"] - each["without"]
-        each["planted"] = each["with"] - each["without"]
-        found[action] = each
-    return found
+        labels = np.stack([truth[action] for action in ACTIONS], 1).astype(np.float32)
+        chances = {
+            "without": np.stack([truth[f"b_{action}"] for action in ACTIONS], 1),
+            "feedback": expected_actions(truth),
+            "with": np.stack([truth[f"p_{action}"] for action in ACTIONS], 1),
+        }
+        for name, chance in chances.items():
+            metrics[name].update(_logit(chance).astype(np.float32), labels)
+    aucs = {name: each.auc() for name, each in metrics.items()}
+    return {action: _worth(aucs, k) for k, action in enumerate(ACTIONS)}
 
 
-def expect(truth: Columns) -> npt.NDArray[np.float64]:
+def _worth(aucs: Mapping[str, Floats], k: int) -> dict[str, float]:
+    """The AUCs of one action, and what feedback and the mood itself add to the first."""
+    worth = {name: float(values[k]) for name, values in aucs.items()}
+    worth["revealed"] = worth["feedback"] - worth["without"]
+    worth["planted"] = worth["with"] - worth["without"]
+    return worth
+
+
+def expected_actions(truth: Columns) -> npt.NDArray[np.float64]:
     """The probability of each action given the visit's feedback so far, float64 `[N, actions]`.
 
     Args:
@@ -80,31 +87,24 @@ def expect(truth: Columns) -> npt.NDArray[np.float64]:
     prior_G = np.exp(-0.5 * np.linspace(-WIDEST, WIDEST, GUESSES) ** 2)
     request_N, posterior_QG = _posterior(truth, visit_N, guess_G, prior_G / prior_G.sum())
     expected = np.empty((len(request_N), len(ACTIONS)))
-    for low in range(0, len(expected), CHUNK_ROWS):
-        rows = slice(low, low + CHUNK_ROWS)
-        level = _relevance(truth)[rows, None] + guess_G
-        by_guess = probabilities(level, truth["examination"][rows, None].astype(np.float64))
+    for rows in _chunks(len(expected)):
+        level, examined = _relevance(truth)[rows, None] + guess_G, _examined(truth)[rows, None]
+        by_guess = probabilities(level, examined)
         weight = posterior_QG[request_N[rows]]
         expected[rows] = np.stack([(weight * by_guess[a]).sum(1) for a in ACTIONS], 1)
     return expected
 
 
 def _posterior(
-    truth: Columns, visit_N: npt.NDArray[np.int64], guess_G: Floats, prior_G: Floats
-) -> tuple[npt.NDArray[np.int64], Floats]:
+    truth: Columns, visit_N: Ints, guess_G: Floats, prior_G: Floats
+) -> tuple[Ints, Floats]:
     """The request of each impression, and `[Q, G]` what its visit's mood was then thought to be."""
     pairs = np.stack([visit_N, truth["event_time"]], 1)
     request_Q2, first_Q, request_N = np.unique(
         pairs, axis=0, return_index=True, return_inverse=True
     )
     request_N = request_N.reshape(-1)
-    told_QG = np.zeros((len(request_Q2), len(guess_G)))
-    for low in range(0, len(request_N), CHUNK_ROWS):
-        rows = slice(low, low + CHUNK_ROWS)
-        acts = {n: truth[n][rows, None] for n in ("click", "like", "comment", "share", "dwell_ms")}
-        level = _relevance(truth)[rows, None] + guess_G
-        examined = truth["examination"][rows, None].astype(np.float64)
-        np.add.at(told_QG, request_N[rows], log_likelihood(acts, level, examined))
+    told_QG = _likelihood(truth, request_N, guess_G)
     visit_Q, time_Q = request_Q2.T
     arrival_Q = truth["arrival_time"][first_Q]
     known_QG = np.zeros_like(told_QG)
@@ -114,6 +114,27 @@ def _posterior(
         known_QG[back:] += told[:, None] * told_QG[:-back]
     weight = prior_G * np.exp(known_QG - known_QG.max(1, keepdims=True))
     return request_N, weight / weight.sum(1, keepdims=True)
+
+
+def _likelihood(truth: Columns, request_N: Ints, guess_G: Floats) -> Floats:
+    """The log-likelihood of each request's feedback under each guess, `[Q, G]`."""
+    told_QG = np.zeros((int(request_N.max()) + 1, len(guess_G)))
+    for rows in _chunks(len(request_N)):
+        acts = {name: truth[name][rows, None] for name in FEEDBACK}
+        level, examined = _relevance(truth)[rows, None] + guess_G, _examined(truth)[rows, None]
+        np.add.at(told_QG, request_N[rows], log_likelihood(acts, level, examined))
+    return told_QG
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    """Slices of CHUNK_ROWS that cover so many rows."""
+    for low in range(0, rows, CHUNK_ROWS):
+        yield slice(low, low + CHUNK_ROWS)
+
+
+def _examined(truth: Columns) -> npt.NDArray[np.float64]:
+    """The probability that an impression was looked at."""
+    return np.asarray(truth["examination"], np.float64)
 
 
 def _relevance(truth: Columns) -> npt.NDArray[np.float64]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.studies.apart import set_apart
+from components.studies.differences import add_differences
 from components.studies.results import ResultsFile
 from components.studies.scores import Scores, differences
 from components.studies.trial import Outcome
@@ -37,9 +37,9 @@ class Study:
         Outcome(values={}, scores=scores(number)).save(self.work / "trials" / str(number))
         self.results.put(row, {"chosen": {}}, seed, {"fingerprint": str(number)})
 
-    def apart(self) -> dict:
-        """The other's seeds, set apart from ours."""
-        set_apart(self.results, self.work, {"other": "ours"}, TASKS, within=True)
+    def compared(self, *, within: bool = True) -> dict:
+        """The other's seeds, with their differences to ours."""
+        add_differences(self.results, self.work, {"other": "ours"}, TASKS, within=within)
         return self.results.entries()["other"]["seeds"]
 
 
@@ -49,35 +49,46 @@ def study(tmp_path) -> Study:
 
 
 def expected(*pairs: tuple[int, int]) -> list:
-    found = differences([(scores(mine), scores(ours)) for mine, ours in pairs], TASKS)
-    return [list(apart["click"]) for apart in found]
+    leads = differences([(scores(other), scores(ours)) for other, ours in pairs], TASKS)
+    return [list(lead["click"]) for lead in leads]
 
 
-def test_a_row_is_set_apart_once_over_all_its_seeds(study, monkeypatch) -> None:
-    found = study.apart()
-    assert [found[s]["difference"]["click"] for s in "01"] == expected((10, 0), (11, 1))
-    assert {seed["apart_from"]["1"] for seed in found.values()} == {"1"}
-    assert found["0"]["within_difference"]["click"][0] is not None
-    monkeypatch.setattr("components.studies.apart.differences", None)
-    assert study.apart() == found
+def test_a_row_is_compared_once_over_all_its_seeds(study, monkeypatch) -> None:
+    seeds = study.compared()
+    assert [seeds[s]["difference"]["click"] for s in "01"] == expected((10, 0), (11, 1))
+    assert {seed["apart_from"]["1"] for seed in seeds.values()} == {"1"}
+    assert seeds["0"]["within_difference"]["click"][0] is not None
+    monkeypatch.setattr("components.studies.differences.differences", None)
+    assert study.compared() == seeds
+
+
+def test_within_a_day_is_added_where_it_is_asked_for(study) -> None:
+    assert set(study.compared(within=False)["0"]) == {"fingerprint", "difference", "apart_from"}
+
+
+def test_a_row_without_its_reference_stays_as_it_is(study) -> None:
+    references = {"other": "nobody", "nobody": "ours"}
+    before = study.results.path.read_bytes()
+    add_differences(study.results, study.work, references, TASKS)
+    assert study.results.path.read_bytes() == before
 
 
 def test_one_more_seed_changes_the_error_of_all(study) -> None:
-    before = study.apart()
+    before = study.compared()
     study.put("ours", 2, 2)
-    assert study.apart() == before  # it has no partner yet
+    assert study.compared() == before  # it has no partner yet
     study.put("other", 2, 12)
-    after = study.apart()
+    after = study.compared()
     assert [after[s]["difference"]["click"] for s in "012"] == expected((10, 0), (11, 1), (12, 2))
     assert after["0"]["difference"]["click"][1] != before["0"]["difference"]["click"][1]
 
 
 def test_of_another_reference_nothing_is_left_where_the_scores_are_gone(study) -> None:
-    study.apart()
+    study.compared()
     shutil.rmtree(study.work / "trials" / "10")
-    assert "difference" in study.apart()["0"]  # the reference is what it was
+    assert "difference" in study.compared()["0"]  # the reference is what it was
     study.put("ours", 0, 5)
     study.put("ours", 1, 6)
-    after = study.apart()
+    after = study.compared()
     assert after["0"] == {"fingerprint": "10"}
     assert [after["1"]["difference"]["click"]] == expected((11, 6))

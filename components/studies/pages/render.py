@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.layout.files import atomic_path
-from components.studies.tables import (
+from components.studies.pages.tables import (
     ablation_table,
     comparison_table,
     incremental_table,

@@ -56,8 +56,9 @@ def difference(row: Row, task: str, kind: str = "difference") -> Interval:
 def mean_difference(rows: Sequence[Row], task: str, kind: str = "difference") -> Interval:
     """The mean of several tests' differences over the seeds that all of them have.
 
-    The variance has two parts: which members are in a test, that of the mean where `set_apart` drew
-    them once for all seeds, and independent from test to test; and the seed, which averages out.
+    The variance has two parts. Which members are in a test: that of the mean, where
+    `add_differences` drew them once for all seeds, and independent from test to test. And the
+    seed, which averages out.
     """
     seeds = sorted(set.intersection(*(set(row["seeds"]) for row in rows))) if rows else []
     each = [[row["seeds"][seed].get(kind, {}).get(task, NO_PAIR) for row in rows] for seed in seeds]

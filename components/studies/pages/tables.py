@@ -15,7 +15,7 @@ from components.evaluation.scorecard import compares_within_day
 from components.studies.contenders import CONTENDERS, OURS, Contender
 from components.studies.experiments import ABLATION, REFERENCE, with_references
 from components.studies.incremental import METHODS
-from components.studies.intervals import (
+from components.studies.pages.intervals import (
     NORMAL_95,
     Interval,
     Row,
@@ -35,8 +35,10 @@ SHORT = ("feed_sr", "dcnv2", "transact", "ligr", "lightgbm")
 
 
 def ablation_table(results: dict[str, Any], task: str) -> str:
-    """One line a row: AUC, how far above its reference, percent as the paper has it, the AUC of
-    members with fewer than ten known impressions, calibration error, step time.
+    """One line a row: its AUC against its reference's, and what else the change did.
+
+    That is percent as the paper has it, the AUC of members with fewer than ten known impressions,
+    calibration error, and the milliseconds of a step.
     """
     rows = in_order(results["rows"])
     biased = any("position_bias" in seed for row in rows for seed in row["seeds"].values())
@@ -91,8 +93,9 @@ def in_order(rows: dict[str, Row]) -> list[Row]:
 
 
 def comparison_table(results: dict[str, Any], task: str) -> str:
-    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs; below
-    them what their titles do not say.
+    """One line a contender: AUC of the task and of others, against Feed-SR, log loss, costs.
+
+    Below them stands what their titles do not say.
     """
     rows = [(c, results["rows"][c.name]) for c in CONTENDERS if c.name in results["rows"]]
     others = [t for t in ("click", "like") if t != task]
@@ -112,9 +115,7 @@ def comparison_table(results: dict[str, Any], task: str) -> str:
 
 
 def short_comparison_table(results: dict[str, Any], task: str) -> str:
-    """The comparison for a reader in a hurry: `SHORT`'s rankers, AUC, against Feed-SR, a request's
-    milliseconds.
-    """
+    """The comparison for a reader in a hurry: a few rankers, AUC, against Feed-SR, a request."""
     lines = _header(["ranker", f"{task} AUC", "Feed-SR is above by", "request"])
     for contender in CONTENDERS:
         if contender.name in SHORT and contender.name in results["rows"]:
@@ -156,8 +157,9 @@ def _ours_above(contender: Contender, row: Row, task: str, kind: str = "differen
 
 
 def incremental_table(results: dict[str, Any], task: str) -> str:
-    """One line a day: the AUC of each method, and the seconds of its training; "-" where a study
-    that was stopped has none yet.
+    """One line a day: the AUC of each method, and the seconds of its training.
+
+    Where a study that was stopped has none yet, there is "-".
     """
     rows = results["rows"]
     days = sorted({row["day"] for row in rows.values() if row["method"] in METHODS})
@@ -167,17 +169,19 @@ def incremental_table(results: dict[str, Any], task: str) -> str:
         seconds = [over_seeds(row, lambda seed: seed["train_seconds"]) for row in measured]
         taken = ", ".join(_number(s, ".0f") for s in seconds)
         lines.append(_line([day, *(spread(row, task) for row in measured), taken]))
-    means = ["reference"]
-    for method in METHODS[1:]:
-        names = [f"{day}: {method}" for day in days[1:]]
-        above = mean_difference([rows[name] for name in names if name in rows], task)
-        means.append(above.marked)
+    means = ["reference", *(_mean_against_cold(rows, days, method, task) for method in METHODS[1:])]
     lines.append(f"| mean after the first day, against cold | {' | '.join(means)} | |")
     for row in rows.values():
         if row["method"] == "forgetting":
             lost = difference(row, task)
             lines.append(f"| forgotten of {row['day']} by the last day | | {lost} | | | |")
     return _text(lines)
+
+
+def _mean_against_cold(rows: dict[str, Row], days: Sequence[str], method: str, task: str) -> str:
+    """How far a method is above *cold*, over the days after the first."""
+    names = [f"{day}: {method}" for day in days[1:]]
+    return mean_difference([rows[name] for name in names if name in rows], task).marked
 
 
 def scaling_table(results: dict[str, Any], task: str) -> str:
