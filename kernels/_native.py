@@ -41,10 +41,10 @@ def native(kernel: str) -> tuple[ModuleType | None, str]:
 
 
 def _from_folder(name: str, folder: Path) -> ModuleType:
-    found = sorted(folder.glob("_cpu.*"))
-    if not found:
+    modules = sorted(folder.glob("_cpu.*"))
+    if not modules:
         raise ValueError(f"{VARIABLE}: {folder} holds no compiled module; build it, or unset it")
-    spec = importlib.util.spec_from_file_location(name, found[0])
+    spec = importlib.util.spec_from_file_location(name, modules[0])
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -14,7 +14,7 @@ from kernels._native import native
 from tests.instruction_sets import ROOT, SETTINGS, lacking, pytest_under
 
 FEW = [
-    "tests/kernels/test_attention_plan.py",
+    "tests/kernels/shared_context_attention/test_a_plan_lives_until_the_backward.py",
     "tests/model/layers/test_block.py",
     "tests/serving/transformer/test_utility.py",
 ]

@@ -93,8 +93,9 @@ def spans(starts_S: Ints, lengths_S: Ints) -> Ints:
 
 @dataclass(frozen=True, kw_only=True)
 class Shuffle:
-    """How sessions are shuffled: a function of (seed, epoch, sequence number, place) alone, so the
-    order depends neither on the batch a sequence is in nor on the process that packs it.
+    """How sessions are shuffled: a function of (seed, epoch, sequence number, place) alone.
+
+    So the order depends neither on the batch a sequence is in nor on the process that packs it.
     `trade_slots` is for immediate feedback alone (see `session_runs`).
     """
 

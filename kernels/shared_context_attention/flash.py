@@ -46,8 +46,16 @@ def context_backward(merged: Tensors, qkv: Tensors, info: SeqlenInfo, scale: flo
 def candidate_forward(
     own: Tensors, k: Tensor, v: Tensor, info: SeqlenInfo, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Candidates `own` (q, k_self, v_self), each `[N, H, D]`, over the context of their request and
-    themselves: output `[N, H, D]`, merged log-sum-exp `[N, H]`.
+    """Candidates over the context of their request and themselves.
+
+    Args:
+        own: their q, k_self and v_self, each `[N, H, D]`.
+        k, v: the context's, `[M, H, D]`.
+        info: who sees whom.
+        scale: of the scores.
+
+    Returns:
+        output `[N, H, D]`, merged log-sum-exp `[N, H]`.
     """
     q, k_self, v_self = own
     over_context, lse = flash_forward((q, k, v), info.candidate_tiles, info, scale)

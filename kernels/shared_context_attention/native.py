@@ -39,12 +39,12 @@ def available(device: str, dtype: torch.dtype, head_dim: int) -> tuple[bool, str
         return False, reason
     if dtype not in (torch.float32, torch.bfloat16) or head_dim % 16 or not 16 <= head_dim <= 128:
         return False, "the C++ kernel is for float32 or bfloat16 and a head_dim of 16, 32, ... 128"
-    names, asked = instructions(dtype), _asked()
-    if asked and asked not in (*names, *emulated(dtype)):
-        return False, f"{VARIABLE}={asked}, which this processor has not got for {dtype}"
-    if not asked and not names:
+    names, wanted = instructions(dtype), _wanted()
+    if wanted and wanted not in (*names, *emulated(dtype)):
+        return False, f"{VARIABLE}={wanted}, which this processor has not got for {dtype}"
+    if not wanted and not names:
         return False, "the processor has no AVX-512"
-    return True, f"C++ with {asked or names[0]}"
+    return True, f"C++ with {wanted or names[0]}"
 
 
 def instructions(dtype: torch.dtype) -> list[str]:
@@ -64,16 +64,16 @@ def _names(which: str, dtype: torch.dtype) -> list[str]:
     return names
 
 
-def _asked() -> str:
+def _wanted() -> str:
     """What the environment asks for; empty is the fastest.
 
     Raises:
         ValueError: there is no such instruction set anywhere.
     """
-    asked = os.environ.get(VARIABLE, "")
-    if asked and asked not in NAMES:
-        raise ValueError(f"{VARIABLE} is {asked!r}, want one of {', '.join(NAMES)}; or unset it")
-    return asked
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted and wanted not in NAMES:
+        raise ValueError(f"{VARIABLE} is {wanted!r}, want one of {', '.join(NAMES)}; or unset it")
+    return wanted
 
 
 def context_forward(
@@ -100,7 +100,7 @@ def context_forward(
     assert module is not None
     threads = torch.get_num_threads()
     qkv = (_bits(x) for x in (q, k, v))
-    chosen = instructions or _asked()
+    chosen = instructions or _wanted()
     module.context(*qkv, *offsets, prefix, group, scale, threads, chosen, _bits(out), lse)
     return out, lse
 
@@ -113,8 +113,14 @@ def candidate_forward(
     scale: float,
     instructions: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """Candidates `own` (q, k_self, v_self) over their request's context and themselves; `offsets`
-    are cu_candidates, cu_seqlens.
+    """Candidates `own` (q, k_self, v_self) over their request's context and themselves.
+
+    Args:
+        own: each `[N, H, D]`.
+        k, v: the context's, `[M, H, D]`.
+        offsets: cu_candidates, cu_seqlens.
+        scale: of the scores.
+        instructions: as in `context_forward`.
 
     Returns:
         output `[N, H, D]` and log-sum-exp `[N, H]`.
@@ -127,7 +133,7 @@ def candidate_forward(
     assert module is not None
     threads = torch.get_num_threads()
     tensors = (_bits(x) for x in (*own, k, v))
-    chosen = instructions or _asked()
+    chosen = instructions or _wanted()
     module.candidates(*tensors, *offsets, scale, threads, chosen, _bits(out), lse)
     return out, lse
 

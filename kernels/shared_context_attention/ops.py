@@ -179,8 +179,9 @@ def candidate_attention_backward(
 def _widened(
     grad: Tensor, grad_lse: Tensor | None, out: Tensor, leaves: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """With the channel that a log-sum-exp's gradient needs, if it has one; every second leaf after
-    q is a value.
+    """With the channel that a log-sum-exp's gradient needs, if it has one.
+
+    Every second leaf after q is a value.
     """
     if grad_lse is None:
         return grad.contiguous(), out, leaves

@@ -207,9 +207,7 @@ class SeqlenInfo:
         return 4 * size <= MASK_BYTES
 
     def _causal_sequences(self) -> list[bool]:
-        """Which sequences are whole and plain causal, by a prefix sum over the tokens that see
-        less.
-        """
+        """Which sequences are whole and plain causal: no token of them sees less."""
         whole = [
             q.stop - q.start == t.stop - t.start
             for q, t in zip(self.queries, self.sequences, strict=True)

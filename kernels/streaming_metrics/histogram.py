@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streaming AUC, log loss and calibration from a histogram of logits; knows no model and no files.
 
-A state is a few arrays whose sum over shards, ranks or days is the state of all of them.
+What is kept are two arrays, whose sums over shards, ranks or days are those of all of them.
 
 Shape suffixes: R rows; K tasks; B buckets; C calibration bins.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -166,24 +165,6 @@ class StreamingMetrics:
         step = (np.arange(self.buckets) + 0.5) * (2.0 / self.buckets) - 1.0
         logit = SPREAD * step / (1.0 - np.abs(step))
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)))
-
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Copies of the arrays to store or to sum over ranks: counts `[2, K, B]` and loss `[K]`."""
-        return {"counts": self.counts.copy(), "loss": self.loss.copy()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, npt.NDArray[Any]]) -> StreamingMetrics:
-        """The metrics of a state, or of a sum of states; ValueError if it is none."""
-        counts, loss = (np.asarray(state.get(name, 0)) for name in ("counts", "loss"))
-        if counts.ndim != 3 or len(counts) != 2 or loss.shape != counts.shape[1:2]:
-            raise ValueError(
-                f"a state has counts {list(counts.shape)} and loss {list(loss.shape)}, "
-                "want [2, tasks, buckets] and [tasks]; pass what state() gave"
-            )
-        metrics = cls(counts.shape[1], counts.shape[2])
-        metrics.counts += counts.astype(np.int64)
-        metrics.loss += loss
-        return metrics
 
     def _bucket(self, logits: Floats) -> Counts:
         """int64, the bucket of each logit."""

@@ -79,13 +79,14 @@ def exact_calibration(
 
 
 def exact_ece(logits: Floats, labels: Floats, bins: int = 10) -> float:
-    """Expected calibration error: |predicted - observed| of the bins of `exact_calibration`,
-    weighted by count; NaN without labels.
+    """Expected calibration error: |predicted - observed| of bins, weighted by count.
+
+    The bins are those of `exact_calibration`; NaN without labels.
     """
     predicted, rate, count = exact_calibration(logits, labels, bins)
-    there = count > 0
-    gap = np.abs(predicted - rate)[there] * count[there]
-    return float(gap.sum() / count.sum()) if there.any() else float("nan")
+    filled = count > 0
+    gap = np.abs(predicted - rate)[filled] * count[filled]
+    return float(gap.sum() / count.sum()) if filled.any() else float("nan")
 
 
 def observed(logits: Floats, labels: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:

@@ -44,7 +44,7 @@ def backward(
     visible: tuple[Tensor | None, int],
     scale: float,
 ) -> tuple[Tensor, ...]:
-    """Gradients of q, own if there is one, k and v; arguments as of `forward`."""
+    """Gradients of q, own if present is one, k and v; arguments as of `forward`."""
     grad, grad_lse, out, lse = merged
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
     merged = (grad if grad.stride(-1) == 1 else grad.contiguous(), grad_lse, out, lse)
@@ -131,19 +131,19 @@ def differentiate_queries(
     query0, count = span(batch.cu_queries, sequence)
     key0, length = span(batch.cu_keys, sequence)
     row = first + tl.arange(0, TILE)
-    there = row < count
+    present = row < count
     prefixes = None if batch.prefix is None else batch.prefix + query0
     prefix, own, last = sees(prefixes, row, count, length, group, own_k is not None)
-    whole, partly, partial, beyond = stretches(prefix, own, last, there, STEP)
-    q_RD = read(q, query0 + first, head, TILE, D, there)
-    grad_RD = read(grad, query0 + first, head, TILE, D, there)
-    out_RD = read(out, query0 + first, head, TILE, D, there).to(tl.float32)
+    whole, partly, partial, beyond = stretches(prefix, own, last, present, STEP)
+    q_RD = read(q, query0 + first, head, TILE, D, present)
+    grad_RD = read(grad, query0 + first, head, TILE, D, present)
+    out_RD = read(out, query0 + first, head, TILE, D, present).to(tl.float32)
     delta_R = tl.sum(grad_RD.to(tl.float32) * out_RD, 1)
     index = (query0 + row).to(tl.int64) * tl.num_programs(1) + head
     if grad_lse is not None:
-        delta_R -= tl.load(grad_lse + index, mask=there, other=0.0)
-    tl.store(delta + index, delta_R, mask=there)
-    lse_R = tl.load(lse + index, mask=there, other=float("inf")) * LOG2_E
+        delta_R -= tl.load(grad_lse + index, mask=present, other=0.0)
+    tl.store(delta + index, delta_R, mask=present)
+    lse_R = tl.load(lse + index, mask=present, other=float("inf")) * LOG2_E
     factor = scale * LOG2_E
     grad_q_RD = tl.zeros([TILE, D], tl.float32)
 
@@ -164,15 +164,15 @@ def differentiate_queries(
     if own_k is not None:
         q_RD = q_RD.to(tl.float32)
         grad_RD = grad_RD.to(tl.float32)
-        k_RD = read(own_k, query0 + first, head, TILE, D, there).to(tl.float32)
-        v_RD = read(own_v, query0 + first, head, TILE, D, there).to(tl.float32)
+        k_RD = read(own_k, query0 + first, head, TILE, D, present).to(tl.float32)
+        v_RD = read(own_v, query0 + first, head, TILE, D, present).to(tl.float32)
         weight_R = tl.exp2(tl.sum(q_RD * k_RD, 1) * factor - lse_R)
         grad_s_R = weight_R * (tl.sum(grad_RD * v_RD, 1) - delta_R)
         grad_q_RD += grad_s_R[:, None] * k_RD
-        write(grad_own_k, query0 + first, head, there, grad_s_R[:, None] * q_RD * scale)
-        write(grad_own_v, query0 + first, head, there, weight_R[:, None] * grad_RD)
+        write(grad_own_k, query0 + first, head, present, grad_s_R[:, None] * q_RD * scale)
+        write(grad_own_v, query0 + first, head, present, weight_R[:, None] * grad_RD)
 
-    write(grad_q, query0 + first, head, there, grad_q_RD * scale)
+    write(grad_q, query0 + first, head, present, grad_q_RD * scale)
 
 
 @triton.jit
@@ -195,7 +195,7 @@ def differentiate_keys(
 ):
     """One tile of keys of one head: dk and dv, over the rows that may see them.
 
-    A row that is not there has the log-sum-exp inf, hence no weight.
+    A row that is not present has the log-sum-exp inf, hence no weight.
     """
     sequence, first = tile_of(batch.tiles)
     if sequence < 0:
@@ -205,9 +205,9 @@ def differentiate_keys(
     key0, length = span(batch.cu_keys, sequence)
     prefixes = None if batch.prefix is None else batch.prefix + query0
     column = first + tl.arange(0, TILE)
-    there = column < length
-    k_CD = read(k, key0 + first, head, TILE, D, there)
-    v_CD = read(v, key0 + first, head, TILE, D, there)
+    present = column < length
+    k_CD = read(k, key0 + first, head, TILE, D, present)
+    v_CD = read(v, key0 + first, head, TILE, D, present)
     factor = scale * LOG2_E
     grad_k_CD = tl.zeros([TILE, D], tl.float32)
     grad_v_CD = tl.zeros([TILE, D], tl.float32)
@@ -230,8 +230,8 @@ def differentiate_keys(
             grad_s_CR = weights_CR * (dot(v_CD, tl.trans(grad_RD)) - delta_R[None, :])
             grad_k_CD += dot(grad_s_CR.to(q_RD.dtype), q_RD)
 
-    write(grad_k, key0 + first, head, there, grad_k_CD * scale)
-    write(grad_v, key0 + first, head, there, grad_v_CD)
+    write(grad_k, key0 + first, head, present, grad_k_CD * scale)
+    write(grad_v, key0 + first, head, present, grad_v_CD)
 
 
 @triton.jit
@@ -245,8 +245,9 @@ def first_rows(
     TILE: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """The first row that may see a key of the tile, and the first from which on all rows see all
-    of them; both whole steps.
+    """The first row that may see a key of the tile, and the first from which on all see all.
+
+    Both are whole steps.
     """
     begin = tl.maximum(first - (length - count), 0) // STEP * STEP
     if CANDIDATES:

@@ -66,20 +66,20 @@ def at(x, first, head, ROWS: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def read(x, first, head, ROWS: tl.constexpr, D: tl.constexpr, there=None):
-    """Rows from `first` on, 0 where not `there`."""
+def read(x, first, head, ROWS: tl.constexpr, D: tl.constexpr, present=None):
+    """Rows from `first` on, 0 where not `present`."""
     pointers = at(x, first, head, ROWS, D)
-    if there is None:
+    if present is None:
         return tl.load(pointers)
     else:
-        return tl.load(pointers, mask=there[:, None], other=0.0)
+        return tl.load(pointers, mask=present[:, None], other=0.0)
 
 
 @triton.jit
-def write(x, first, head, there, value):
-    """Rows from `first` on, where they are `there`, in the dtype of `x`."""
+def write(x, first, head, present, value):
+    """Rows from `first` on, where they are `present`, in the dtype of `x`."""
     pointers = at(x, first, head, value.shape[0], value.shape[1])
-    tl.store(pointers, value.to(x.data.dtype.element_ty), mask=there[:, None])
+    tl.store(pointers, value.to(x.data.dtype.element_ty), mask=present[:, None])
 
 
 @triton.jit
@@ -93,7 +93,7 @@ def dot(a, b):
 
 @triton.jit
 def sees(prefixes, row, count, length, group: tl.constexpr, CANDIDATES: tl.constexpr):
-    """`(prefix, own, last)` of rows, whose prefixes lie at `prefixes` if there are any."""
+    """`(prefix, own, last)` of rows, whose prefixes lie at `prefixes` if present are any."""
     if CANDIDATES:
         prefix = tl.zeros_like(row) + length
         own = prefix
@@ -114,14 +114,16 @@ def is_seen(column, prefix, own, last):
 
 
 @triton.jit
-def stretches(prefix, own, last, there, STEP: tl.constexpr):
-    """The blocks that a tile visits: `whole` of them from 0 on without a mask, then `partly` with
-    one, of which `partial` follow on the whole ones and the others start at key `beyond`.
+def stretches(prefix, own, last, present, STEP: tl.constexpr):
+    """The blocks that a tile visits, as `(whole, partly, partial, beyond)`.
+
+    `whole` of them from 0 on have no mask, then `partly` have one, of which `partial` follow on the
+    whole ones and the others start at key `beyond`.
     """
-    whole = tl.min(tl.where(there, prefix, FAR)) // STEP
-    shown = tl.cdiv(tl.max(tl.where(there, prefix, 0)), STEP)
-    beyond = tl.maximum(shown, tl.min(tl.where(there, own, FAR)) // STEP) * STEP
-    end = tl.max(tl.where(there, last, -1)) + 1
+    whole = tl.min(tl.where(present, prefix, FAR)) // STEP
+    shown = tl.cdiv(tl.max(tl.where(present, prefix, 0)), STEP)
+    beyond = tl.maximum(shown, tl.min(tl.where(present, own, FAR)) // STEP) * STEP
+    end = tl.max(tl.where(present, last, -1)) + 1
     partial = shown - whole
     return whole, partial + tl.cdiv(tl.maximum(end - beyond, 0), STEP), partial, beyond
 

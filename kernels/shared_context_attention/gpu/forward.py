@@ -104,11 +104,11 @@ def attend(
     query0, count = span(batch.cu_queries, sequence)
     key0, length = span(batch.cu_keys, sequence)
     row = first + tl.arange(0, TILE)
-    there = row < count
+    present = row < count
     prefixes = None if batch.prefix is None else batch.prefix + query0
     prefix, own, last = sees(prefixes, row, count, length, group, own_k is not None)
-    whole, partly, partial, beyond = stretches(prefix, own, last, there, STEP)
-    q_RD = read(q, query0 + first, head, TILE, D, there)
+    whole, partly, partial, beyond = stretches(prefix, own, last, present, STEP)
+    q_RD = read(q, query0 + first, head, TILE, D, present)
     factor = scale * LOG2_E
     peak_R = tl.full([TILE], float("-inf"), tl.float32)
     sum_R = tl.zeros([TILE], tl.float32)
@@ -128,19 +128,19 @@ def attend(
             peak_R, sum_R, out_RD = absorb(peak_R, sum_R, out_RD, scores_RC, v_CD)
 
     if own_k is not None:
-        own_RD = read(own_k, query0 + first, head, TILE, D, there).to(tl.float32)
+        own_RD = read(own_k, query0 + first, head, TILE, D, present).to(tl.float32)
         score_R = tl.sum(q_RD.to(tl.float32) * own_RD, 1) * factor
         higher_R = tl.maximum(peak_R, score_R)
         share_R, weight_R = tl.exp2(peak_R - higher_R), tl.exp2(score_R - higher_R)
-        own_RD = read(own_v, query0 + first, head, TILE, D, there).to(tl.float32)
+        own_RD = read(own_v, query0 + first, head, TILE, D, present).to(tl.float32)
         out_RD = out_RD * share_R[:, None] + weight_R[:, None] * own_RD
         sum_R = sum_R * share_R + weight_R
         peak_R = higher_R
 
-    sum_R = tl.where(there, sum_R, 1.0)
-    write(out, query0 + first, head, there, out_RD / sum_R[:, None])
+    sum_R = tl.where(present, sum_R, 1.0)
+    write(out, query0 + first, head, present, out_RD / sum_R[:, None])
     index = (query0 + row).to(tl.int64) * tl.num_programs(1) + head
-    tl.store(lse + index, (peak_R + tl.log2(sum_R)) * LN_2, mask=there)
+    tl.store(lse + index, (peak_R + tl.log2(sum_R)) * LN_2, mask=present)
 
 
 @triton.jit

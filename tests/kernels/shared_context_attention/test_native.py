@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ kernel against the specification in float64, in every instruction set, and what it
-refuses. Each set is tested in plain C++ everywhere, and by its instructions where they are.
+"""The C++ kernel against the specification in float64, and what it refuses.
+
+Each instruction set is tested in plain C++ everywhere, and by its instructions where they are.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from kernels._native import native as compiled
 from kernels.shared_context_attention import SeqlenInfo, Tokens, dispatch, native, ops, reference
 from kernels.shared_context_attention import shared_context_attention as attention
 from kernels.shared_context_attention.reference import candidate_mask, context_mask
-from tests.kernels.test_shared_context_attention import biggest_error, offsets, random_prefix
+from tests.kernels.shared_context_attention.cases import biggest_error, offsets, random_prefix
 
 module, why = compiled("shared_context_attention")
 pytestmark = pytest.mark.skipif(
-    module is None, reason=f"{why}; the portable split is covered by test_shared_context_attention"
+    module is None, reason=f"{why}; the portable split is covered by test_portable"
 )
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -124,9 +125,9 @@ def exact_lse(
         k, own = context.k[rows], candidates.k[wanted]
         masks = context_mask(info, s), candidate_mask(len(k), len(own), k.device)
         pairs = (context.q[rows], k), (candidates.q[wanted], torch.cat([k, own]))
-        for found, mask, (q, keys) in zip(lses, masks, pairs, strict=True):
+        for parts, mask, (q, keys) in zip(lses, masks, pairs, strict=True):
             scores = torch.einsum("rhd,chd->rhc", q, keys) * scale
-            found.append(scores.masked_fill(~mask[:, None], -torch.inf).logsumexp(-1))
+            parts.append(scores.masked_fill(~mask[:, None], -torch.inf).logsumexp(-1))
     return torch.cat(lses[0]), torch.cat(lses[1])
 
 
@@ -158,16 +159,17 @@ def test_any_ragged_batch_errs_no_more_than_twice_the_same_maths(  # type: ignor
 
 @every_kind
 @settings(max_examples=15 if MANY else 5, deadline=None)
-@given(**batches, threads=st.integers(1, 3), one=st.integers(0, 3))
+@given(**batches, threads=st.integers(1, 3), place=st.integers(0, 3))
 def test_bits_depend_neither_on_the_batch_nor_on_threads(  # type: ignore[no-untyped-def]
-    dtype, instructions, lengths, counts, head_dim, prefix, seed, threads, one
+    dtype, instructions, lengths, counts, head_dim, prefix, seed, threads, place
 ) -> None:
-    case, one = make(lengths, counts, head_dim, dtype, prefix=prefix, seed=seed), one % len(lengths)
+    case = make(lengths, counts, head_dim, dtype, prefix=prefix, seed=seed)
+    sequence = place % len(lengths)
     whole = case.run(instructions, threads)
     assert all(map(torch.equal, whole, case.run(instructions, 1)))
-    rows, wanted = case.info.sequences[one], case.info.requests[one]
+    rows, wanted = case.info.sequences[sequence], case.info.requests[sequence]
     part = [x[at] for x, at in zip(whole, (rows, wanted) * 2, strict=True)]
-    assert all(map(torch.equal, part, case.alone(one).run(instructions)))
+    assert all(map(torch.equal, part, case.alone(sequence).run(instructions)))
 
 
 @every_kind
@@ -275,9 +277,9 @@ def test_what_is_written_out_for_tests_is_never_chosen_by_itself(
     for dtype in DTYPES:
         assert native.emulated(dtype)
         assert not set(native.emulated(dtype)) & set(native.instructions(dtype))
-        usable, said = native.available("cpu", dtype, 64)
+        usable, reason = native.available("cpu", dtype, 64)
         assert usable == bool(native.instructions(dtype))
-        assert "emulated" not in said
+        assert "emulated" not in reason
 
 
 def test_a_set_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,10 +288,10 @@ def test_a_set_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(ValueError, match=f"this processor has no instructions '{unknown}'"):
             case.run(unknown)
     monkeypatch.setenv(native.VARIABLE, "amx_emulated")
-    usable, said = native.available("cpu", torch.float32, 64)
+    usable, reason = native.available("cpu", torch.float32, 64)
     assert not usable
     assert (
-        said
+        reason
         == "FEEDSR_INSTRUCTIONS=amx_emulated, which this processor has not got for torch.float32"
     )
     monkeypatch.setenv(native.VARIABLE, "sse2")

@@ -79,30 +79,24 @@ def test_the_error_is_at_most_half_the_pairs_that_share_a_bucket(scale, buckets,
 
 @settings(max_examples=30, deadline=None)
 @given(cuts=st.lists(st.integers(0, 400), max_size=4), seed=st.integers(0, 99))
-def test_batches_merges_and_summed_states_equal_one_update(cuts: list[int], seed: int) -> None:
+def test_batches_merges_and_sums_in_place_equal_one_update(cuts: list[int], seed: int) -> None:
+    """An all-reduce adds in place, as the second of these does."""
     logits, labels = scored(400, seed=seed)
     bounds = [0, *sorted(cuts), 400]
     parts = [fed(logits[a:b], labels[a:b]) for a, b in pairwise(bounds)]
-    merged = StreamingMetrics(2)
+    merged, summed = StreamingMetrics(2), parts[0]
     for part in parts:
         merged.merge(part)
-    states = [p.state() for p in parts]
-    summed = StreamingMetrics.from_state(
-        {name: np.sum([s[name] for s in states], axis=0) for name in states[0]}
-    )
+    for part in parts[1:]:
+        summed.counts += part.counts
+        summed.loss += part.loss
     whole = fed(logits, labels)
     for metrics in (merged, summed):
         assert np.array_equal(metrics.counts, whole.counts)
         np.testing.assert_allclose(metrics.log_loss(), whole.log_loss(), rtol=1e-12)
         np.testing.assert_array_equal(metrics.auc(), whole.auc())
-
-
-def test_a_state_is_a_copy() -> None:
-    metrics = fed(*scored(50))
-    state = metrics.state()
-    metrics.update(*scored(50))
-    assert state["counts"].sum() < metrics.counts.sum()
-    assert StreamingMetrics.from_state(state).n.sum() == state["counts"].sum()
+    summed.update(logits, labels)
+    assert np.array_equal(summed.counts, 2 * whole.counts)
 
 
 def test_calibration_of_calibrated_scores() -> None:
@@ -149,7 +143,7 @@ def test_any_finite_logit_has_a_bucket() -> None:
 
 def test_mistakes_are_one_sentence_and_change_nothing() -> None:
     metrics = fed(*scored(20))
-    before = metrics.state()
+    counts, loss = metrics.counts.copy(), metrics.loss.copy()
     good = np.zeros((2, 2))
     for logits, labels, message in [
         (np.zeros((2, 3)), good, r"logits \[2, 3\] and labels \[2, 2\], want both \[rows, 2\]"),
@@ -161,14 +155,12 @@ def test_mistakes_are_one_sentence_and_change_nothing() -> None:
             metrics.update(logits, labels)
     with pytest.raises(ValueError, match="3 tasks and 16384 buckets into 2"):
         metrics.merge(StreamingMetrics(3))
-    with pytest.raises(ValueError, match="pass what state"):
-        StreamingMetrics.from_state({"counts": np.zeros((2, 3, 4))})
     with pytest.raises(ValueError, match="at least 1 task"):
         StreamingMetrics(0)
     with pytest.raises(ValueError, match="bins is 0"):
         metrics.ece(bins=0)
-    for name, value in before.items():
-        np.testing.assert_array_equal(metrics.state()[name], value)
+    np.testing.assert_array_equal(metrics.counts, counts)
+    np.testing.assert_array_equal(metrics.loss, loss)
 
 
 def test_a_logit_without_a_label_is_not_looked_at() -> None:
@@ -310,31 +302,11 @@ def test_no_task_and_no_two_buckets_are_refused(arguments: tuple[int, int]) -> N
     assert StreamingMetrics(1, 2).counts.shape == (2, 1, 2)
 
 
-@pytest.mark.parametrize(
-    ("counts", "loss"),
-    [
-        (np.zeros((2, 3)), np.zeros(3)),
-        (np.zeros((2, 3, 4, 1)), np.zeros(3)),
-        (np.zeros((3, 3, 4)), np.zeros(3)),
-        (np.zeros((1, 3, 4)), np.zeros(3)),
-        (np.zeros((2, 3, 4)), np.zeros(4)),
-        (np.zeros((2, 3, 4)), np.zeros((3, 1))),
-        (None, np.zeros(3)),
-        (np.zeros((2, 3, 4)), None),
-    ],
-)
-def test_what_is_no_state_is_refused(counts, loss) -> None:  # type: ignore[no-untyped-def]
-    given = {"counts": counts, "loss": loss}
-    with pytest.raises(ValueError, match=r"want \[2, tasks, buckets\] and \[tasks\]; pass what"):
-        StreamingMetrics.from_state({k: v for k, v in given.items() if v is not None})
-
-
-def test_a_state_has_its_numbers_again() -> None:
+def test_merging_adds_and_wants_the_same_tasks_and_buckets() -> None:
     counts, loss = np.arange(24).reshape(2, 3, 4), np.array([1.0, 2.0, 4.0])
-    metrics = StreamingMetrics.from_state({"counts": counts, "loss": loss})
-    assert (metrics.num_tasks, metrics.buckets) == (3, 4)
-    np.testing.assert_array_equal(metrics.counts, counts)
-    np.testing.assert_array_equal(metrics.loss, loss)
+    metrics = StreamingMetrics(3, 4)
+    metrics.counts += counts
+    metrics.loss += loss
     metrics.merge(metrics)
     np.testing.assert_array_equal(metrics.counts, 2 * counts)
     np.testing.assert_array_equal(metrics.loss, 2 * loss)

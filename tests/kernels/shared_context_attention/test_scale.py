@@ -23,7 +23,7 @@ from kernels.shared_context_attention import (
 )
 from kernels.shared_context_attention.portable import portable
 from kernels.shared_context_attention.scale import above_zero
-from tests.kernels.test_shared_context_attention import offsets
+from tests.kernels.shared_context_attention.cases import offsets
 
 LENGTHS, COUNTS, QUERIES = [37, 0, 5, 70], [3, 2, 0, 1], [37, 0, 2, 9]
 SCALES = [-0.3, -5.0, 0.0, -0.0, 1e-30, -1e-30, 0.7]
@@ -125,23 +125,23 @@ def test_the_log_sum_exp_has_the_sign_too(name: str, scale: float) -> None:
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, 3e38, -1e300])
 def test_a_factor_that_is_no_finite_number_is_refused_by_everyone(scale: float) -> None:
     context, candidates, info = make("causal", torch.float32)
-    said = pytest.raises(
+    refused = pytest.raises(
         ValueError, match=r"softmax_scale is (nan|-?inf|3e\+38|-1e\+300), want a f"
     )
     for name in ("portable", "plain", "native", "triton", None):
-        with said:
+        with refused:
             shared_context_attention(
                 context, candidates, info, softmax_scale=scale, implementation=name
             )
     for name in ("portable", "native", "triton", None):
-        with said:
+        with refused:
             shared_context_attention_lse(
                 context, candidates, info, softmax_scale=scale, implementation=name
             )
     for by in (reference, portable):
-        with said:
+        with refused:
             by(context, candidates, info, softmax_scale=scale)
-    with said:
+    with refused:
         plain.attend(context, candidates, info, scale)
 
 

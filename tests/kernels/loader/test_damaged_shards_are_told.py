@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.training.data import shard_format
 from feature_repo.specs import KUAIRAND
 from kernels.loader import Loader, LoaderConfig, Packed
 from kernels.loader.dispatch import Implementation
@@ -19,17 +18,13 @@ from kernels.loader.native import NativePacker, NativeShard, available, column_b
 from kernels.loader.reference import Shuffle
 from kernels.loader.shards import read_parts
 from tests.fuzz import mutations
+from tests.kernels.loader.packs import FORMAT, implementations, needs_native, rewrite
 from tests.shard_builders import random_lengths, write_shards
 
-FORMAT = shard_format(KUAIRAND)
 CONFIG = LoaderConfig(batch=7, session_shuffle=True, limit=5, prefetch=0, threads=2)
-needs_native = pytest.mark.skipif(
-    available()[0] is None, reason="no compiled loader; covered by NumPy's"
-)
-IMPLEMENTATIONS = ["numpy", pytest.param("native", marks=needs_native)]
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@implementations
 @pytest.mark.parametrize("compression", ["lz4", None])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_damaged_shard_is_an_error_that_names_it_or_sound(
@@ -38,10 +33,7 @@ def test_a_damaged_shard_is_an_error_that_names_it_or_sound(
     """Without compression the buffers are the file's own bytes: offsets and values are damaged."""
     (path,) = write_shards(tmp_path, KUAIRAND, random_lengths(20), shards=1, seed=seed)
     if compression is None:
-        table = pa.ipc.open_file(str(path)).read_all()
-        with pa.ipc.new_file(str(path), table.schema) as writer:
-            writer.write_table(table)
-        del table
+        rewrite(path, pa.ipc.open_file(path.read_bytes()).read_all())
     config = replace(CONFIG, implementation=implementation)
     whole, messages = path.read_bytes(), []
     for number, damaged in enumerate(mutations(whole, 150, random.Random(seed))):

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,120 +15,20 @@ from kernels.shared_context_attention import (
     SeqlenInfo,
     Tokens,
     attention_flops,
-    dispatch,
-    flash,
-    ops,
-    plain,
     reference,
     seqlens,
     shared_context_attention,
-    shared_context_attention_lse,
 )
-from kernels.shared_context_attention.reference import attend, context_mask
-
-HEADS, HEAD_DIM = 2, 8
-SCALE = HEAD_DIM**-0.5
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny calls gain nothing from a second thread and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One packed batch with its inputs."""
-
-    context: Tokens
-    candidates: Tokens
-    info: SeqlenInfo
-
-    @property
-    def leaves(self) -> list[Tensor]:
-        return [*self.context.present, *self.candidates.present]
-
-    def to(self, dtype: torch.dtype) -> Case:
-        def cast(tokens: Tokens) -> Tokens:
-            q, k, v = (
-                None if x is None else x.detach().to(dtype).requires_grad_()
-                for x in (tokens.q, tokens.k, tokens.v)
-            )
-            assert k is not None
-            assert v is not None
-            return Tokens(q, k, v)
-
-        return Case(cast(self.context), cast(self.candidates), self.info)
-
-    def run(self, attention=shared_context_attention) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        return attention(self.context, self.candidates, self.info, softmax_scale=SCALE)
-
-    def gradients(self, attention) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-        """Of an output-weighted sum, so that every element of every output counts differently."""
-        outs = self.run(attention)
-        loss = sum((x * torch.arange(x.numel()).view_as(x).cos().to(x.dtype)).sum() for x in outs)
-        return torch.autograd.grad(loss, self.leaves)
-
-
-def offsets(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-
-
-def random_prefix(lengths: list[int], group: int, generator: torch.Generator) -> Tensor:
-    limits = [i // group * group for n in lengths for i in range(n)]
-    share = torch.rand(len(limits), generator=generator)
-    return (torch.tensor(limits, dtype=torch.float32) + 1).mul(share).floor().to(torch.int32)
-
-
-def make_case(
-    lengths: list[int],
-    counts: list[int],
-    *,
-    prefix: str = "none",
-    group: int = 2,
-    seed: int = 0,
-) -> Case:
-    """Float64 normal inputs; `prefix` is "none", "random" or "zero"."""
-    g = torch.Generator().manual_seed(seed)
-
-    def tokens(n: int) -> Tokens:
-        return Tokens(
-            *(torch.randn(n, HEADS, HEAD_DIM, dtype=torch.float64, generator=g) for _ in "qkv")
-        )
-
-    prefixes = {
-        "none": None,
-        "zero": torch.zeros(sum(lengths), dtype=torch.int32),
-        "random": random_prefix(lengths, group, g),
-    }
-    info = SeqlenInfo(
-        cu_seqlens=offsets(lengths),
-        cu_candidates=offsets(counts),
-        prefix=prefixes[prefix],
-        group=group,
-    )
-    return Case(tokens(sum(lengths)), tokens(sum(counts)), info).to(torch.float64)
-
-
-def plain_attention(context, candidates, info, *, softmax_scale):  # type: ignore[no-untyped-def]
-    return (
-        plain.context_attention(context.q, context.k, context.v, info, softmax_scale),
-        plain.candidate_attention(candidates, context.k, context.v, info, softmax_scale),
-    )
-
-
-def biggest_error(got: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> list[float]:
-    return [
-        float((a.double() - b.double()).detach().abs().max())
-        for a, b in zip(got, exact, strict=True)
-        if len(b)
-    ]
-
-
-RAGGED = ([6, 0, 1, 40, 13], [3, 2, 0, 5, 1])
+from tests.kernels.shared_context_attention.cases import (
+    RAGGED,
+    SCALE,
+    Case,
+    biggest_error,
+    make_case,
+    offsets,
+    plain_attention,
+    random_prefix,
+)
 
 
 @pytest.mark.parametrize("prefix", ["none", "random", "zero"])
@@ -164,29 +62,6 @@ def test_gradcheck_in_float64(prefix: str) -> None:
         return shared_context_attention(Tokens(*leaves[:3]), Tokens(*leaves[3:]), case.info)
 
     assert torch.autograd.gradcheck(outputs, case.leaves)
-
-
-def test_autograd_through_the_log_sum_exp_would_be_wrong() -> None:
-    """The trap the hand-written backward avoids: it runs, and its gradient is silently wrong."""
-    case = make_case([12], [5])
-    q, k_self, v_self = case.candidates.present
-    k, v = case.context.k, case.context.v
-
-    def naive() -> Tensor:
-        heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
-        out, lse = flash._forward(*heads_first, scale=SCALE)
-        out, lse = out[0].transpose(0, 1), lse[0].transpose(0, 1)
-        own = (q * k_self).sum(-1) * SCALE
-        merged = torch.logaddexp(lse, own)
-        return (lse - merged).exp()[..., None] * out + (own - merged).exp()[..., None] * v_self
-
-    exact = case.run(reference)[1]
-    assert (naive() - exact).abs().max() < 1e-12
-    wrong, right, ours = (
-        torch.autograd.grad(x.square().sum(), q)[0] for x in (naive(), exact, case.run()[1])
-    )
-    assert (wrong - right).abs().max() > 1e-3
-    assert (ours - right).abs().max() < 1e-12
 
 
 @pytest.mark.law
@@ -262,16 +137,6 @@ def test_prefixes_of_a_sequence_of_many_tiles(keep: int, monkeypatch: pytest.Mon
     assert max(biggest_error(case.gradients(shared_context_attention), exact)) < 1e-11
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_whose_first_keys_are_all_hidden(dtype: torch.dtype) -> None:
-    """The flash operator walks keys in blocks of 512; here most rows see none of whole blocks."""
-    case = make_case([1200], [0], prefix="zero").to(dtype)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    assert max(biggest_error(case.run(), case.run(reference))) < tolerance
-    exact = case.gradients(reference)
-    assert max(biggest_error(case.gradients(shared_context_attention), exact)) < 10 * tolerance
-
-
 def test_a_prefix_that_says_causal_takes_the_path_without_a_mask() -> None:
     n = 300
     own = torch.arange(n, dtype=torch.int32) // 2 * 2
@@ -334,7 +199,7 @@ def test_head_dims_that_fill_no_vector(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("prefix", ["none", "random"])
 def test_the_same_on_a_gpu(prefix: str) -> None:
     case = make_case([300, 0, 41], [5, 2, 0], prefix=prefix).to(torch.float32)
-    there = dataclasses.replace(
+    elsewhere = dataclasses.replace(
         case.info,
         **{
             f.name: value.cuda()
@@ -345,7 +210,7 @@ def test_the_same_on_a_gpu(prefix: str) -> None:
     moved = [
         Tokens(*(x.detach().cuda() for x in t.present)) for t in (case.context, case.candidates)
     ]
-    outs = shared_context_attention(*moved, there, softmax_scale=SCALE)
+    outs = shared_context_attention(*moved, elsewhere, softmax_scale=SCALE)
     for got, exact in zip(outs, case.run(), strict=True):
         torch.testing.assert_close(got.cpu(), exact, rtol=1e-3, atol=1e-4)
 
@@ -360,16 +225,6 @@ def test_strided_and_broadcast_inputs() -> None:
     ones = torch.autograd.grad(case.run()[1].sum(), case.leaves, allow_unused=True)
     exact = torch.autograd.grad(case.run(reference)[1].sum(), case.leaves, allow_unused=True)
     torch.testing.assert_close(ones[3:], exact[3:])
-
-
-def test_reference_attends_as_torch_does() -> None:
-    case = make_case([7], [0])
-    q, k, v = case.context.present
-    mask = torch.ones(7, 7).tril().bool()
-    theirs = torch.nn.functional.scaled_dot_product_attention(
-        *(x.transpose(0, 1) for x in (q, k, v)), is_causal=True
-    )
-    torch.testing.assert_close(attend(q, k, v, mask, SCALE), theirs.transpose(0, 1))
 
 
 def test_tensors_that_do_not_fit_are_refused() -> None:
@@ -388,18 +243,6 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     info = SeqlenInfo(cu_seqlens=case.info.cu_seqlens)
     with pytest.raises(ValueError, match="no cu_candidates"):
         shared_context_attention(case.context, case.candidates, info)
-
-
-def test_says_once_who_computes(caplog: pytest.LogCaptureFixture) -> None:
-    dispatch._choose.cache_clear()
-    case = make_case([3], [1])
-    with caplog.at_level(logging.INFO, logger=dispatch.__name__):
-        case.run()
-        case.run()
-    (record,) = caplog.records
-    assert record.message.startswith(
-        "shared_context_attention: portable for torch.float64 with head_dim 8 on cpu ("
-    )
 
 
 @pytest.mark.parametrize("prefix", ["none", "random"])
@@ -427,58 +270,3 @@ def test_queries_of_the_last_tokens_alone(prefix: str) -> None:
     assert attention_flops(info, heads=1, head_dim=1) < attention_flops(
         case.info, heads=1, head_dim=1
     )
-
-
-def test_queries_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="no more queries than tokens"):
-        SeqlenInfo(cu_seqlens=offsets([4, 2]), cu_queries=offsets([2, 3]))
-
-
-@pytest.mark.parametrize("prefix", ["none", "random"])
-def test_the_log_sum_exp_and_its_gradient(prefix: str) -> None:
-    case = make_case([6, 3], [2, 1], prefix=prefix)
-
-    def outputs(*leaves: Tensor) -> tuple[Tensor, ...]:
-        context, candidates = Tokens(*leaves[:3]), Tokens(*leaves[3:])
-        over = shared_context_attention_lse(context, candidates, case.info, softmax_scale=SCALE)
-        return tuple(x for pair in over if pair is not None for x in pair)
-
-    out, lse, out_N, _ = outputs(*case.leaves)
-    q, k, _ = case.context.present
-    scores = torch.einsum("rhd,chd->hrc", q[:6], k[:6]).mul(SCALE)
-    exact = scores.masked_fill(~context_mask(case.info, 0), -torch.inf).logsumexp(-1).T
-    torch.testing.assert_close(lse[:6], exact)
-    assert torch.equal(out, case.run()[0])
-    assert torch.equal(out_N, case.run()[1])
-    assert torch.autograd.gradcheck(outputs, case.leaves)
-
-
-def test_operators_are_what_they_say() -> None:
-    case = make_case([4, 0, 6], [2, 1, 3], prefix="random")
-    info, (q, k, v) = case.info, case.context.present
-    context = (q, k, v, info.cu_seqlens, None, info.prefix, info.group, SCALE, "portable")
-    torch.library.opcheck(ops.context_attention, context)
-    offsets = (info.cu_candidates, info.cu_seqlens)
-    torch.library.opcheck(
-        ops.candidate_attention, (*case.candidates.present, k, v, *offsets, SCALE, "portable")
-    )
-
-
-def test_under_torch_compile() -> None:
-    case = make_case([8, 5], [3, 2], prefix="random").to(torch.float32)
-
-    def layer(*leaves: Tensor) -> Tensor:
-        context, candidates = Tokens(*leaves[:3]), Tokens(*leaves[3:])
-        out, out_N = shared_context_attention(context, candidates, case.info, softmax_scale=SCALE)
-        assert out is not None
-        assert out_N is not None
-        return out.square().sum() + (2 * out_N).sum()
-
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*case.leaves), layer(*case.leaves))
-    for got, want in zip(
-        torch.autograd.grad(compiled(*case.leaves), case.leaves),
-        torch.autograd.grad(layer(*case.leaves), case.leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(got, want)

@@ -20,7 +20,7 @@ from kernels.shared_context_attention import (
     shared_context_attention_lse,
 )
 from kernels.shared_context_attention.seqlens import candidates_plan, context_plan
-from tests.kernels.test_shared_context_attention import offsets
+from tests.kernels.shared_context_attention.cases import offsets
 
 SCALE = 0.3
 LENGTHS, COUNTS, QUERIES = [7, 0, 11, 4], [2, 1, 0, 3], [5, 0, 9, 1]
@@ -50,7 +50,7 @@ def draw(count: int, seed: int) -> list[Tensor]:
 
 def prefix_of(queries: list[int]) -> Tensor:
     """One impression less than a query's own position would allow, where there is one."""
-    positions = [i for n, asked in zip(LENGTHS, queries, strict=True) for i in range(n - asked, n)]
+    positions = [i for n, last in zip(LENGTHS, queries, strict=True) for i in range(n - last, n)]
     return torch.tensor([max(i // GROUP - 1, 0) * GROUP for i in positions], dtype=torch.int32)
 
 
@@ -185,9 +185,9 @@ def test_a_plan_is_found_by_every_tensor_it_is_of() -> None:
         candidates_plan(cu, cu_n.clone()),
     ]
     assert info not in others
-    found = [(o.num_queries, o.prefix is not None, o.group, o.num_candidates) for o in others]
+    kinds = [(o.num_queries, o.prefix is not None, o.group, o.num_candidates) for o in others]
     queries, tokens_, candidates = sum(QUERIES), sum(LENGTHS), sum(COUNTS)
-    assert found == [
+    assert kinds == [
         *[(queries, True, GROUP, 0)] * 3,
         (queries, False, GROUP, 0),
         (tokens_, False, GROUP, 0),

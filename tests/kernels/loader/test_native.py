@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The native loader gives NumPy's bits, checks every index, and says when it is out."""
+"""The native loader gives NumPy's bits, and checks every index at its door."""
 
 from __future__ import annotations
 
-import logging
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,11 @@ from hypothesis import strategies as st
 from components.training.data import shard_format
 from feature_repo.spec import Freshness, Spec
 from feature_repo.specs import KUAIRAND, SIMULATOR
-from kernels.loader import Loader, LoaderConfig, Packed, dispatch, native, read_shard
-from kernels.loader.checksums import checksum_of
+from kernels.loader import Loader, LoaderConfig, Packed, native
+from tests.kernels.loader.packs import assert_same_bits, needs_native
 from tests.shard_builders import random_lengths, write_shards
 
 MODULE, _REASON = native.available()
-needs_native = pytest.mark.skipif(
-    MODULE is None, reason="no compiled loader; NumPy's is covered by test_loader"
-)
-
-
-def assert_same(ours: Packed, theirs: Packed) -> None:
-    """Equal to the bit, dtypes and the order of columns included."""
-    assert list(ours.columns) == list(theirs.columns)
-    pairs = [(a, theirs.columns[n]) for n, a in ours.columns.items()]
-    pairs += [(a, theirs.keys[n]) for n, a in ours.keys.items()]
-    pairs += [(getattr(ours, n), getattr(theirs, n)) for n in ("cu_seqlens", "sequence_S")]
-    pairs += [(ours.context_RC, theirs.context_RC)]
-    for mine, other in pairs:
-        assert (mine.dtype, mine.shape) == (other.dtype, other.shape)
-        assert mine.tobytes() == other.tobytes()
 
 
 def epochs(paths: list[Path], spec: Spec, options: dict[str, Any], **more: Any) -> list[Packed]:
@@ -88,7 +71,7 @@ def test_native_is_numpy_bit_for_bit(
     ours = epochs(paths, spec, options, implementation="native", **more)
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
-        assert_same(mine, other)
+        assert_same_bits(mine, other)
 
 
 @needs_native
@@ -103,22 +86,7 @@ def test_many_record_batches_and_threads_change_nothing(tmp_path: Path) -> None:
             theirs,
             strict=True,
         ):
-            assert_same(mine, other)
-
-
-@needs_native
-@pytest.mark.parametrize("size", [0, 1, 15, 63, 64, 65, 127, 128, 1000, 4099])
-def test_the_checksum_is_zlibs(size: int) -> None:
-    assert MODULE is not None
-    if not MODULE.crc32_usable():
-        pytest.skip("the processor has no carry-less product; covered by zlib's")
-    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
-    for value in (0, 1, 0xFFFFFFFF, 0x12345678):
-        assert MODULE.crc32(data, value) == zlib.crc32(data, value)
-        assert checksum_of(data[1:], value) == zlib.crc32(data[1:], value)
-
-
-# --- the door
+            assert_same_bits(mine, other)
 
 
 WIDTHS = [1, 4]
@@ -236,44 +204,7 @@ def test_a_batch_outlives_its_shards_and_is_never_written_again(tmp_path: Path) 
     for mine, other in zip(
         kept, epochs(paths, KUAIRAND, options, implementation="numpy"), strict=True
     ):
-        assert_same(mine, other)
-
-
-# --- who packs
-
-
-def test_the_choice_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dispatch._say.cache_clear()
-    paths = write_shards(tmp_path, KUAIRAND, [3], shards=1)
-    with caplog.at_level(logging.INFO, "kernels.loader.dispatch"):
-        for _ in range(2):
-            Loader(paths, shard_format(KUAIRAND), LoaderConfig(batch=1))
-    chosen = "NumPy" if MODULE is None else "native"
-    assert [r.getMessage().split(" (")[0] for r in caplog.records] == [f"loader: {chosen}"]
-
-
-def test_a_native_loader_that_is_not_there_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(native, "available", lambda: (None, "FEEDSR_NATIVE=off"))
-    paths = write_shards(tmp_path, KUAIRAND, [3], shards=1)
-    with pytest.raises(ValueError, match="the native loader is not there: FEEDSR_NATIVE=off"):
-        Loader(paths, shard_format(KUAIRAND), LoaderConfig(batch=1, implementation="native"))
-    (batch,) = Loader(paths, shard_format(KUAIRAND), LoaderConfig(batch=9)).epoch()
-    assert (
-        batch.columns["event_time"].tolist()
-        == read_shard(paths[0], shard_format(KUAIRAND)).columns["event_time"].tolist()
-    )
-
-
-@pytest.mark.skipif(
-    torch.accelerator.is_available(),
-    reason="needs a machine without a GPU; pinning is covered here",
-)
-def test_pinned_memory_without_a_gpu_is_refused(tmp_path: Path) -> None:
-    paths = write_shards(tmp_path, KUAIRAND, [3], shards=1)
-    with pytest.raises(ValueError, match="pin is for a GPU"):
-        Loader(paths, shard_format(KUAIRAND), LoaderConfig(batch=1, pin=True))
+        assert_same_bits(mine, other)
 
 
 @pytest.mark.gpu
@@ -284,5 +215,13 @@ def test_batches_are_in_pinned_memory(tmp_path: Path) -> None:
     options: dict[str, Any] = {"batch": 16}
     pinned = epochs(paths, KUAIRAND, options, implementation="native", pin=True)
     for mine, other in zip(pinned, epochs(paths, KUAIRAND, options), strict=True):
-        assert_same(mine, other)
+        assert_same_bits(mine, other)
         assert torch.from_numpy(mine.columns["post_id"]).is_pinned()
+
+
+@needs_native
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0), (2, 3)])
+def test_the_bytes_of_a_column_have_their_shape_where_it_is_empty(shape: tuple[int, ...]) -> None:
+    bytes_ = native.column_bytes(np.zeros(shape, np.float16))
+    assert bytes_.shape == (shape[0], 2 * int(np.prod(shape[1:])))
+    assert bytes_.dtype == np.uint8
