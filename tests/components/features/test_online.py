@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feast's online store, on a real SQLite file and, where there is one, a real redis-server."""
+"""Feast's online store, on a real SQLite file."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import shutil
-import socket
-import subprocess
-import time
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from components.features import online as module
@@ -26,47 +20,16 @@ from components.log.columns import column
 from components.log.impressions import history_order, with_content
 from serving.history import decode_history, history_as_of
 from serving.transformer.store_client import StoreClient
-from tests.log_builders import Log, build_run, random_log, small_config, small_spec
-
-SPEC = small_spec("kuairand")
-CONFIG = small_config(SPEC)
-MEMBERS = [*range(1, 13), 99]
-
-
-def online(layout: Layout, config=CONFIG) -> dict[str, dict]:
-    """Everything online, by view and keys."""
-    store = open_store(layout, config)
-    found = {"history": online_histories(store, MEMBERS)}
-    for view in SPEC.views:
-        rows = [dict.fromkeys(view.keys, m) for m in range(10)]
-        if view.keys == ("member_id", "actor_id"):
-            rows = [{"member_id": m, "actor_id": a} for m in MEMBERS for a in range(4)]
-        answer = store.get_online_features(
-            features=[f"{view.name}:packed"], entity_rows=rows
-        ).to_dict()
-        found[view.name] = {
-            tuple(answer[k][i] for k in view.keys): v for i, v in enumerate(answer["packed"])
-        }
-    return found
-
-
-def offline(layout: Layout, name: str, field: str, days: list[str]) -> dict[tuple, bytes]:
-    rows: dict[tuple, bytes] = {}
-    for day in days:
-        for row in pq.read_table(layout.feature_day(name, day)).to_pylist():
-            rows[tuple(v for k, v in row.items() if k.endswith("_id"))] = row[field]
-    return rows
-
-
-def assert_online_is_offline(layout: Layout, days: list[str], config=CONFIG) -> None:
-    """Law 3: what is served is what was built, byte for byte, and nothing else."""
-    found = online(layout, config)
-    for view in SPEC.views:
-        built = offline(layout, view.name, "packed", days)
-        for key, value in found[view.name].items():
-            assert value == built.get(key), (view.name, key)
-    built = offline(layout, "history", "history", days)
-    assert {(m,): v for m, v in found["history"].items()} == built
+from tests.log_builders import Log, build_run, random_log, small_config
+from tests.online_builders import (
+    CONFIG,
+    SPEC,
+    assert_online_is_offline,
+    change_the_log,
+    flipped,
+    free_port,
+    online,
+)
 
 
 @pytest.fixture
@@ -121,28 +84,6 @@ def test_an_older_day_never_brings_the_store_back(layout):
     before = online(layout)
     assert set(materialize(layout, days[-2], CONFIG).values()) == {0}
     assert online(layout) == before
-
-
-def flipped(log: Log) -> Log:
-    """The same log, but that members did otherwise."""
-    table = log.impressions
-    for name in ("click", "like", "long_dwell"):
-        place = table.schema.get_field_index(name)
-        values = (1 - np.abs(column(table, name))).astype(np.int8)
-        table = table.set_column(place, table.schema.field(place), pa.array(values))
-    return dataclasses.replace(log, impressions=table)
-
-
-def change_the_log(layout: Layout, config) -> list[str]:
-    """Materializes a sparse log, then the same days of a corrected one; returns the days."""
-    log = random_log(SPEC, 12, rows=40, members=12, posts=9, days=9)
-    days = build_run(layout, log, config)
-    materialize(layout, days[-1], config)
-    assert_online_is_offline(layout, days, config)
-    build_run(layout, flipped(log), config)
-    materialize(layout, days[-1], config)
-    assert_online_is_offline(layout, days, config)
-    return days
 
 
 @pytest.mark.law
@@ -250,56 +191,3 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(layout, monkeypatch):
     monkeypatch.setenv("FEEDSR_REDIS", f"127.0.0.1:{free_port()}")
     with pytest.raises(ConnectionError, match=r"online store \(redis at 127.*cannot be reached"):
         materialize(layout, days[-1], small_config(SPEC, online_store="redis"))
-
-
-@pytest.mark.redis
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on PATH")
-def test_redis_holds_the_same_bytes(layout, monkeypatch):
-    config = small_config(SPEC, online_store="redis")
-    log = random_log(SPEC, 8)
-    days = build_run(layout, log, config)
-    with redis_server(layout.root) as address:
-        monkeypatch.setenv("FEEDSR_REDIS", address)
-        for i in (len(days) - 2, len(days) - 1):
-            materialize(layout, days[i], config)
-            assert_online_is_offline(layout, days[: i + 1], config)
-        before = online(layout, config)
-        materialize(layout, days[-2], config)
-        materialize(layout, days[-1], config)
-        assert online(layout, config) == before
-
-
-@pytest.mark.redis
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on PATH")
-def test_another_store_is_filled_whole_and_corrected_days_reach_redis(layout, monkeypatch):
-    config = small_config(SPEC, online_store="redis")
-    days = build_run(layout, random_log(SPEC, 12, rows=40, members=12, posts=9, days=9), CONFIG)
-    materialize(layout, days[-1], CONFIG)
-    with redis_server(layout.root) as address:
-        monkeypatch.setenv("FEEDSR_REDIS", address)
-        materialize(layout, days[-1], config)
-        assert_online_is_offline(layout, days, config)
-        change_the_log(layout, config)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def redis_server(folder):
-    """A redis-server of its own on loopback; gives host:port."""
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
-                break
-            time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(10)
