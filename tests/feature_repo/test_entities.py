@@ -12,9 +12,9 @@ from feature_repo.specs import SIMULATOR
 
 
 def test_every_key_has_one_entity() -> None:
-    found = entities(SIMULATOR)
-    assert list(found) == ["actor_id", "member_id", "post_id"]
-    for key, declared in found.items():
+    by_key = entities(SIMULATOR)
+    assert list(by_key) == ["actor_id", "member_id", "post_id"]
+    for key, declared in by_key.items():
         assert (declared.name, declared.join_key) == (key.removesuffix("_id"), key)
         assert declared.value_type == ValueType.INT64
         assert declared.description == DESCRIPTIONS[key]

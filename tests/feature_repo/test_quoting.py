@@ -43,8 +43,8 @@ def test_duckdb_reads_the_files_of_that_name_alone(
     query = f"select name from read_parquet({listed}, hive_partitioning = false)"
     assert connection.execute(query).fetchall() == [(name,)]
     pattern = duckdb_pattern(folders / name) + "/day=*.parquet"
-    found = connection.execute("select name from read_parquet(?)", [[pattern]]).fetchall()
-    assert found == [(name,)]
+    rows = connection.execute("select name from read_parquet(?)", [[pattern]]).fetchall()
+    assert rows == [(name,)]
 
 
 def test_files_come_in_the_order_given(
@@ -52,8 +52,8 @@ def test_files_come_in_the_order_given(
 ) -> None:
     names = ["a'b", "a[bc]d", "abd"]
     listed = duckdb_files(folders / name / "day=1.parquet" for name in names)
-    found = connection.execute(f"select name from read_parquet({listed})").fetchall()
-    assert [name for (name,) in found] == names
+    rows = connection.execute(f"select name from read_parquet({listed})").fetchall()
+    assert [name for (name,) in rows] == names
 
 
 def test_a_path_without_special_characters_stays_as_it_is() -> None:

@@ -37,9 +37,9 @@ def test_the_environment_names_the_run(monkeypatch):
     assert repository_of_environment() == {}
     monkeypatch.setenv("FEEDSR_ROOT", "/somewhere")
     monkeypatch.setenv("FEEDSR_SPEC", "kuairand")
-    found = repository_of_environment()
-    assert found["history"].tags["spec"] == "kuairand"
-    assert found["history"].batch_source.path.startswith("/somewhere/features/history")
+    objects = repository_of_environment()
+    assert objects["history"].tags["spec"] == "kuairand"
+    assert objects["history"].batch_source.path.startswith("/somewhere/features/history")
     monkeypatch.setenv("FEEDSR_SPEC", "nothing")
     with pytest.raises(ValueError, match="there is no spec 'nothing'"):
         repository_of_environment()

@@ -31,10 +31,10 @@ def test_a_member_has_their_own_profile_or_the_default() -> None:
     log = random_log(SPEC, 3, members=6)
     known = log.members.take([3, 0, 2])
     ids = column(known, "member_id").tolist()
-    events = with_content(log.impressions, log.posts, SPEC)
-    context = AsOfContext(events, known, SPEC, "day")
+    impressions = with_content(log.impressions, log.posts, SPEC)
+    context = AsOfContext(impressions, known, SPEC, "day")
     members = [0, *ids, 3, 2**40, 1]
-    targets = pa.concat_tables([asked(m, START, events.slice(0, 1)) for m in members])
+    targets = pa.concat_tables([asked(m, START, impressions.slice(0, 1)) for m in members])
     got = context.views(targets)["member_profile"]
     rows = {m: records(known.slice(i, 1), PROFILE)[0] for i, m in enumerate(ids)}
     assert sorted(rows) == [1, 3, 4]
@@ -50,18 +50,18 @@ def test_each_target_knows_what_had_arrived_by_its_own_cutoff(
     freshness: str, seen: list[float]
 ) -> None:
     log = random_log(SPEC, 3)
-    events = with_content(log.impressions, log.posts, SPEC).slice(0, 1)
+    impressions = with_content(log.impressions, log.posts, SPEC).slice(0, 1)
     minute = 60_000
     rows = []
     for arrival in (START + 60 * minute, START + 90 * minute):
-        row = asked(7, arrival, events)
+        row = asked(7, arrival, impressions)
         for name, value in (("arrival_time", arrival), ("timed", True)):
             place = row.schema.get_field_index(name)
             row = row.set_column(place, row.schema.field(name), pa.array([value]))
         rows.append(row)
     context = AsOfContext(pa.concat_tables(rows), log.members, SPEC, freshness)
     times = [START + 61 * minute, START + 91 * minute, START + DAY_MS]
-    targets = pa.concat_tables([asked(7, time, events) for time in times])
+    targets = pa.concat_tables([asked(7, time, impressions) for time in times])
     views = context.views(targets)
     assert sorted(views) == sorted(v.name for v in SPEC.views if v.kind != "content")
     got = views["member_activity"]["member_impressions"].tolist()
@@ -70,6 +70,6 @@ def test_each_target_knows_what_had_arrived_by_its_own_cutoff(
     place = SPEC.context_slices["member_impressions"]
     assert matrix[:, place][:, 0].tolist() == pytest.approx(seen, nan_ok=True)
     ages = matrix[:, SPEC.context_slices["post_age_hours"]][:, 0]
-    created = int(column(events, "created_ms")[0])
+    created = int(column(impressions, "created_ms")[0])
     want = [(time - created) / 3_600_000 if created >= 0 else np.nan for time in times]
     assert ages.tolist() == pytest.approx(want, rel=1e-6, nan_ok=True)

@@ -70,16 +70,16 @@ def state(row: dict, counter: Counter) -> int:
 @settings(deadline=None, max_examples=25)
 def test_counters_are_what_the_definition_says(view, seed):
     log = random_log(SPEC, seed, rows=90, days=4)
-    events = with_content(log.impressions, log.posts, SPEC)
+    impressions = with_content(log.impressions, log.posts, SPEC)
     rng = np.random.default_rng(seed)
-    some = rng.integers(0, len(events), 40)
-    asked = pa.table({k: np.append(column(events, k)[some], 99) for k in view.keys})
+    some = rng.integers(0, len(impressions), 40)
+    asked = pa.table({k: np.append(column(impressions, k)[some], 99) for k in view.keys})
     start = SPEC.day_start(FIRST_DAY)
     cutoff = start + rng.integers(-6, 20 * DAY_MS // GRID_MS, len(asked)) * GRID_MS
-    got = count_as_of(events, view, asked, cutoff, SPEC)
+    got = count_as_of(impressions, view, asked, cutoff, SPEC)
     # history_order is by member first; ties between members do not matter to a sum, and last-n
     # views are the member's own.
-    rows = history_order(events).to_pylist()
+    rows = history_order(impressions).to_pylist()
     for i, key in enumerate(asked.to_pylist()):
         expected = by_definition(rows, view, key, int(cutoff[i]), SPEC)
         np.testing.assert_allclose(list(got[i]), expected, rtol=1e-6)
@@ -90,41 +90,44 @@ def test_counters_are_what_the_definition_says(view, seed):
 @settings(deadline=None, max_examples=25)
 def test_what_arrives_at_or_after_the_cutoff_changes_nothing(seed):
     log = random_log(SPEC, seed)
-    events = with_content(log.impressions, log.posts, SPEC)
-    cutoff = int(np.random.default_rng(seed).choice(column(events, "arrival_time")))
-    late = column(events, "arrival_time") >= cutoff
-    without = events.filter(pa.array(~late))
-    click = np.where(late, 1 - column(events, "click"), column(events, "click")).astype(np.int8)
-    place = events.schema.get_field_index("click")
-    changed = events.set_column(place, events.schema.field(place), pa.array(click))
+    impressions = with_content(log.impressions, log.posts, SPEC)
+    cutoff = int(np.random.default_rng(seed).choice(column(impressions, "arrival_time")))
+    late = column(impressions, "arrival_time") >= cutoff
+    without = impressions.filter(pa.array(~late))
+    click = np.where(late, 1 - column(impressions, "click"), column(impressions, "click")).astype(
+        np.int8
+    )
+    place = impressions.schema.get_field_index("click")
+    changed = impressions.set_column(place, impressions.schema.field(place), pa.array(click))
     for view in VIEWS:
-        keys = events.select(list(view.keys))
+        keys = impressions.select(list(view.keys))
         cutoffs = np.full(len(keys), cutoff)
         bytes_ = {
-            count_as_of(e, view, keys, cutoffs, SPEC).tobytes() for e in (events, without, changed)
+            count_as_of(e, view, keys, cutoffs, SPEC).tobytes()
+            for e in (impressions, without, changed)
         }
         assert len(bytes_) == 1
 
 
 def test_no_events_and_no_queries_are_answered():
     log = random_log(SPEC, 0)
-    events = with_content(log.impressions, log.posts, SPEC)
+    impressions = with_content(log.impressions, log.posts, SPEC)
     for view in VIEWS:
-        keys = events.select(list(view.keys))
-        empty = count_as_of(events, view, keys.slice(0, 0), np.empty(0, np.int64), SPEC)
+        keys = impressions.select(list(view.keys))
+        empty = count_as_of(impressions, view, keys.slice(0, 0), np.empty(0, np.int64), SPEC)
         assert empty.shape == (0,)
         cutoffs = np.full(len(keys), 2**60)
-        nothing = count_as_of(events.slice(0, 0), view, keys, cutoffs, SPEC)
+        nothing = count_as_of(impressions.slice(0, 0), view, keys, cutoffs, SPEC)
         assert nothing.tobytes() == np.repeat(view.default, len(keys)).tobytes()
 
 
 def test_only_the_columns_a_view_needs_are_read():
     log = random_log(SPEC, 3)
-    events = with_content(log.impressions, log.posts, SPEC)
+    impressions = with_content(log.impressions, log.posts, SPEC)
     for view in VIEWS:
-        keys, cutoffs = events.select(list(view.keys)), np.full(len(events), 2**60)
-        narrow = count_as_of(events.select(counter_columns(view)), view, keys, cutoffs, SPEC)
-        assert narrow.tobytes() == count_as_of(events, view, keys, cutoffs, SPEC).tobytes()
+        keys, cutoffs = impressions.select(list(view.keys)), np.full(len(impressions), 2**60)
+        narrow = count_as_of(impressions.select(counter_columns(view)), view, keys, cutoffs, SPEC)
+        assert narrow.tobytes() == count_as_of(impressions, view, keys, cutoffs, SPEC).tobytes()
     assert windows(SPEC.view("affinity")) == [7, 30, 90, 365]
     assert windows(SPEC.view("post_popularity")) == []
 
@@ -132,16 +135,16 @@ def test_only_the_columns_a_view_needs_are_read():
 def test_a_missing_column_is_one_sentence():
     log = random_log(SPEC, 0)
     view = SPEC.view("member_activity")
-    events = log.impressions.drop_columns(["click"])
+    impressions = log.impressions.drop_columns(["click"])
     with pytest.raises(ValueError, match="no column 'click'"):
-        count_as_of(events, view, events, np.full(len(events), 2**60), SPEC)
+        count_as_of(impressions, view, impressions, np.full(len(impressions), 2**60), SPEC)
 
 
 def test_a_hundred_thousand_queries_take_no_loop():
     log = random_log(KUAIRAND, 0, rows=100_000, members=2_000, posts=900, days=300)
-    events = with_content(log.impressions, log.posts, KUAIRAND)
+    impressions = with_content(log.impressions, log.posts, KUAIRAND)
     start = time.perf_counter()
     for view in KUAIRAND.views:
         if view.kind == "counters":
-            count_as_of(events, view, events, column(events, "event_time"), KUAIRAND)
+            count_as_of(impressions, view, impressions, column(impressions, "event_time"), KUAIRAND)
     assert time.perf_counter() - start < 10

@@ -62,7 +62,7 @@ ROWS = [
 ]
 
 
-def events() -> pa.Table:
+def impressions() -> pa.Table:
     kinds = [pa.int64()] * 5 + [pa.bool_(), pa.int8(), pa.int8(), pa.int32()]
     names = (*COLUMNS, "click", "like", "dwell_ms")
     columns = zip(*ROWS, strict=True)
@@ -75,14 +75,15 @@ def keys(*pairs: tuple[int, ...], names: tuple[str, ...] = PAIR.keys) -> pa.Tabl
 
 
 def count(view: View, asked: pa.Table, *cutoffs: int) -> list[dict[str, float]]:
-    got = count_as_of(events(), view, asked, np.array(cutoffs), SPEC)
+    got = count_as_of(impressions(), view, asked, np.array(cutoffs), SPEC)
     assert got.dtype == view.dtype
     return [dict(zip(view.dtype.names, map(float, row), strict=True)) for row in got]
 
 
 def test_every_counter_by_hand() -> None:
-    """Of the pair's seven rows the one that arrived at the cutoff is not known. The untimed one
-    counts where there is no window; it arrived first.
+    """Of the pair's seven rows the one that arrived at the cutoff is not known.
+
+    The untimed one counts where there is no window; it arrived first.
     """
     (got,) = count(PAIR, keys((1, 5)), CUTOFF)
     # In order of arrival: 17, 12, 11, 15, 16, 13.
@@ -167,10 +168,10 @@ def test_the_last_of_fewer_and_of_unknown() -> None:
     assert (got[0]["click_last2"], got[0]["seen_last3"]) == (pytest.approx(4 / 11), 1)
     # The last two are posts 15 and 16, of which one is known.
     assert got[1]["click_last2"] == pytest.approx(4 / 11)
-    only = events().filter(pa.array([row[2] == 16 for row in ROWS]))
-    one = count_as_of(only, PAIR, keys((1, 5)), np.array([CUTOFF]), SPEC)
-    assert np.isnan(one["click_last2"][0])
-    assert one["click_rate"][0] == pytest.approx(0.3)
+    only = impressions().filter(pa.array([row[2] == 16 for row in ROWS]))
+    row = count_as_of(only, PAIR, keys((1, 5)), np.array([CUTOFF]), SPEC)
+    assert np.isnan(row["click_last2"][0])
+    assert row["click_rate"][0] == pytest.approx(0.3)
 
 
 def test_ties_of_arrival_are_broken_by_post_then_by_time() -> None:
@@ -200,8 +201,8 @@ def test_what_is_read_of_an_impression() -> None:
 
 def test_no_query_and_no_event() -> None:
     nobody, some = keys((1, 5)).slice(1), keys((1, 5), (2, 5))
-    assert count_as_of(events(), PAIR, nobody, np.zeros(0, np.int64), SPEC).shape == (0,)
-    got = count_as_of(events().slice(0, 0), PAIR, some, np.array([CUTOFF] * 2), SPEC)
+    assert count_as_of(impressions(), PAIR, nobody, np.zeros(0, np.int64), SPEC).shape == (0,)
+    got = count_as_of(impressions().slice(0, 0), PAIR, some, np.array([CUTOFF] * 2), SPEC)
     assert got.tobytes() == PAIR.default.tobytes() * 2
 
 
@@ -209,8 +210,8 @@ def test_keys_of_two_columns_are_not_taken_for_each_other() -> None:
     """Three members and two actors, each pair another number of times."""
     pairs = [(member, actor) for member in (1, 2, 3) for actor in (5, 6)]
     rows = [pair for times, pair in enumerate(pairs, start=1) for pair in [pair] * times]
-    one = events().slice(0, 1)
-    table = pa.concat_tables([one] * len(rows))
+    row = impressions().slice(0, 1)
+    table = pa.concat_tables([row] * len(rows))
     for place, name in enumerate(PAIR.keys):
         table = table.set_column(place, name, pa.array([row[place] for row in rows]))
     for asked in (pairs, pairs[::-1], [pairs[i] for i in (0, 3, 4, 1, 5, 2)]):
@@ -223,5 +224,5 @@ def test_millions_of_keys_at_one_time_fit() -> None:
     members = pa.table({"member_id": np.arange(1_200_000)})
     view = View(name="pair", keys=("member_id",), kind="counters", features=FEATURES[:1])
     cutoff_ms = np.full(len(members), 4_102_444_800_000)
-    got = count_as_of(events(), view, members, cutoff_ms, SPEC)
+    got = count_as_of(impressions(), view, members, cutoff_ms, SPEC)
     assert got["seen"][:4].tolist() == pytest.approx([np.nan, 8, 1, np.nan], nan_ok=True)

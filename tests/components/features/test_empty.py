@@ -128,23 +128,23 @@ def test_no_post_and_no_id_have_content() -> None:
 
 def test_no_impression_makes_no_history() -> None:
     log = random_log(SPEC, 1)
-    events = with_content(none_of(log.impressions), log.posts, SPEC)
-    events = events.append_column("count", pa.array([], pa.int64()))
-    assert list(encode_histories(events, SPEC)) == []
+    impressions = with_content(none_of(log.impressions), log.posts, SPEC)
+    impressions = impressions.append_column("count", pa.array([], pa.int64()))
+    assert list(encode_histories(impressions, SPEC)) == []
 
 
 def test_nobody_counts_where_nothing_is_timed_or_nobody_is_asked_for() -> None:
     log = random_log(SPEC, 1)
-    events = with_content(log.impressions, log.posts, SPEC)
-    untimed = events.filter(pa.array(~column(events, "timed").astype(np.bool_)))
+    impressions = with_content(log.impressions, log.posts, SPEC)
+    untimed = impressions.filter(pa.array(~column(impressions, "timed").astype(np.bool_)))
     for view in (v for v in SPEC.views if v.kind == "counters"):
         stranger = pa.table({key: pa.array([10**12, 4], pa.int64()) for key in view.keys})
         nobody, late = stranger.slice(0, 1), np.array([2**60])
-        got = count_as_of(events, view, nobody, late, SPEC)
+        got = count_as_of(impressions, view, nobody, late, SPEC)
         assert got.tobytes() == view.default.tobytes()
-        got = count_as_of(none_of(events), view, nobody, late, SPEC)
+        got = count_as_of(none_of(impressions), view, nobody, late, SPEC)
         assert got.tobytes() == view.default.tobytes()
-        got = count_as_of(events, view, nobody.slice(1), late[:0], SPEC)
+        got = count_as_of(impressions, view, nobody.slice(1), late[:0], SPEC)
         assert got.shape == (0,)
         if all(f.counter.days for f in view.features):
             keys = untimed.select(list(view.keys))
@@ -155,17 +155,17 @@ def test_nobody_counts_where_nothing_is_timed_or_nobody_is_asked_for() -> None:
 @pytest.mark.parametrize("freshness", FRESHNESS)
 def test_no_target_has_no_context(freshness) -> None:
     log = random_log(SPEC, 1)
-    events = with_content(log.impressions, log.posts, SPEC)
-    context = AsOfContext(events, log.members, SPEC, freshness)
-    assert context.matrix(events.slice(0, 0)).shape == (0, SPEC.context_width)
-    assert context.matrix(events.slice(0, 1)).shape == (1, SPEC.context_width)
+    impressions = with_content(log.impressions, log.posts, SPEC)
+    context = AsOfContext(impressions, log.members, SPEC, freshness)
+    assert context.matrix(impressions.slice(0, 0)).shape == (0, SPEC.context_width)
+    assert context.matrix(impressions.slice(0, 1)).shape == (1, SPEC.context_width)
 
 
 def test_no_event_and_no_member_give_the_defaults() -> None:
     log = random_log(SPEC, 1)
-    events = with_content(log.impressions, log.posts, SPEC)
-    context = AsOfContext(none_of(events), none_of(log.members), SPEC, "day")
-    for name, values in context.views(events.slice(0, 3)).items():
+    impressions = with_content(log.impressions, log.posts, SPEC)
+    context = AsOfContext(none_of(impressions), none_of(log.members), SPEC, "day")
+    for name, values in context.views(impressions.slice(0, 3)).items():
         assert values.tobytes() == SPEC.view(name).default.tobytes() * 3
 
 
@@ -226,8 +226,10 @@ def test_a_request_of_a_member_without_impressions_is_replayed(small_run: SmallR
 
 def test_two_histories_without_impressions(small_run: SmallRun) -> None:
     """A stored value of no impression is not the value of a new member, byte for byte."""
-    events = with_content(none_of(impressions_of(SIMULATOR)), make_posts(SIMULATOR, 1), SIMULATOR)
-    batch = history_batch(events, SIMULATOR)
+    impressions = with_content(
+        none_of(impressions_of(SIMULATOR)), make_posts(SIMULATOR, 1), SIMULATOR
+    )
+    batch = history_batch(impressions, SIMULATOR)
     value = encode_history(batch, member_id=7, count=0, spec=SIMULATOR)
     features_, context_NC = candidates(SIMULATOR, 2, 1)
     encoded = encode_candidates(SIMULATOR, features_, context_NC)

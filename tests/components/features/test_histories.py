@@ -31,15 +31,15 @@ def test_each_value_is_the_members_log_as_of_the_days_end(seed, chunk, tmp_path_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "CHUNK_ROWS", chunk)
         days = build_run(layout, log, CONFIG)
-    events = history_order(with_content(log.impressions, log.posts, SPEC))
+    impressions = history_order(with_content(log.impressions, log.posts, SPEC))
     for day in days:
         end = SPEC.day_end(day)
         table = pq.read_table(layout.feature_day("history", day))
         for member, value in zip(*table.select(["member_id", "history"]).columns, strict=True):
-            mine = (column(events, "member_id") == member.as_py()) & (
-                column(events, "arrival_time") < end
+            mine = (column(impressions, "member_id") == member.as_py()) & (
+                column(impressions, "arrival_time") < end
             )
-            batch = history_batch(events.filter(mine), SPEC)
+            batch = history_batch(impressions.filter(mine), SPEC)
             expected = encode_history(batch, member_id=member.as_py(), count=len(batch), spec=SPEC)
             assert value.as_py() == expected
 
@@ -55,28 +55,28 @@ def test_members_without_news_have_no_row(tmp_path):
 
 def test_the_window_slides_in_blocks():
     log = random_log(SPEC, 6, rows=60, members=1, days=3)
-    events = history_order(with_content(log.impressions, log.posts, SPEC))
+    impressions = history_order(with_content(log.impressions, log.posts, SPEC))
     starts = set()
-    for count in range(1, len(events) + 1):
-        rows = events.slice(0, count).append_column("count", [np.full(count, count)])
+    for count in range(1, len(impressions) + 1):
+        rows = impressions.slice(0, count).append_column("count", [np.full(count, count)])
         ((_, value),) = encode_histories(rows, SPEC)
         history = decode_history(value, SPEC)
         assert history.start == window_start(count, SPEC.max_impressions, SPEC.block)
         assert history.batch.num_rows <= SPEC.max_impressions + SPEC.block - 1
         starts.add(history.start)
-    assert starts == set(range(0, len(events) - SPEC.max_impressions + 1, SPEC.block))
+    assert starts == set(range(0, len(impressions) - SPEC.max_impressions + 1, SPEC.block))
 
 
 def test_an_unknown_post_gets_the_declared_defaults():
     log = random_log(SPEC, 7)
-    events = history_order(with_content(log.impressions, log.posts, SPEC))
-    batch = history_batch(events, SPEC)
-    unknown = column(events, "post_id") == 9
+    impressions = history_order(with_content(log.impressions, log.posts, SPEC))
+    batch = history_batch(impressions, SPEC)
+    unknown = column(impressions, "post_id") == 9
     assert unknown.any()
     assert (column(batch, "actor_id")[unknown] == 0).all()
     assert (column(batch, "tag")[unknown] == -1).all()
     assert np.isnan(column(batch, "duration_s")[unknown]).all()
-    dwell = column(events, "dwell_ms")
+    dwell = column(impressions, "dwell_ms")
     np.testing.assert_array_equal(np.isnan(column(batch, "dwell_ms")), dwell < 0)
 
 

@@ -42,11 +42,11 @@ def test_a_window_is_whole_where_it_is_longest(tmp_path, count):
 def test_each_member_has_their_own_rows_and_count():
     """Rows of three members in any order; each value says whose it is and how many there were."""
     log = random_log(SPEC, 8, rows=30, members=3)
-    events = with_content(log.impressions, log.posts, SPEC)
-    who = column(events, "member_id")
-    mine = {m: history_order(events.filter(pa.array(who == m))) for m in (1, 2, 3)}
+    impressions = with_content(log.impressions, log.posts, SPEC)
+    who = column(impressions, "member_id")
+    mine = {m: history_order(impressions.filter(pa.array(who == m))) for m in (1, 2, 3)}
     counts = np.array([0, *map(len, mine.values())])
-    rows = events.append_column("count", pa.array(counts[who]))
+    rows = impressions.append_column("count", pa.array(counts[who]))
     assert len({len(t) for t in mine.values()}) == 3
     got = dict(encode_histories(rows.take(np.arange(len(rows))[::-1]), SPEC))
     assert list(got) == [1, 2, 3]
@@ -58,13 +58,16 @@ def test_each_member_has_their_own_rows_and_count():
 
 def test_a_dwell_time_of_nothing_is_one_and_an_unknown_one_is_missing():
     log = random_log(SPEC, 7)
-    events = history_order(with_content(log.impressions, log.posts, SPEC))
-    place = events.schema.get_field_index("dwell_ms")
-    dwell = pa.array([0, 1, None, *[2] * (len(events) - 3)], pa.int32())
-    events = events.set_column(place, "dwell_ms", dwell)
-    got = column(history_batch(events, SPEC), "dwell_ms")
+    impressions = history_order(with_content(log.impressions, log.posts, SPEC))
+    place = impressions.schema.get_field_index("dwell_ms")
+    dwell = pa.array([0, 1, None, *[2] * (len(impressions) - 3)], pa.int32())
+    impressions = impressions.set_column(place, "dwell_ms", dwell)
+    got = column(history_batch(impressions, SPEC), "dwell_ms")
     assert got[:4].tolist() == pytest.approx([0, 1, np.nan, 2], nan_ok=True)
-    assert column(history_batch(events, SPEC), "click").tolist() == column(events, "click").tolist()
+    assert (
+        column(history_batch(impressions, SPEC), "click").tolist()
+        == column(impressions, "click").tolist()
+    )
 
 
 def test_the_files_of_a_day(tmp_path):
@@ -79,14 +82,14 @@ def test_the_files_of_a_day(tmp_path):
 
 def test_what_an_impression_and_its_post_say_is_in_the_history():
     log = random_log(SPEC, 7)
-    events = history_order(with_content(log.impressions, log.posts, SPEC))
-    batch = history_batch(events, SPEC)
+    impressions = history_order(with_content(log.impressions, log.posts, SPEC))
+    batch = history_batch(impressions, SPEC)
     same = set(SPEC.history_schema.names) - {"dwell_ms"}
     assert same >= {"tab", "hour", "tag", "actor_id", "post_id", "session_id", "like", "position"}
     for name in same:
-        np.testing.assert_array_equal(column(batch, name), column(events, name), err_msg=name)
+        np.testing.assert_array_equal(column(batch, name), column(impressions, name), err_msg=name)
     assert len(set(column(batch, "tab").tolist())) > 2
-    early = history_batch(events.drop_columns(["tab", "hour"]), SPEC)
+    early = history_batch(impressions.drop_columns(["tab", "hour"]), SPEC)
     assert set(column(early, "tab").tolist()) == {-1}
-    hours = (column(events, "event_time") // 3_600_000 + SPEC.utc_offset_hours) % 24
+    hours = (column(impressions, "event_time") // 3_600_000 + SPEC.utc_offset_hours) % 24
     assert column(early, "hour").tolist() == hours.tolist()

@@ -51,12 +51,12 @@ def test_a_days_rows_are_the_counters_as_of_its_end(seed, tmp_path_factory):
     layout = Layout.at(tmp_path_factory.mktemp("run"))
     log = random_log(SPEC, seed, rows=80, days=12)
     days = build_run(layout, log, CONFIG)
-    events = with_content(log.impressions, log.posts, SPEC)
+    impressions = with_content(log.impressions, log.posts, SPEC)
     for view in (v for v in SPEC.views if v.kind == "counters"):
         for i in (0, len(days) // 2, len(days) - 1):
-            keys = events.select(list(view.keys)).group_by(list(view.keys)).aggregate([])
+            keys = impressions.select(list(view.keys)).group_by(list(view.keys)).aggregate([])
             cutoff = np.full(len(keys), SPEC.day_end(days[i]))
-            expected = count_as_of(events, view, keys, cutoff, SPEC)
+            expected = count_as_of(impressions, view, keys, cutoff, SPEC)
             have = latest(layout, view.name, days[: i + 1])
             for key, record in zip(keys.to_pylist(), expected, strict=True):
                 got = have.get(tuple(key.values()), view.default.tobytes())

@@ -45,13 +45,13 @@ def test_the_history_online_is_the_one_built_offline_byte_for_byte(layout, seed)
     for i in (len(days) - 3, len(days) - 2, len(days) - 1):
         materialize(layout, days[i], CONFIG)
         assert_online_is_offline(layout, days[: i + 1])
-    events = history_order(with_content(log.impressions, log.posts, SPEC))
+    impressions = history_order(with_content(log.impressions, log.posts, SPEC))
     for member, value in online(layout)["history"].items():
         history = decode_history(value, SPEC)
-        mine = column(events, "member_id") == member
+        mine = column(impressions, "member_id") == member
         assert (history.member_id, history.count) == (member, mine.sum())
         cutoff = SPEC.day_end(days[-2])
-        arrival = column(events, "arrival_time")[mine][history.start :]
+        arrival = column(impressions, "arrival_time")[mine][history.start :]
         known = history_as_of(history.batch, history.count, cutoff)
         assert column(known, "arrival_time").tolist() == arrival[arrival < cutoff].tolist()
 
@@ -116,11 +116,11 @@ def test_a_store_that_lost_its_rows_is_filled_again(layout):
 
 def pushed_values(log: Log, cutoff: int) -> dict[int, bytes]:
     """History values of everything that arrived before a cutoff."""
-    events = with_content(log.impressions, log.posts, SPEC)
-    events = events.filter(pa.array(column(events, "arrival_time") < cutoff))
-    member = column(events, "member_id")
+    impressions = with_content(log.impressions, log.posts, SPEC)
+    impressions = impressions.filter(pa.array(column(impressions, "arrival_time") < cutoff))
+    member = column(impressions, "member_id")
     _, place, counts = np.unique(member, return_inverse=True, return_counts=True)
-    counted = events.append_column("count", pa.array(counts[place]))
+    counted = impressions.append_column("count", pa.array(counts[place]))
     return dict(encode_histories(counted, SPEC))
 
 

@@ -18,10 +18,10 @@ STORE = "sqlite at /runs/a, 1234"
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     """Files of three days, not in their order."""
-    found = {day: tmp_path / day for day in ("2026-01-03", "2026-01-01", "2026-01-02")}
-    for day, path in found.items():
+    paths = {day: tmp_path / day for day in ("2026-01-03", "2026-01-01", "2026-01-02")}
+    for day, path in paths.items():
         path.write_text(f"rows of {day}")
-    return found
+    return paths
 
 
 def through(files: dict[str, Path], day: str) -> dict[str, Path]:

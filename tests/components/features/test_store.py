@@ -123,8 +123,9 @@ def test_a_broken_online_file_is_one_sentence(tmp_path):
 
 @pytest.mark.slow
 def test_feast_apply_works_from_the_command_line(tmp_path, monkeypatch):
-    """In the rendered folder and in feature_repo itself, where Feast puts the root into the
-    declaration; a root of any name, and what is online stays.
+    """In the rendered folder and in feature_repo, with a root of any name; what is online stays.
+
+    In feature_repo it is Feast that puts the root into the declaration.
     """
     monkeypatch.setenv("EXPANDED", str(tmp_path / "expanded"))
     spec = small_spec("simulator")

@@ -16,7 +16,7 @@ DAY = "2026-01-05"
 def test_every_path_is_where_it_was(tmp_path: Path) -> None:
     """Roots of an earlier release are read by the next one."""
     layout = Layout.at(tmp_path)
-    found = {
+    places = {
         layout.raw_day(DAY): "raw/day=2026-01-05/impressions.parquet",
         layout.raw_posts: "raw/posts.parquet",
         layout.raw_members: "raw/members.parquet",
@@ -35,8 +35,8 @@ def test_every_path_is_where_it_was(tmp_path: Path) -> None:
         layout.registry: "registry",
         layout.requests_day(DAY): "requests/day=2026-01-05",
     }
-    assert {str(path.relative_to(tmp_path)): place for path, place in found.items()} == {
-        place: place for place in found.values()
+    assert {str(path.relative_to(tmp_path)): place for path, place in places.items()} == {
+        place: place for place in places.values()
     }
     assert list(tmp_path.iterdir()) == [], "a path makes nothing"
 

@@ -58,17 +58,17 @@ def test_a_block_within_a_block_keeps_the_lock_to_the_end(tmp_path: Path) -> Non
 def test_processes_of_one_run_write_together_and_no_other(tmp_path: Path) -> None:
     with holder(tmp_path, "the loop") as (loop, run):
         with (
-            holder(tmp_path, "training one", **{RUN: run}) as (one, _),
-            holder(tmp_path, "training two", **{RUN: run}) as (two, _),
+            holder(tmp_path, "training one", **{RUN: run}) as (first, _),
+            holder(tmp_path, "training two", **{RUN: run}) as (second, _),
         ):
             refused(tmp_path, f"the loop (process {loop.pid} on ")
             refused(tmp_path, f"the loop (process {loop.pid} on ", **{RUN: "another"})
             loop.kill()
             loop.wait()
-            refused(tmp_path, f"training one (process {one.pid} on ")
-            one.kill()
-            one.wait()
-            refused(tmp_path, f"training two (process {two.pid} on ")
+            refused(tmp_path, f"training one (process {first.pid} on ")
+            first.kill()
+            first.wait()
+            refused(tmp_path, f"training two (process {second.pid} on ")
         with holder(tmp_path, "the next", **{RUN: "next"}) as (then, _):
             refused(tmp_path, f"the next (process {then.pid} on ", **{RUN: run})
 

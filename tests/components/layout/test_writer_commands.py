@@ -79,11 +79,11 @@ def test_every_command_that_writes_is_refused_and_changes_nothing(
     )
     for name, words in commands(layout).items():
         config = ["--config", "demo"] if name not in ("promote", "rollback", "prune") else []
-        found = CliRunner().invoke(app, [*words, "--root", str(layout.root), *config])
-        assert found.exit_code == 1, name
-        assert isinstance(found.exception, ValueError), (name, found.exception)
-        assert str(found.exception).startswith(told), name
-        assert "wait until it ends, or stop it" in str(found.exception)
+        result = CliRunner().invoke(app, [*words, "--root", str(layout.root), *config])
+        assert result.exit_code == 1, name
+        assert isinstance(result.exception, ValueError), (name, result.exception)
+        assert str(result.exception).startswith(told), name
+        assert "wait until it ends, or stop it" in str(result.exception)
         assert tree(layout.root) == before, name
 
 
@@ -91,11 +91,11 @@ def test_the_refused_one_ends_with_one_sentence_and_a_status(held: tuple[Layout,
     layout, pid = held
     command = [sys.executable, "-c", "from components.cli.main import main; main()"]
     words = ["ingest", "--root", str(layout.root), "--config", "demo"]
-    found = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
-    assert found.returncode == 1
-    assert found.stdout == ""
+    result = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
     assert re.fullmatch(
-        rf"feedsr: \S+ is being written to by .*process {pid} on .*\n", found.stderr
+        rf"feedsr: \S+ is being written to by .*process {pid} on .*\n", result.stderr
     )
 
 
@@ -113,19 +113,19 @@ def test_functions_that_write_are_refused_as_well(held: tuple[Layout, int]) -> N
 
 def test_readers_are_not_held_up(held: tuple[Layout, int]) -> None:
     layout, _ = held
-    found = CliRunner().invoke(app, ["versions", "--root", str(layout.root)])
-    assert "has no version yet" in str(found.exception)
+    result = CliRunner().invoke(app, ["versions", "--root", str(layout.root)])
+    assert "has no version yet" in str(result.exception)
     assert run_step("report", str(layout.root), layout.raw_days()[-1], "demo") == {"report": ""}
-    found = CliRunner().invoke(app, ["rank", "--root", str(layout.root)])
-    assert "has no features" in str(found.exception)
+    result = CliRunner().invoke(app, ["rank", "--root", str(layout.root)])
+    assert "has no features" in str(result.exception)
 
 
 def test_a_step_of_a_root_that_is_not_there_makes_none(tmp_path: Path) -> None:
     root = tmp_path / "typo"
     with pytest.raises(ValueError, match="evaluate"):
         run_step("gate", str(root), DAY, "demo")
-    found = CliRunner().invoke(app, ["rollback", "--root", str(root)])
-    assert found.exit_code == 1
+    result = CliRunner().invoke(app, ["rollback", "--root", str(root)])
+    assert result.exit_code == 1
     assert not (root / LOCK).exists()
 
 

@@ -150,8 +150,8 @@ def test_late_events_keep_when_they_arrived(layout: Layout) -> None:
     late = at(make_impressions(SIMULATOR, DAY, 4), 0, event_time=START - 3 * DAY_MS)
     counts = run(layout, late)
     assert (counts.late, counts.kept) == (1, 4)
-    found = {r["post_id"]: r for r in rows_of(layout.impressions_day(DAY))}
-    assert found[0]["arrival_time"] == late["arrival_time"][0].as_py()
+    kept_by_post = {r["post_id"]: r for r in rows_of(layout.impressions_day(DAY))}
+    assert kept_by_post[0]["arrival_time"] == late["arrival_time"][0].as_py()
 
 
 def test_unknown_posts_and_members_are_kept_and_counted(layout: Layout) -> None:

@@ -90,11 +90,11 @@ def test_a_days_counts(layout: Layout) -> None:
     }
     assert json.loads(layout.ingest_counts(DAY).read_text()) == wanted
     assert (counts.read, counts.late, counts.posts.kept) == (12, 2, 8)
-    found = kept(layout, DAY)
-    assert [(r["member_id"], r["post_id"]) for r in found] == [
+    kept_rows = kept(layout, DAY)
+    assert [(r["member_id"], r["post_id"]) for r in kept_rows] == [
         *((3, 6), (2, 6), (2, 5), (1, 4), (1, 3), (3, 8), (9, 1), (1, 7), (1, 2)),
     ]
-    sessions = {(r["member_id"], r["post_id"]): r["session_id"] for r in found}
+    sessions = {(r["member_id"], r["post_id"]): r["session_id"] for r in kept_rows}
     assert sessions[1, 7] == sessions[1, 2] == int(mix(1, 1, 40)[0])
     assert sessions[1, 4] == sessions[1, 3] == int(mix(3, 1, START - 1)[0])
     assert sessions[2, 6] == int(mix(2, 2, START - 3 * DAY_MS, 6)[0])
@@ -167,14 +167,15 @@ def test_the_first_to_arrive_stands_whatever_its_place(layout: Layout) -> None:
 def test_a_difference_in_any_column_is_one(layout: Layout, column: str, value: Any) -> None:
     """A null is not the 0 that stands for it elsewhere."""
     noon = START + DAY_MS // 2
-    one = row(1, 2, noon, noon, dwell_ms=5, request_id=3)
-    for first, second in ((one, {**one, column: value}), ({**one, column: value}, one)):
+    impression = row(1, 2, noon, noon, dwell_ms=5, request_id=3)
+    other = {**impression, column: value}
+    for first, second in ((impression, other), (other, impression)):
         write(layout, DAY, first, {**second, "arrival_time": noon + 1})
         counts = ingest(layout, DAY, CONFIG)
         assert (counts.kept, counts.quarantined) == (1, {DIFFERS: 1})
-    write(layout, DAY, one, {**one, "arrival_time": noon + 1})
+    write(layout, DAY, impression, {**impression, "arrival_time": noon + 1})
     assert ingest(layout, DAY, CONFIG).duplicates == 1
-    null, nothing = ({**one, "dwell_ms": v, "arrival_time": noon + 2} for v in (None, 0))
+    null, nothing = ({**impression, "dwell_ms": v, "arrival_time": noon + 2} for v in (None, 0))
     write(layout, DAY, null, nothing)
     assert ingest(layout, DAY, CONFIG).quarantined == {DIFFERS: 1}
 
@@ -217,7 +218,7 @@ def test_the_oldest_of_several_late_rows_is_known_again(layout: Layout) -> None:
     old = [row(1, post, time, time + 1, request_id=9) for post, time in enumerate(served, 1)]
     write(layout, before, *old)
     ingest(layout, before, CONFIG)
-    again = [{**one, "arrival_time": START + 7} for one in old]
+    again = [{**impression, "arrival_time": START + 7} for impression in old]
     write(layout, DAY, *again, row(1, 3, START - 9, START + 8, request_id=9))
     counts = ingest(layout, DAY, CONFIG)
     assert (counts.duplicates, counts.kept) == (2, 1)

@@ -81,6 +81,8 @@ LATER_DAY = [
 PLACES = ("first", "last", "between", "alone")
 
 Values = dict[str, Any]
+Groups = dict[int, list[Values]]
+"""Rows by key."""
 Row = Callable[[int, str, int], Values]
 
 
@@ -96,7 +98,7 @@ def layout(tmp_path: Path) -> Layout:
 def spelled(cases: list[str], row: Row) -> list[Values]:
     """The rows of every case, the first of each case before the second of any."""
     keys = [[(FIRST_KEY + i, letter, n) for n, letter in enumerate(c)] for i, c in enumerate(cases)]
-    return [row(*one) for turn in zip_longest(*keys) for one in turn if one is not None]
+    return [row(*spelt) for turn in zip_longest(*keys) for spelt in turn if spelt is not None]
 
 
 def table_of(rows: list[Values], schema: pa.Schema) -> pa.Table:
@@ -116,26 +118,26 @@ def among(others: pa.Table, mine: list[Values], place: str) -> pa.Table:
     return table_of(rows, others.schema)
 
 
-def by_key(path: Path, key: str) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {}
+def by_key(path: Path, key: str) -> Groups:
+    groups: Groups = {}
     for row in pq.read_table(path).to_pylist():
-        found.setdefault(row[key], []).append(row)
-    return found
+        groups.setdefault(row[key], []).append(row)
+    return groups
 
 
-def assert_others(found: dict[int, list[dict[str, Any]]], others: pa.Table, place: str) -> None:
+def assert_others(groups: Groups, others: pa.Table, place: str) -> None:
     want = [] if place == "alone" else others.to_pylist()
-    assert [row for key in sorted(found) if key < FIRST_KEY for row in found[key]] == want
+    assert [row for key in sorted(groups) if key < FIRST_KEY for row in groups[key]] == want
 
 
 def assert_refused(path: Path, key: str, cases: list[str], bad: str, more: dict[int, list[str]]):
     """Every bad row is in quarantine, with the rows that differ, and nothing else is."""
-    found = by_key(path, key)
+    groups = by_key(path, key)
     for i, case in enumerate(cases):
         want = [bad] * case.count("b") + more.get(i, [])
-        got = [row["reason"] for row in found.pop(FIRST_KEY + i, [])]
+        got = [row["reason"] for row in groups.pop(FIRST_KEY + i, [])]
         assert Counter(got) == Counter(want), case
-    assert found == {}
+    assert groups == {}
 
 
 def assert_counts(counts: TableCounts, **want: Any) -> None:
@@ -163,10 +165,10 @@ def test_the_first_good_row_of_a_post_stands(layout: Layout, place: str) -> None
     raw = among(others, spelled(cases, post_row), place)
     write_parquet(layout.raw_posts, raw)
     counts = ingest(layout, DAY, CONFIG).posts
-    found = by_key(layout.posts, "post_id")
-    assert_others(found, others, place)
+    groups = by_key(layout.posts, "post_id")
+    assert_others(groups, others, place)
     for i, (rows, kept, _, _) in enumerate(FIRST_STANDS):
-        got = [LENGTHS[row["length_s"]] for row in found.get(FIRST_KEY + i, [])]
+        got = [LENGTHS[row["length_s"]] for row in groups.get(FIRST_KEY + i, [])]
         assert got == list(kept), rows
     quarantine = layout.root / "quarantine" / "posts.parquet"
     more = {i: [DECLARED] * c[3] for i, c in enumerate(FIRST_STANDS)}
@@ -184,11 +186,11 @@ def test_a_post_that_an_earlier_day_refused_was_not_declared(layout: Layout) -> 
     write_parquet(layout.raw_day(NEXT), make_impressions(SIMULATOR, NEXT, 4))
     write_parquet(layout.raw_posts, table_of(spelled(cases, post_row), others.schema))
     counts = ingest(layout, NEXT, CONFIG).posts
-    found = by_key(layout.posts, "post_id")
-    assert_others(found, others, "first")
+    groups = by_key(layout.posts, "post_id")
+    assert_others(groups, others, "first")
     for i, (before, rows, kept, _, _) in enumerate(LATER_DAY):
         stands = "g" if "g" in before else kept
-        got = [LENGTHS[row["length_s"]] for row in found.get(FIRST_KEY + i, [])]
+        got = [LENGTHS[row["length_s"]] for row in groups.get(FIRST_KEY + i, [])]
         assert got == list(stands), (before, rows)
     # A post that an earlier day declared is kept like a new one: only its second row repeats it.
     bad = {"length_s is infinite": 9, DECLARED: 3}
@@ -206,10 +208,10 @@ def test_the_last_good_row_of_a_member_stands(layout: Layout, place: str) -> Non
     raw = among(others, spelled(cases, member_row), place)
     write_parquet(layout.raw_members, raw)
     counts = ingest(layout, DAY, CONFIG).members
-    found = by_key(layout.members, "member_id")
-    assert_others(found, others, place)
+    groups = by_key(layout.members, "member_id")
+    assert_others(groups, others, place)
     for i, (rows, kept, _, _) in enumerate(LAST_STANDS):
-        got = [LENGTHS[row["connections"]] for row in found.get(FIRST_KEY + i, [])]
+        got = [LENGTHS[row["connections"]] for row in groups.get(FIRST_KEY + i, [])]
         assert got == list(kept), rows
     quarantine = layout.root / "quarantine" / "members.parquet"
     assert_refused(quarantine, "member_id", cases, "connections is infinite", {})
@@ -242,12 +244,12 @@ def test_the_first_good_impression_to_arrive_stands(
     raw = among(others, mine[::-1] if backwards else mine, place)
     write_parquet(layout.raw_day(DAY), raw)
     counts = ingest(layout, DAY, CONFIG)
-    found = by_key(layout.impressions_day(DAY), "post_id")
+    groups = by_key(layout.impressions_day(DAY), "post_id")
     for i, (rows, kept, _, _) in enumerate(FIRST_STANDS):
-        got = found.pop(FIRST_KEY + i, [])
+        got = groups.pop(FIRST_KEY + i, [])
         assert [POSITIONS[row["position"]] for row in got] == list(kept), rows
         assert [row["arrival_time"] for row in got] == [since + rows.index(k) for k in kept], rows
-    assert list(found) == ([] if place == "alone" else list(range(9)))
+    assert list(groups) == ([] if place == "alone" else list(range(9)))
     more = {i: [DIFFERS] * c[3] for i, c in enumerate(FIRST_STANDS)}
     path = layout.quarantine_day(DAY)
     assert_refused(path, "post_id", cases, "position is below -1", more)
@@ -264,12 +266,12 @@ def test_an_impression_that_an_earlier_day_refused_was_not_there(layout: Layout)
     again = spelled(cases, impression_row(noon + DAY_MS))
     write_parquet(layout.raw_day(NEXT), table_of(again, SIMULATOR.event_schema))
     counts = ingest(layout, NEXT, CONFIG)
-    found = by_key(layout.impressions_day(NEXT), "post_id")
+    groups = by_key(layout.impressions_day(NEXT), "post_id")
     for i, (before, rows, kept, _, _) in enumerate(LATER_DAY):
         new = "" if "g" in before else kept
-        got = [POSITIONS[row["position"]] for row in found.pop(FIRST_KEY + i, [])]
+        got = [POSITIONS[row["position"]] for row in groups.pop(FIRST_KEY + i, [])]
         assert got == list(new), (before, rows)
-    assert found == {}
+    assert groups == {}
     more = {i: [DIFFERS] * c[4] for i, c in enumerate(LATER_DAY)}
     path = layout.quarantine_day(NEXT)
     assert_refused(path, "post_id", cases, "position is below -1", more)

@@ -62,27 +62,28 @@ def test_a_pause_starts_a_session_and_midnight_does_not(layout: Layout) -> None:
     first = visit([midnight - 3 * gap, midnight - 2 * gap, midnight - 2 * gap + 1])
     first = stack([first, visit([midnight - MINUTE, midnight - 1], first_post=3)])
     run(layout, stack([first, visit([midnight - 2], member=2, first_post=5)]))
-    one = sessions(layout, DAY)
-    assert one[0] == one[1] == one[2] != one[3] == one[4] != one[5]
+    first_day = sessions(layout, DAY)
+    a, b, c, d, e, other = (first_day[post] for post in range(6))
+    assert a == b == c != d == e != other
     run(layout, visit([midnight + 5, midnight + 2 * gap], first_post=6), NEXT)
-    two = sessions(layout, NEXT)
-    assert two[6] == one[3]
-    assert two[7] not in one.values()
-    assert min(*one.values(), *two.values()) >= 0
+    next_day = sessions(layout, NEXT)
+    assert next_day[6] == first_day[3]
+    assert next_day[7] not in first_day.values()
+    assert min(*first_day.values(), *next_day.values()) >= 0
 
 
 def test_a_late_event_joins_the_session_it_belongs_to(layout: Layout) -> None:
     noon = START + DAY_MS // 2
     run(layout, visit([noon, noon + 5 * MINUTE, noon + 50 * MINUTE]))
-    one = sessions(layout, DAY)
-    assert one[0] == one[1] != one[2]
+    first_day = sessions(layout, DAY)
+    assert first_day[0] == first_day[1] != first_day[2]
     times = [noon + 6 * MINUTE, noon - MINUTE, noon + 26 * MINUTE]
     late = visit(times, first_post=3)
     arrived = pa.array([START + DAY_MS + 7] * 3)
     late = late.set_column(3, SIMULATOR.event_schema.field("arrival_time"), arrived)
     run(layout, late, NEXT)
-    two = sessions(layout, NEXT)
-    assert [two[p] for p in (3, 4, 5)] == [one[0]] * 3
+    next_day = sessions(layout, NEXT)
+    assert [next_day[p] for p in (3, 4, 5)] == [first_day[0]] * 3
 
 
 def test_a_request_is_a_session(layout: Layout) -> None:

@@ -155,12 +155,12 @@ def test_a_day_without_targets_ends_before_anything_is_trained(
     log = random_log(SPEC, 1, rows=40, days=1)
     start = int(SPEC.day_start(FIRST_DAY))
     shift = DAY_MS if last else 0
-    events = every(log.impressions, "timed", True)
+    impressions = every(log.impressions, "timed", True)
     times = {"event_time": start + 5, "arrival_time": start + 9}
     for name, time_ms in times.items():
-        events = every(events, name, time_ms + shift)
-    untimed = every(every(events, "timed", False), "arrival_time", start + DAY_MS + 9)
-    days = [events if first else events.slice(0, 0), events if last else untimed]
+        impressions = every(impressions, name, time_ms + shift)
+    untimed = every(every(impressions, "timed", False), "arrival_time", start + DAY_MS + 9)
+    days = [impressions if first else impressions.slice(0, 0), impressions if last else untimed]
     names = [SPEC.day_name(FIRST_DAY + i) for i in range(2)]
     for name, table in zip(names, days, strict=True):
         write_parquet(layout.impressions_day(name), table)

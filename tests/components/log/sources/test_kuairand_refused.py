@@ -121,8 +121,8 @@ def test_a_log_in_another_unit_is_one_sentence_and_replaces_nothing(
     import_kuairand(folder, layout)
     before = digest(layout.root)
 
-    def other(found: re.Match[str]) -> str:
-        return str(int(found[0]) // by * times)
+    def other(number: re.Match[str]) -> str:
+        return str(int(number[0]) // by * times)
 
     for log in (folder / "KuaiRand-Pure" / "data").glob("log_standard_*"):
         log.write_text(re.sub(r"\b16\d{11}\b", other, log.read_text()))

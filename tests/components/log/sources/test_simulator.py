@@ -143,10 +143,11 @@ def test_position_bias_at_the_planted_rate(log: Log) -> None:
     position, click = log.truth["position"], log.truth["click"].astype(float)
     top = click[position == 0].mean()
     for place in range(1, 10):
-        here = click[position == place]
+        clicks = click[position == place]
         planted = (1 + place) ** -DEFAULT.position_exponent
-        error = np.sqrt(here.mean() / len(here)) / top + planted / np.sqrt((position == 0).sum())
-        assert abs(here.mean() / top - planted) < 4 * error
+        error = np.sqrt(clicks.mean() / len(clicks)) / top
+        error += planted / np.sqrt((position == 0).sum())
+        assert abs(clicks.mean() / top - planted) < 4 * error
 
 
 def test_popularity_decays_with_age(log: Log) -> None:
