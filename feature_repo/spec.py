@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature spec: the single source of every feature.
 
-Feast fields, the event schema, the shard columns, the model's encoders and the serving decoder are
-derived from a `Spec`; adding a feature is one line in `feature_repo/specs.py`. This module knows
-nothing of Feast, torch or files: it needs numpy and pyarrow only, so that a predictor image can
-import it.
+Feast fields, the schemas of a log, the shard columns, the model's encoders and the serving decoder
+are derived from a `Spec`; adding a feature is one line in `feature_repo/specs.py`. This module
+knows nothing of Feast, torch or files: it needs numpy and pyarrow only, so that a predictor image
+can import it.
 
 Time is milliseconds since the Unix epoch in int64 everywhere. A *day* is a local calendar day of
 the feed, `(time_ms + utc_offset) // 86_400_000`, written YYYY-MM-DD where it names a file.
@@ -178,7 +178,7 @@ class Spec:
         raise ValueError(f"freshness is {freshness!r}, want one of {', '.join(FRESHNESS)}")
 
     @cached_property
-    def event_schema(self) -> pa.Schema:
+    def impression_schema(self) -> pa.Schema:
         """Impressions as a source writes them; ingest adds `session_id` (int64)."""
         fields = [
             pa.field("member_id", pa.int64(), nullable=False),

@@ -32,7 +32,7 @@ GRID_MS = 2 * 3_600_000
 
 @dataclass(frozen=True)
 class Log:
-    """A log: impressions (event schema and `session_id`), posts and members."""
+    """A log: impressions (their schema and `session_id`), posts and members."""
 
     spec: Spec
     impressions: pa.Table
@@ -106,7 +106,7 @@ def build_run(layout: Layout, log: Log, config: DailyConfig) -> list[str]:
 def _impressions(spec: Spec, columns: dict[str, np.ndarray], rng: np.random.Generator) -> pa.Table:
     rows = len(columns["member_id"])
     arrays = []
-    for field in spec.event_schema:
+    for field in spec.impression_schema:
         if field.name == "dwell_ms":
             dwell = columns["dwell_ms"].astype(np.int32)
             arrays.append(pa.array(dwell, mask=dwell < 0))
@@ -115,7 +115,7 @@ def _impressions(spec: Spec, columns: dict[str, np.ndarray], rng: np.random.Gene
         else:
             kind = {f.name: f.kind for f in spec.features}[field.name]
             arrays.append(arrow_column(_values(kind, rows, rng), field.type))
-    table = pa.Table.from_arrays(arrays, schema=spec.event_schema)
+    table = pa.Table.from_arrays(arrays, schema=spec.impression_schema)
     table = table.append_column("session_id", pa.array(columns["event_time"] // DAY_MS))
     keys = ["member_id", "post_id", "event_time"]
     place = table.append_column("i", pa.array(np.arange(rows)))

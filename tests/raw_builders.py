@@ -45,10 +45,10 @@ def make_impressions(spec: Spec, day: str, rows: int, seed: int = 0) -> pa.Table
         "dwell_ms": rng.integers(0, 60_000, rows),
     }
     features = {f.name: f for f in spec.features}
-    for field in spec.event_schema:
+    for field in spec.impression_schema:
         if field.name not in columns:
             columns[field.name] = _values(features[field.name], rows, rng)
-    return _table(columns, spec.event_schema)
+    return _table(columns, spec.impression_schema)
 
 
 def make_posts(spec: Spec, count: int, seed: int = 1) -> pa.Table:

@@ -75,7 +75,7 @@ def columns(config: NamedConfig = "demo") -> None:
 
     spec = load_config(config).spec
     tables = {
-        "impressions*": spec.event_schema,
+        "impressions*": spec.impression_schema,
         "posts": spec.post_schema,
         "members": spec.member_schema,
     }

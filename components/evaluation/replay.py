@@ -98,7 +98,7 @@ class Offline:
 
     def _histories(self, members: Sequence[int], as_of_ms: int) -> dict[int, bytes]:
         """History values by member, built from the log before `as_of_ms`."""
-        names = select_list([*self.spec.event_schema.names, "session_id"])
+        names = select_list([*self.spec.impression_schema.names, "session_id"])
         chunk = pa.table({"member_id": pa.array(members, pa.int64())})
         with ImpressionLog(self.layout, self.layout.impression_days()[-1]) as log:
             impressions = log.query(

@@ -62,7 +62,7 @@ def history_batch(
     """The history columns (`spec.history_schema`) of impressions, in the order they are given.
 
     Args:
-        impressions: `spec.event_schema`, `session_id` and the posts' content (`with_content`).
+        impressions: `spec.impression_schema`, `session_id` and the posts' content (`with_content`).
         spec: names the columns.
         views: each impression's records as of its own time, where the spec fuses some early.
     """
@@ -117,7 +117,7 @@ def _grown_members(since: int | None, end: int) -> str:
 def _window_rows(spec: Spec, end: int) -> str:
     """The newest rows of each member in `chunk`, as many as any window holds, and their count."""
     most = spec.max_impressions + spec.block - 1
-    names = (*spec.event_schema.names, "session_id")
+    names = (*spec.impression_schema.names, "session_id")
     order = "arrival_time desc, event_time desc, post_id desc"
     return (
         f"select {select_list(names)}, count(*) over (partition by member_id) as count "

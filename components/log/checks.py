@@ -28,11 +28,11 @@ MAX_LATE_DAYS = 7
 
 def impression_reasons(table: pa.Table, spec: Spec, day: int) -> Reasons:
     """Why each impression that arrived on a local day is refused `[N]`; "" where it is not."""
-    features = [f for f in spec.features if f.name in spec.event_schema.names]
+    features = [f for f in spec.features if f.name in spec.impression_schema.names]
     return _first_fault(
         table.num_rows,
         (
-            *_nulls(table, spec.event_schema),
+            *_nulls(table, spec.impression_schema),
             *_negative(table, ("member_id", "post_id")),
             *_times(table, spec, day),
             ("position is below -1", column(table, "position", "zero") < UNKNOWN),

@@ -44,7 +44,7 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
     """
     spec, number = config.spec, config.spec.day_number(day)
     ignored = _ignored_columns(layout, day, spec)
-    raw = read_table(layout.raw_day(day), spec.event_schema)
+    raw = read_table(layout.raw_day(day), spec.impression_schema)
     _check_units(layout, day, raw, spec)
     posts, post_counts = ingest_posts(layout, spec, day)
     members, member_counts = ingest_members(layout, spec)
@@ -70,7 +70,7 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
 
 def _ignored_columns(layout: Layout, day: str, spec: Spec) -> list[str]:
     """Checks the three schemas and returns the columns the spec does not name."""
-    impressions = check_schema(layout.raw_day(day), spec.event_schema)
+    impressions = check_schema(layout.raw_day(day), spec.impression_schema)
     posts = check_schema(layout.raw_posts, spec.post_schema)
     return sorted(impressions + posts + check_schema(layout.raw_members, spec.member_schema))
 
@@ -104,7 +104,7 @@ def _sort_out(
 
 def _earlier(layout: Layout, spec: Spec, day: int, good: pa.Table) -> pa.Table:
     """Earlier days' impressions that today's may repeat or continue: none where none can be."""
-    schema = spec.event_schema.append(pa.field("session_id", pa.int64(), nullable=False))
+    schema = spec.impression_schema.append(pa.field("session_id", pa.int64(), nullable=False))
     event = column(good, "event_time", "zero")
     gapped = gapped_rows(good)
     since = [event[event < spec.day_start(day)], event[gapped] - spec.session_gap_ms]

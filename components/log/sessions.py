@@ -40,7 +40,7 @@ def with_sessions(good: pa.Table, earlier: pa.Table, spec: Spec) -> pa.Table:
         spec.session_gap_ms,
     )[before.num_rows :]
     field = pa.field("session_id", pa.int64(), nullable=False)
-    return good.cast(spec.event_schema).append_column(field, pa.array(session))
+    return good.cast(spec.impression_schema).append_column(field, pa.array(session))
 
 
 def gapped_rows(table: pa.Table) -> Mask:

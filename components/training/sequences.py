@@ -129,7 +129,7 @@ def _chunk_sequences(
     log: ImpressionLog, members: pa.Table, cut: Cut, context: Context
 ) -> Iterator[pa.RecordBatch]:
     """The sequences of some members, once for each way to mark their impressions."""
-    names = select_list((*context.spec.event_schema.names, "session_id"))
+    names = select_list((*context.spec.impression_schema.names, "session_id"))
     query = f"select {names} from impressions semi join chunk using (member_id)"
     impressions = history_order(log.query(query, chunk=members))
     impressions = with_content(impressions, log.posts, context.spec)

@@ -24,7 +24,7 @@ def test_every_feature_has_one_place(spec: Spec) -> None:
         width = part.stop
     assert width == spec.context_width
     for task in spec.tasks:
-        assert task.name in spec.event_schema.names
+        assert task.name in spec.impression_schema.names
 
 
 def test_one_line_adds_a_feature_everywhere_and_changes_the_hash() -> None:
@@ -32,7 +32,7 @@ def test_one_line_adds_a_feature_everywhere_and_changes_the_hash() -> None:
         name="weekday", role="sequence", kind=Categorical(cardinality=7), source="request"
     )
     grown = dataclasses.replace(KUAIRAND, features=(*KUAIRAND.features, extra))
-    assert "weekday" in grown.event_schema.names
+    assert "weekday" in grown.impression_schema.names
     assert "weekday" in grown.history_schema.names
     assert grown.hash != KUAIRAND.hash
 

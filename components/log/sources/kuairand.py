@@ -260,7 +260,7 @@ class _Import:
                 "SELECT DISTINCT day FROM raw ORDER BY day"
             ).fetchall()
         ]
-        names = ", ".join(f'"{name}"' for name in self.spec.event_schema.names)
+        names = ", ".join(f'"{name}"' for name in self.spec.impression_schema.names)
         with progress("import", len(days)) as advance:
             for day in days:
                 query = (
@@ -268,7 +268,7 @@ class _Import:
                     f"ORDER BY arrival_time, event_time, {names}"
                 )
                 path = layout.raw_day(self.spec.day_name(day))
-                self._write(path, query, self.spec.event_schema)
+                self._write(path, query, self.spec.impression_schema)
                 advance()
         return self._number("SELECT count(*) FROM raw")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Your own log: Parquet files that already have a spec's columns, split by the day they arrived.
 
-Wants `impressions*.parquet` (`spec.event_schema`), `posts.parquet` (`spec.post_schema`) and
+Wants `impressions*.parquet` (`spec.impression_schema`), `posts.parquet` (`spec.post_schema`) and
 `members.parquet` (`spec.member_schema`) in one folder; columns beside those are left behind and
 counted. One batch of rows is in memory at a time. The values are ingest's to check.
 """
@@ -57,7 +57,7 @@ def import_parquet(data_dir: Path | str, layout: Layout, spec: Spec) -> SourceCo
         raise ValueError(
             f"{folder} has no impressions*.parquet; want them, posts and members there"
         )
-    extra = [name for file in files for name in check_schema(file, spec.event_schema)]
+    extra = [name for file in files for name in check_schema(file, spec.impression_schema)]
     posts, members = folder / "posts.parquet", folder / "members.parquet"
     extra += check_schema(posts, spec.post_schema) + check_schema(members, spec.member_schema)
     _check_created(posts)
@@ -142,7 +142,7 @@ def _split(files: list[Path], layout: Layout, spec: Spec, days: list[int]) -> in
 def _writers(
     stack: ExitStack, layout: Layout, spec: Spec, days: list[int]
 ) -> dict[int, pq.ParquetWriter]:
-    schema = pa.schema([f.with_nullable(True) for f in spec.event_schema])
+    schema = pa.schema([f.with_nullable(True) for f in spec.impression_schema])
     writers = {}
     for day in days:
         path = stack.enter_context(atomic_path(layout.raw_day(spec.day_name(day))))

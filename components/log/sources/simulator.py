@@ -105,7 +105,7 @@ class Arrivals:
     def __init__(self, layout: Layout, config: SimulatorConfig, spec: Spec) -> None:
         self.layout, self.config, self.spec = layout, config, spec
         self.rng = np.random.default_rng([config.seed, 4])
-        self.names = spec.event_schema.names
+        self.names = spec.impression_schema.names
         self.waiting: dict[int, list[Columns]] = {}
         self.written = 0
         self.counted = {"duplicates": 0, "bad": 0, "late": 0}
@@ -135,7 +135,7 @@ class Arrivals:
     def write_day(self, name: str) -> None:
         """Writes what arrived on a day, in the order it arrived; an empty day is an empty file."""
         parts = self.waiting.pop(self.spec.day_number(name), [])
-        schema = self.spec.event_schema
+        schema = self.spec.impression_schema
         if not parts:
             write_parquet(self.layout.raw_day(name), schema.empty_table())
             return

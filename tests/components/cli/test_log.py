@@ -74,7 +74,7 @@ def test_the_columns_of_a_log_are_those_of_the_configuration_s_spec(feedsr: Feed
             "members.parquet",
         ]
         told = [line.split()[0] for line in lines if line.startswith("  ")]
-        schemas = (spec.event_schema, spec.post_schema, spec.member_schema)
+        schemas = (spec.impression_schema, spec.post_schema, spec.member_schema)
         assert told == [name for schema in schemas for name in schema.names]
     assert demo.out != kuairand.out
     assert "  member_id        int64\n" in demo.out

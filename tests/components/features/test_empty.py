@@ -56,7 +56,7 @@ def no_chunk(schema: pa.Schema) -> pa.Table:
 @pytest.mark.parametrize("make", [pa.Schema.empty_table, no_chunk])
 def test_no_row_is_checked(spec, make) -> None:
     impressions, posts, members = map(
-        make, (spec.event_schema, spec.post_schema, spec.member_schema)
+        make, (spec.impression_schema, spec.post_schema, spec.member_schema)
     )
     assert checks.impression_reasons(impressions, spec, 20_000).shape == (0,)
     assert checks.post_reasons(posts, spec).shape == (0,)

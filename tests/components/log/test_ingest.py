@@ -33,7 +33,7 @@ CONFIG = PROFILES["demo"]
 DAY, NEXT = "2026-02-03", "2026-02-04"
 START = int(SIMULATOR.day_start(SIMULATOR.day_number(DAY)))
 MINUTE = 60_000
-KEPT_SCHEMA = SIMULATOR.event_schema.append(pa.field("session_id", pa.int64(), nullable=False))
+KEPT_SCHEMA = SIMULATOR.impression_schema.append(pa.field("session_id", pa.int64(), nullable=False))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_unknown_posts_and_members_are_kept_and_counted(layout: Layout) -> None:
 
 
 SCHEMAS = {
-    "raw_day": SIMULATOR.event_schema,
+    "raw_day": SIMULATOR.impression_schema,
     "raw_posts": SIMULATOR.post_schema,
     "raw_members": SIMULATOR.member_schema,
 }
@@ -248,7 +248,7 @@ def test_columns_the_spec_does_not_name_are_reported(layout: Layout) -> None:
 
 
 def test_an_empty_day(layout: Layout) -> None:
-    counts = run(layout, SIMULATOR.event_schema.empty_table())
+    counts = run(layout, SIMULATOR.impression_schema.empty_table())
     assert (counts.read, counts.kept, counts.sessions) == (0, 0, 0)
     assert pq.read_schema(layout.impressions_day(DAY)) == KEPT_SCHEMA
 

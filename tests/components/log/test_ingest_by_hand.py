@@ -36,7 +36,9 @@ def row(member: int, post: int, event: int, arrival: int, **values: Any) -> dict
 
 
 def write(layout: Layout, day: str, *rows: dict[str, Any]) -> None:
-    write_parquet(layout.raw_day(day), pa.Table.from_pylist(list(rows), SIMULATOR.event_schema))
+    write_parquet(
+        layout.raw_day(day), pa.Table.from_pylist(list(rows), SIMULATOR.impression_schema)
+    )
 
 
 def kept(layout: Layout, day: str) -> list[dict[str, Any]]:
@@ -67,7 +69,7 @@ def test_a_days_counts(layout: Layout) -> None:
         row(1, 2, noon, noon + 7, request_id=40, position=5),
         row(1, 0, noon, noon - 1),
     ]
-    table = pa.Table.from_pylist(rows, SIMULATOR.event_schema)
+    table = pa.Table.from_pylist(rows, SIMULATOR.impression_schema)
     write_parquet(layout.raw_day(DAY), table.append_column("campaign", pa.array(range(12))))
     more = make_posts(SIMULATOR, 8).append_column("title", pa.array(["x"] * 8))
     write_parquet(layout.raw_posts, more)

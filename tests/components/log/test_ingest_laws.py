@@ -40,7 +40,7 @@ WIDE = st.one_of(
     ODD, st.integers(-(2**63), 2**63 - 1), st.integers(START - 9 * DAY_MS, START + 2 * DAY_MS)
 )
 LONG = ("member_id", "post_id", "event_time", "arrival_time", "request_id")
-COLUMNS = tuple(SIMULATOR.event_schema.names)
+COLUMNS = tuple(SIMULATOR.impression_schema.names)
 
 
 @st.composite

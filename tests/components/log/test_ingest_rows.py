@@ -261,10 +261,10 @@ def test_the_first_good_impression_to_arrive_stands(
 def test_an_impression_that_an_earlier_day_refused_was_not_there(layout: Layout) -> None:
     cases, noon = [c[1] for c in LATER_DAY], START + DAY_MS // 2
     mine = spelled([c[0] for c in LATER_DAY], impression_row(noon))
-    write_parquet(layout.raw_day(DAY), table_of(mine, SIMULATOR.event_schema))
+    write_parquet(layout.raw_day(DAY), table_of(mine, SIMULATOR.impression_schema))
     ingest(layout, DAY, CONFIG)
     again = spelled(cases, impression_row(noon + DAY_MS))
-    write_parquet(layout.raw_day(NEXT), table_of(again, SIMULATOR.event_schema))
+    write_parquet(layout.raw_day(NEXT), table_of(again, SIMULATOR.impression_schema))
     counts = ingest(layout, NEXT, CONFIG)
     groups = by_key(layout.impressions_day(NEXT), "post_id")
     for i, (before, rows, kept, _, _) in enumerate(LATER_DAY):

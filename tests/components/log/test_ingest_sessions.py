@@ -50,7 +50,7 @@ def visit(times: list[int], member: int = 1, first_post: int = 0) -> pa.Table:
     }
     for name, values in columns.items():
         table = table.set_column(table.schema.get_field_index(name), name, values)
-    return table.cast(SIMULATOR.event_schema)
+    return table.cast(SIMULATOR.impression_schema)
 
 
 def sessions(layout: Layout, day: str) -> dict[int, int]:
@@ -80,7 +80,7 @@ def test_a_late_event_joins_the_session_it_belongs_to(layout: Layout) -> None:
     times = [noon + 6 * MINUTE, noon - MINUTE, noon + 26 * MINUTE]
     late = visit(times, first_post=3)
     arrived = pa.array([START + DAY_MS + 7] * 3)
-    late = late.set_column(3, SIMULATOR.event_schema.field("arrival_time"), arrived)
+    late = late.set_column(3, SIMULATOR.impression_schema.field("arrival_time"), arrived)
     run(layout, late, NEXT)
     next_day = sessions(layout, NEXT)
     assert [next_day[p] for p in (3, 4, 5)] == [first_day[0]] * 3
@@ -88,7 +88,7 @@ def test_a_late_event_joins_the_session_it_belongs_to(layout: Layout) -> None:
 
 def test_a_request_is_a_session(layout: Layout) -> None:
     raw = make_impressions(SIMULATOR, DAY, 12)
-    raw = raw.set_column(0, SIMULATOR.event_schema.field(0), pa.array([3] * 12))
+    raw = raw.set_column(0, SIMULATOR.impression_schema.field(0), pa.array([3] * 12))
     run(layout, raw)
     named = {r["request_id"]: set() for r in rows_of(layout.impressions_day(DAY))}
     for row in rows_of(layout.impressions_day(DAY)):
@@ -100,7 +100,7 @@ def test_a_request_is_a_session(layout: Layout) -> None:
 def test_untimed_rows_are_sessions_of_their_own_in_their_order(layout: Layout) -> None:
     table = visit([START - 5000 + 1000 * i for i in range(5)])
     untimed = table.set_column(
-        4, SIMULATOR.event_schema.field("timed"), pa.array([False] * 5)
+        4, SIMULATOR.impression_schema.field("timed"), pa.array([False] * 5)
     ).take([3, 1, 0, 4, 2])
     counts = run(layout, untimed)
     assert (counts.untimed, counts.sessions, counts.late) == (5, 5, 0)

@@ -97,7 +97,7 @@ def test_every_row_there_already(layout: Layout) -> None:
 
 
 def test_no_row_at_all(layout: Layout) -> None:
-    write_log(layout, SIMULATOR, {DAY: SIMULATOR.event_schema.empty_table()})
+    write_log(layout, SIMULATOR, {DAY: SIMULATOR.impression_schema.empty_table()})
     message = f"{layout.raw_day(DAY)} holds no rows: there is nothing of {DAY} to rank"
     with pytest.raises(ValueError, match=re.escape(message)):
         ingest(layout, DAY)
@@ -109,7 +109,7 @@ def test_a_quiet_or_a_bad_day_between_others_holds_nobody_up(layout: Layout) -> 
     last = "2026-02-05"
     days = {
         BEFORE: good[BEFORE],
-        DAY: SIMULATOR.event_schema.empty_table(),
+        DAY: SIMULATOR.impression_schema.empty_table(),
         NEXT: every(good[NEXT], "surface", -2),
         last: make_impressions(SIMULATOR, last, 5, seed=9),
     }

@@ -79,7 +79,7 @@ def test_a_group_that_is_fused_early_leaves_the_context_and_is_nowhere_twice() -
 
 def test_a_spec_without_ids_keeps_the_columns_and_tells_no_two_posts_apart() -> None:
     spec = without_groups(KUAIRAND, ("ids",))
-    assert spec.event_schema == KUAIRAND.event_schema
+    assert spec.impression_schema == KUAIRAND.impression_schema
     kinds = [f.kind for f in spec.features if isinstance(f.kind, HashedId)]
     assert kinds
     assert {k.buckets for k in kinds} == {1}

@@ -28,7 +28,7 @@ from tests.raw_builders import digest
 
 def raw_rows(layout: Layout) -> list[dict[str, Any]]:
     tables = [pq.read_table(layout.raw_day(day)) for day in layout.raw_days()]
-    assert all(table.schema == KUAIRAND.event_schema for table in tables)
+    assert all(table.schema == KUAIRAND.impression_schema for table in tables)
     return pa.concat_tables(tables).to_pylist()
 
 

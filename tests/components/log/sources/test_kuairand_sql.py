@@ -122,7 +122,7 @@ def test_a_row_of_the_log_as_an_impression(values: dict[str, Any], want: dict[st
     """A row whose time is none is put with the first day's, where ingest refuses it."""
     got = timed(**values)
     assert {name: got[name] for name in want} == want
-    assert set(got) == {*KUAIRAND.event_schema.names, "day"}
+    assert set(got) == {*KUAIRAND.impression_schema.names, "day"}
 
 
 END = MIDNIGHT + DAY_MS

@@ -145,7 +145,7 @@ def test_mistakes_end_in_one_sentence_and_keep_the_old_log(tmp_path: Path) -> No
     write_own(folder, **{"impressions-b": seconds})
     with pytest.raises(ValueError, match=r"impressions-b\.parquet has no column 'position'"):
         import_parquet(folder, layout, SIMULATOR)
-    empty = SIMULATOR.event_schema.empty_table()
+    empty = SIMULATOR.impression_schema.empty_table()
     write_own(folder, **{"impressions-a": empty, "impressions-b": empty})
     with pytest.raises(ValueError, match="no impression has an arrival_time"):
         import_parquet(folder, layout, SIMULATOR)

@@ -74,7 +74,7 @@ def test_size_speed_and_schema(log: Log) -> None:
     assert pq.read_schema(log.layout.raw_members) == SIMULATOR.member_schema
     for day in log.days:
         raw = pq.read_table(log.layout.raw_day(day))
-        assert raw.schema == SIMULATOR.event_schema
+        assert raw.schema == SIMULATOR.impression_schema
         arrived = SIMULATOR.day(raw["arrival_time"].to_numpy())
         assert set(arrived) == {SIMULATOR.day_number(day)}
 
