@@ -112,7 +112,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "components/log/checks.py": ("components/log/test_checks.py",),
     "components/log/times.py": ("components/log/test_times.py",),
     "components/log/schema.py": ("components/log/test_schema.py",),
-    "components/log/sessions.py": ("components/log/test_sessions.py",),
+    "components/log/sessions.py": (
+        "components/log/test_sessions.py",
+        "components/log/test_ingest_by_hand.py",
+        "components/log/test_ingest_sessions.py",
+    ),
     "components/features/counters.py": ("components/features/test_counters_by_hand.py",),
     "components/features/histories.py": ("components/features/test_histories_by_hand.py",),
     "components/registry/plan.py": ("components/registry/test_plan.py",),
