@@ -24,7 +24,15 @@ def ask(url: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return json.loads(reply.read())["predictions"]
     except urllib.error.HTTPError as error:
         with error:
-            reason = json.loads(error.read() or b"{}").get("error", error.reason)
+            reason = _reason(error)
         raise ValueError(f"the server at {url} answered {error.code}: {reason}") from error
     except OSError as error:
         raise ValueError(f"the server at {url} does not answer: {error}") from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """The server's own sentence, or what its status means where it sent something else."""
+    try:
+        return str(json.loads(error.read())["error"])
+    except (ValueError, TypeError, KeyError):
+        return error.reason

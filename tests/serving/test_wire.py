@@ -228,8 +228,8 @@ def test_no_candidate_at_all(spec: Spec) -> None:
     for batches in ([], [batch_of(spec, 1)] * 3):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, candidate_schema(spec)) as writer:
-            for one in batches:
-                writer.write_batch(one)
+            for part in batches:
+                writer.write_batch(part)
         with pytest.raises(ValueError, match=f"are {len(batches)} record batches"):
             decode_candidates(spec, sink.getvalue().to_pybytes(), 64)
 

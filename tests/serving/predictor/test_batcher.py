@@ -257,9 +257,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    one = Clock()
-    monkeypatch.setattr("serving.predictor.batcher.time", one)
-    return one
+    fake = Clock()
+    monkeypatch.setattr("serving.predictor.batcher.time", fake)
+    return fake
 
 
 def test_how_long_a_call_takes_is_remembered_and_decides(clock: Clock) -> None:
@@ -382,7 +382,7 @@ def test_an_unequal_number_of_results_is_a_mistake() -> None:
         batcher = Batcher(lambda items: items[1:])
         return await asyncio.gather(batcher.submit(1), batcher.submit(2), return_exceptions=True)
 
-    assert [type(one) for one in run(main())] == [AssertionError, AssertionError]
+    assert [type(result) for result in run(main())] == [AssertionError, AssertionError]
 
 
 def test_closing_ends_the_thread_after_the_call_that_runs() -> None:

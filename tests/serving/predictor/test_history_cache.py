@@ -53,8 +53,8 @@ PLAIN = scorer(0)
 
 def assert_same(scorer: Scorer, requests: Sequence[RankRequest]) -> None:
     got, want = scorer(list(requests)), PLAIN(list(requests))
-    for one, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(one, other, atol=BOUND)
+    for mine, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(mine, other, atol=BOUND)
 
 
 def reads(result: str) -> float:
@@ -120,8 +120,8 @@ def _with_another_value(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
 
 
 def test_the_least_recently_used_goes_first_and_bytes_are_bounded() -> None:
-    one = memory(4).nbytes + history(1, 4).batch.get_total_buffer_size()
-    kept = HistoryCache(2 * one)
+    entry = memory(4).nbytes + history(1, 4).batch.get_total_buffer_size()
+    kept = HistoryCache(2 * entry)
     for member in (1, 2):
         kept.put(history(member, 4), memory(4))
     assert kept.get(history(1, 4)) is not None
@@ -130,7 +130,7 @@ def test_the_least_recently_used_goes_first_and_bytes_are_bounded() -> None:
     assert metrics.HISTORY_CACHE_EVICTIONS._value.get() == evictions + 1
     assert kept.get(history(2, 4)) is None
     assert kept.get(history(1, 4)) is not None
-    assert kept.nbytes == metrics.HISTORY_CACHE_BYTES._value.get() == 2 * one
+    assert kept.nbytes == metrics.HISTORY_CACHE_BYTES._value.get() == 2 * entry
 
 
 def test_what_no_member_owns_or_has_no_rows_is_neither_kept_nor_looked_up() -> None:
@@ -147,8 +147,9 @@ def test_what_no_member_owns_or_has_no_rows_is_neither_kept_nor_looked_up() -> N
 
 
 def size(rows: int) -> int:
-    """Bytes of an entry of `own(rows)`: its memory (2 layers, keys and values, 2 tokens a row,
-    2 x 8 float32) and its rows.
+    """Bytes of an entry of `own(rows)`: its memory and its rows.
+
+    The memory has 2 layers of keys and values, 2 tokens a row, each of 2 x 8 float32.
     """
     return 2 * 2 * 2 * rows * 2 * 8 * 4 + own(0, rows).batch.get_total_buffer_size()
 
@@ -176,9 +177,9 @@ def test_exactly_the_limit_is_kept_and_one_byte_more_leaves_the_others_alone() -
         assert list(tight._entries) == [7, 8]
         assert tight.nbytes == metrics.HISTORY_CACHE_BYTES._value.get() == 2 * size(3)
     for member in (7, 8):
-        found = tight.get(own(member, 3))
-        assert found is not None
-        assert found.shape[2] == 6
+        stored = tight.get(own(member, 3))
+        assert stored is not None
+        assert stored.shape[2] == 6
     assert metrics.HISTORY_CACHE_EVICTIONS._value.get() == evictions
 
 
@@ -250,13 +251,13 @@ def test_what_an_entry_gives_to_each_window(asked: History, result: str, rows: i
     kept, names = HistoryCache(10**7), ("miss", "hit", "extended", "slid", "stale")
     kept.put(history(1, 10, 4), numbered(6))
     before = {name: reads(name) for name in names}
-    found = kept.get(asked)
+    given = kept.get(asked)
     assert {n: reads(n) - before[n] for n in names} == {n: float(n == result) for n in names}
     if rows is None:
-        assert found is None
+        assert given is None
     else:
-        assert found is not None
-        assert found[1, 0, :, 1, 7].tolist() == list(range(2 * rows))
+        assert given is not None
+        assert given[1, 0, :, 1, 7].tolist() == list(range(2 * rows))
     assert kept.get(history(1, 10, 4)) is not None
 
 
@@ -315,13 +316,13 @@ def test_threads_share_a_cache_that_is_too_small() -> None:
         numbers = np.random.default_rng(seed)
         for _ in range(300):
             asked = history(int(numbers.integers(1, 7)), int(numbers.integers(1, 21)))
-            found = shared.get(asked)
-            if found is None:
+            given = shared.get(asked)
+            if given is None:
                 filled = torch.full((1, 2, 2 * asked.batch.num_rows, 1, 4), float(asked.member_id))
                 shared.put(asked, filled)
             else:
-                assert found.shape[2] <= 2 * asked.batch.num_rows
-                assert bool((found == asked.member_id).all())
+                assert given.shape[2] <= 2 * asked.batch.num_rows
+                assert bool((given == asked.member_id).all())
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))

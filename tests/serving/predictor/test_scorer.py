@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of requests: split as they came, remembered or not; a candidate named twice has one
-score, to the bit.
-"""
+"""Scores of requests are split as they came, remembered or not, and equal candidates' are equal."""
 
 from __future__ import annotations
 
@@ -59,27 +57,27 @@ def test_requests_that_share_a_batch_name_candidates_twice(config: dict[str, obj
     rows = [[3, 1, 3], [0, 1, 2, 3, 4], [5, 5, 5, 5], [6, 0, 6, 1, 0]]
     requests = [with_rows(r, places) for r, places in zip(drawn, rows, strict=True)]
     for _ in range(2):
-        for one, places, got in zip(drawn, rows, shared(requests), strict=True):
+        for scoring, places, got in zip(drawn, rows, shared(requests), strict=True):
             assert got.shape == (len(places), 6)
             same = {}
             for place, row in enumerate(places):
                 assert same.setdefault(row, got[place].tobytes()) == got[place].tobytes()
             if "dtype" not in config:
-                [want] = PLAIN([one])
+                [want] = PLAIN([scoring])
                 np.testing.assert_allclose(got, want[places], atol=BOUND)
 
 
 def test_one_other_value_makes_another_candidate() -> None:
     """The same post with another context, code or vector is scored apart."""
-    one = with_rows(rank_request(SPEC, 9, 3, seed=4), [0, 0, 1, 0])
-    assert one.distinct()[1].tolist() == [0, 0, 1, 0]
-    for name in (*one.features, "context"):
-        column = (one.context_NC if name == "context" else one.features[name]).copy()
+    request = with_rows(rank_request(SPEC, 9, 3, seed=4), [0, 0, 1, 0])
+    assert request.distinct()[1].tolist() == [0, 0, 1, 0]
+    for name in (*request.features, "context"):
+        column = (request.context_NC if name == "context" else request.features[name]).copy()
         column[3] = column[2] + 1
         other = (
-            dataclasses.replace(one, context_NC=column)
+            dataclasses.replace(request, context_NC=column)
             if name == "context"
-            else dataclasses.replace(one, features={**one.features, name: column})
+            else dataclasses.replace(request, features={**request.features, name: column})
         )
         once, places = other.distinct()
         assert places.tolist() == [0, 0, 1, 2]
@@ -104,11 +102,11 @@ def test_distinct_candidates_stay_in_the_order_they_first_come(spec: Spec) -> No
 
 
 def test_a_missing_number_is_the_same_candidate_as_itself() -> None:
-    one = with_rows(rank_request(SPEC, 0, 2, seed=2), [1, 0, 1])
-    one.context_NC[:, 0] = np.nan
-    one.features["length_s"][:] = np.nan
-    assert one.distinct()[1].tolist() == [0, 1, 0]
-    [got] = PLAIN([one])
+    request = with_rows(rank_request(SPEC, 0, 2, seed=2), [1, 0, 1])
+    request.context_NC[:, 0] = np.nan
+    request.features["length_s"][:] = np.nan
+    assert request.distinct()[1].tolist() == [0, 1, 0]
+    [got] = PLAIN([request])
     assert got[0].tobytes() == got[2].tobytes()
     assert np.isfinite(got).all()
 
@@ -139,9 +137,9 @@ def test_each_request_gets_its_own_candidates_scores(cache: int) -> None:
         batch = build_rank_batch(SPEC, "day", [request])
         with torch.inference_mode():
             want.append(noisy_ranker(SPEC).rank(batch).sigmoid().numpy())
-    one = scorer(history_cache_bytes=cache)
+    scoring = scorer(history_cache_bytes=cache)
     for _ in range(2):
-        got = one(requests)
+        got = scoring(requests)
         assert [g.shape for g in got] == [(3, 6), (1, 6), (0, 6), (4, 6), (0, 6)]
         for mine, theirs in zip(got, want, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=LOOSE)
@@ -149,28 +147,28 @@ def test_each_request_gets_its_own_candidates_scores(cache: int) -> None:
 
 
 def test_a_history_is_remembered_where_there_is_one() -> None:
-    one = scorer(history_cache_bytes=2**24)
-    assert isinstance(one.cache, HistoryCache)
+    scoring = scorer(history_cache_bytes=2**24)
+    assert isinstance(scoring.cache, HistoryCache)
     requests = [rank_request(SPEC, 7, 2, 1), rank_request(SPEC, 0, 2, 2)]
     kept: list[int] = []
-    put = one.cache.put
+    put = scoring.cache.put
 
     def counted(history: object, memory: object) -> None:
         kept.append(history.member_id)  # type: ignore[attr-defined]
         put(history, memory)  # type: ignore[arg-type]
 
-    one.cache.put = counted  # type: ignore[method-assign, assignment]
-    one(requests)
+    scoring.cache.put = counted  # type: ignore[method-assign, assignment]
+    scoring(requests)
     assert kept == [1]
-    one(requests)
+    scoring(requests)
     assert kept == [1]
 
 
 def test_a_ranker_without_a_memory_remembers_nothing() -> None:
     pointwise = build_ranker(DCNv2Config(), SPEC).eval()
-    one = Scorer(pointwise, "day", ScorerConfig(history_cache_bytes=2**24, dtype="bfloat16"))
-    assert one.cache is None
-    assert [g.shape for g in one([rank_request(SPEC, 3, 2, 1)])] == [(2, 6)]
+    scoring = Scorer(pointwise, "day", ScorerConfig(history_cache_bytes=2**24, dtype="bfloat16"))
+    assert scoring.cache is None
+    assert [g.shape for g in scoring([rank_request(SPEC, 3, 2, 1)])] == [(2, 6)]
 
 
 def test_no_bytes_for_histories_is_no_cache() -> None:

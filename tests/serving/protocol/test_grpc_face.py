@@ -63,8 +63,8 @@ def test_a_grpc_deadline_counts_in_every_kind(servers: Pair, value: dict[str, An
 def test_typed_contents_are_taken_as_raw_ones_are(servers: Pair) -> None:
     request = grpc_call()
     del request.raw_input_contents[:]
-    for one, value in zip(request.inputs, INPUTS.values(), strict=True):
-        one.contents.bytes_contents.append(value)
+    for tensor, value in zip(request.inputs, INPUTS.values(), strict=True):
+        tensor.contents.bytes_contents.append(value)
     reply = Grpc(servers.predictor.grpc).stub.ModelInfer(request, timeout=30)
     got = InferResponse.from_grpc(reply).outputs[0].as_numpy()
     np.testing.assert_allclose(got, scores_of(servers), atol=BOUND)

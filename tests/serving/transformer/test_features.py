@@ -54,10 +54,10 @@ class Shelf:
 
 def record(view: str, **values: Any) -> bytes:
     """A packed value of the view: ones, but for what is given."""
-    one = np.ones(1, SPEC.view(view).dtype)
+    packed = np.ones(1, SPEC.view(view).dtype)
     for name, value in values.items():
-        one[name] = value
-    return one.tobytes()
+        packed[name] = value
+    return packed.tobytes()
 
 
 def full_shelf(**changes: dict[str, Any]) -> Shelf:

@@ -55,12 +55,12 @@ def weight(asked: FeedRequest, task: str) -> float:
     return float(asked.weights_K[SPEC.task_names.index(task)])
 
 
-def same(one: FeedRequest, other: FeedRequest) -> bool:
+def same(mine: FeedRequest, other: FeedRequest) -> bool:
     alike = ("member_id", "request", "time_ms", "invalid")
     return (
-        all(getattr(one, name) == getattr(other, name) for name in alike)
-        and one.post_ids.tolist() == other.post_ids.tolist()
-        and one.weights_K.tolist() == other.weights_K.tolist()
+        all(getattr(mine, name) == getattr(other, name) for name in alike)
+        and mine.post_ids.tolist() == other.post_ids.tolist()
+        and mine.weights_K.tolist() == other.weights_K.tolist()
     )
 
 

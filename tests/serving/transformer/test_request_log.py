@@ -82,7 +82,7 @@ def test_a_full_queue_drops_counts_and_never_blocks(
 ) -> None:
     """The writer is held up until all were added: an `add` that waits for it would never end."""
     written: list[int] = []
-    gate, one = threading.Event(), served(1)
+    gate, request = threading.Event(), served(1)
     log = RequestLog(tmp_path, SPEC, LogConfig(queue=4, rows=1))
 
     def held(rows: list[Any]) -> None:
@@ -92,7 +92,7 @@ def test_a_full_queue_drops_counts_and_never_blocks(
     monkeypatch.setattr(log, "_write", held)
     before = dropped()
     for _ in range(200):
-        log.add(*one, b"c")
+        log.add(*request, b"c")
     gate.set()
     log.close()
     lost = dropped() - before
@@ -120,7 +120,7 @@ def test_a_row_that_cannot_be_written_does_not_end_the_log(tmp_path: Path) -> No
     for member in (2, 3):
         log.add(*served(member), b"c")
     log.close()
-    assert [r["member_id"] for one in tmp_path.iterdir() for r in read_log(one)] == [2, 3]
+    assert [r["member_id"] for day in tmp_path.iterdir() for r in read_log(day)] == [2, 3]
 
 
 def test_what_a_killed_writer_left_is_not_read(tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    one = Clock(20_000 * 86_400 + 1.25)
-    monkeypatch.setattr("serving.transformer.request_log.time", one)
-    return one
+    fake = Clock(20_000 * 86_400 + 1.25)
+    monkeypatch.setattr("serving.transformer.request_log.time", fake)
+    return fake
 
 
 def rows_of(log: RequestLog, *members: int) -> list[dict[str, Any]]:

@@ -33,9 +33,9 @@ def test_never_older_and_never_more_than_stated(
         if put:
             cache.put("view", (key,), Stored(str(now).encode(), 0), now)
             written[key] = now
-        found = cache.get("view", (key,), now)
-        if found is not None:
-            assert found.value == str(written[key]).encode()
+        kept = cache.get("view", (key,), now)
+        if kept is not None:
+            assert kept.value == str(written[key]).encode()
             assert now - written[key] < seconds
         assert len(cache) <= entries
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real transformer before a real predictor and a real store: ranking, degrading, refusing,
-logging.
-"""
+"""A real transformer before a real predictor and store: it ranks, degrades, refuses and logs."""
 
 from __future__ import annotations
 
@@ -45,8 +43,8 @@ def url(servers: Pair) -> str:
 
 
 def body(run: SmallRun, **changes: Any) -> dict[str, Any]:
-    one = {"member_id": run.members[0], "candidates": run.posts[:6], "time_ms": run.end_ms}
-    return {"instances": [{**one, **changes}]}
+    usual = {"member_id": run.members[0], "candidates": run.posts[:6], "time_ms": run.end_ms}
+    return {"instances": [{**usual, **changes}]}
 
 
 def ranked(url: str, run: SmallRun, **changes: Any) -> dict[str, Any]:
@@ -401,7 +399,7 @@ def test_a_store_that_hangs_is_refused_in_time(
         results = [await asyncio.gather(transformer.preprocess(late), return_exceptions=True)]
         results.append(await asyncio.gather(first, return_exceptions=True))
         results.append(await asyncio.gather(transformer.preprocess(late), return_exceptions=True))
-        return [one for [one] in results]
+        return [refusal for [refusal] in results]
 
     full, hung, late = asyncio.run(main())
     assert isinstance(full, Unavailable)

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a refusal carries back of a request: never more than a few characters of it, wherever it
-stood.
-"""
+"""A refusal carries back a few characters of a request, wherever they stood."""
 
 from __future__ import annotations
 
@@ -59,8 +57,10 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def planted(whole: Any, path: tuple[Any, ...], payload: str) -> Iterator[Any]:
-    """The document with the payload at one place: as the value, in a list, as a key, among the
-    keys, and as a number of as many digits.
+    """The document with the payload at one place.
+
+    It is there as the value, in a list, as a key, among the keys, and as a number of as many
+    digits.
     """
     digits = "".join(str(i % 10) for i in range(7, 700, 3))
     for value in (payload, [payload], {payload: payload}, int("9" + digits)):
@@ -90,16 +90,16 @@ def replaced(whole: Any, path: tuple[Any, ...], change: Any) -> Any:
 
 def v1_body(server: Server, run: SmallRun) -> dict[str, Any]:
     if server.name == "predictor":
-        one = instance(SPEC, history_value(SPEC, 4, 1), candidates(SPEC, 2, 1))
+        payload = instance(SPEC, history_value(SPEC, 4, 1), candidates(SPEC, 2, 1))
     else:
-        one = {
+        payload = {
             "member_id": run.members[0],
             "candidates": run.posts[:2],
             "time_ms": run.end_ms,
             "request": {"surface": 1},
             "weights": {"click": 1.0},
         }
-    return {"instances": [one], "deadline_ms": 20_000}
+    return {"instances": [payload], "deadline_ms": 20_000}
 
 
 def inputs_of(server: Server, run: SmallRun) -> dict[str, bytes]:

@@ -24,8 +24,8 @@ def client(servers: Pair) -> Grpc:
 
 
 def plain(run: SmallRun, **changes: Any) -> dict[str, Any]:
-    one = {"member_id": run.members[0], "candidates": run.posts[:6], "time_ms": run.end_ms}
-    return {**one, "request": {"surface": 1}, **changes}
+    usual = {"member_id": run.members[0], "candidates": run.posts[:6], "time_ms": run.end_ms}
+    return {**usual, "request": {"surface": 1}, **changes}
 
 
 def over_json(servers: Pair, *instances: dict[str, Any]) -> list[Answer]:
