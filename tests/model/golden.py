@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must not change between releases, as it was recorded: `python -m tests.model.golden` says it
-anew.
+"""What must not change between releases: `python -m tests.model.golden` records it anew.
 
 `golden.json` holds of every ranker its default configuration, its weights in order (name and shape;
 a checkpoint of an earlier release is loaded by them, and the optimiser's state by their number),

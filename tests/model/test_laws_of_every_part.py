@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every exchangeable part keeps the laws that the default keeps, learns, and survives a checkpoint;
-those of the paper score what they did before they could be exchanged.
+"""Every exchangeable part keeps the laws that the default keeps, learns, and can be saved.
+
+Those of the paper score what they did before they could be exchanged.
 """
 
 from __future__ import annotations
@@ -200,8 +201,9 @@ BEFORE = [
 
 
 def test_the_paper_s_parts_score_what_they_scored_before_they_could_be_exchanged() -> None:
-    """Recorded with the model whose block was one piece; the tolerance is for the last bits of a
-    seed's float32 weights on another processor.
+    """Recorded with the model whose block was one piece.
+
+    The tolerance is for the last bits of a seed's float32 weights on another processor.
     """
     ranker = build_ranker(variant("alone"), TINY, seed=7).double().eval()
     got = rank(make_rank_batch(TINY, 3, [9, 0], [2, 1], "day"), ranker)

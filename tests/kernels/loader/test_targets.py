@@ -165,9 +165,9 @@ def test_a_pack_without_an_impression_has_no_rows_and_no_weights(lengths: list[i
     batch = packed(lengths, 0)
     assert batch.num_sequences == len(lengths)
     for rows in (loss_rows, loss_rows_in_numpy):
-        found = rows(batch, 1, LABELS, "slot")
-        assert found.labels_RK.shape == (0, len(LABELS))
-        assert (len(found.index_R), len(found.slot_R)) == (0, 0)
+        chosen = rows(batch, 1, LABELS, "slot")
+        assert chosen.labels_RK.shape == (0, len(LABELS))
+        assert (len(chosen.index_R), len(chosen.slot_R)) == (0, 0)
     for weights in (weigh(batch, decay()), weigh_in_numpy(batch, decay())):
         assert (weights.shape, weights.dtype) == ((0,), np.float32)
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HSTU against its equations, written out densely, ours and as published; its short forms are its
-whole one.
-"""
+"""HSTU against its equations, ours and as published; its short forms are its whole one."""
 
 from __future__ import annotations
 
@@ -93,9 +91,11 @@ def plain_norm(x: Tensor, epsilon: float) -> Tensor:
 
 
 def as_published(x: Tensor, seen: Tensor, weights: dict[str, Tensor], longest: int) -> Tensor:
-    """What the authors' layer computes of one sequence with its causal mask: no gain and no bias in
-    the norms, one matrix for U, V, Q, K, scores as they are, the sum over the keys divided by the
-    length that sequences are padded to, and the sum of stream and branch.
+    """What the authors' layer computes of one sequence with its causal mask.
+
+    It has no gain and no bias in the norms, one matrix for U, V, Q, K, scores as they are, the sum
+    over the keys divided by the length that sequences are padded to, and the sum of stream and
+    branch.
     """
     u, v, q, k = silu(plain_norm(x, 1e-6) @ weights["uvqk"]).split(WIDTH, 1)
     heads = []

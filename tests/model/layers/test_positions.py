@@ -192,8 +192,8 @@ def test_law_5_a_scorer_remembers_histories_of_every_part(name: str) -> None:
     for asked in (request, request, later, later):
         (got,), (want,) = remembering([asked]), forgetting([asked])
         np.testing.assert_allclose(got, want, rtol=1e-6)
-    (one,), (other,) = forgetting([request]), forgetting([later])
-    assert not np.allclose(one, other)
+    (early,), (other,) = forgetting([request]), forgetting([later])
+    assert not np.allclose(early, other)
 
 
 def test_a_new_table_says_next_to_nothing() -> None:
