@@ -173,7 +173,7 @@ def default_value(kind: Kind) -> Any:
 
 
 def arrow_type(kind: Kind) -> pa.DataType:
-    """The column type of a kind in events, posts, members, histories and shards."""
+    """The column type of a kind in impressions, posts, members, histories and shards."""
     if isinstance(kind, HashedId):
         return pa.int64()
     if isinstance(kind, Categorical):

@@ -11,7 +11,7 @@ from feast.data_format import ParquetFormat
 from feature_repo.quoting import duckdb_pattern
 
 HISTORY_PUSH = "history_push"
-"""The push source that fresh events reach the online store through."""
+"""The push source that fresh histories reach the online store through."""
 
 
 def file_source(name: str, root: Path) -> FileSource:

@@ -23,7 +23,7 @@ Fault = tuple[str, Mask]
 Reasons = npt.NDArray[np.str_]
 """Why each row is refused; "" where it is not."""
 MAX_LATE_DAYS = 7
-"""An event that arrives later than this is refused; duplicates are looked for as far back."""
+"""An impression that arrives later than this is refused; duplicates are looked for as far back."""
 
 
 def impression_reasons(table: pa.Table, spec: Spec, day: int) -> Reasons:

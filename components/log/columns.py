@@ -55,8 +55,8 @@ def _filled(values: pa.Array, nulls: Nulls) -> pa.Array:
     """The values with something in the place of each null."""
     kind = values.type
     if pa.types.is_fixed_size_list(kind):
-        zeros = np.zeros((1, kind.list_size), kind.value_type.to_pandas_dtype())
-        return pc.if_else(values.is_valid(), values, arrow_column(zeros, kind)[0])
+        zeros = pa.scalar([0.0] * kind.list_size, kind)
+        return pc.if_else(values.is_valid(), values, zeros)
     if nulls == "zero":
         return values.fill_null(pa.scalar(0).cast(kind))
     return values.fill_null(np.nan if pa.types.is_floating(kind) else UNKNOWN)

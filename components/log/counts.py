@@ -66,7 +66,7 @@ def refuse_nothing(layout: Layout, day: str) -> None:
             "choose another day, or bring the log again"
         )
     parts = [f"{counts['read']:,} read", f"{counts['duplicates']:,} duplicates of earlier rows"]
-    refused = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))
+    refused = sorted(counts["quarantined"].items(), key=lambda item: -item[1])
     if refused:
         tally = "; ".join(f"{reason}: {count:,}" for reason, count in refused)
         parts.append(f"{sum(count for _, count in refused):,} refused ({tally})")

@@ -2,7 +2,7 @@
 """Ingest: a raw day becomes checked impressions, and every row that does not is accounted for.
 
 Rows are checked, duplicates removed (also of what earlier days brought), sessions named and late
-events counted; bad rows go to quarantine with the reason. Days are ingested in order; a day that is
+rows counted; bad rows go to quarantine with the reason. Days are ingested in order; a day that is
 run again leaves the same bytes. This module knows nothing of features or of the log's source.
 """
 

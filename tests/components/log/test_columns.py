@@ -11,13 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.log.columns import Nulls, arrow_column, column, packed_bytes, records, select_list
+from components.log.columns import (
+    Nulls,
+    arrow_column,
+    column,
+    lookup,
+    packed_bytes,
+    records,
+    select_list,
+)
+from feature_repo.kinds import Feature, Numeric, View
 from feature_repo.spec import Spec
 from feature_repo.specs import SPECS
 from tests.log_builders import random_log, small_spec
 
 PAIR = pa.list_(pa.float16(), 2)
 NAN = float("nan")
+LENGTH = Feature(name="length", role="context", kind=Numeric(), source="v")
 READ: list[tuple[list[Any], pa.DataType, Nulls, list[Any]]] = [
     ([5, None, -3], pa.int64(), "unknown", [5, -1, -3]),
     ([5, None, -3], pa.int32(), "zero", [5, 0, -3]),
@@ -102,6 +112,17 @@ def test_records_hold_the_columns_and_their_bytes_are_unpacked_again() -> None:
     assert not missing.any()
     assert packed_bytes(packed).type == pa.binary()
     assert len(packed_bytes(packed[:0])) == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), unique=True), st.lists(st.integers(-1, 11)))
+def test_a_record_is_looked_up_by_its_key(known: list[int], ids: list[int]) -> None:
+    """Whatever order the table has; what it does not have is the default, 0 among it."""
+    view = View(name="v", keys=("post_id",), kind="profile", features=(LENGTH,))
+    table = pa.table({"post_id": pa.array(known, pa.int64()), "length": [k / 4 for k in known]})
+    got = lookup(table, "post_id", np.array(ids, np.int64), view)["length"]
+    want = [i / 4 if i in known else NAN for i in ids]
+    np.testing.assert_array_equal(got, np.array(want, np.float32))
 
 
 def test_names_in_sql_may_be_words_of_sql() -> None:

@@ -46,6 +46,12 @@ def test_the_first_good_row_of_each_key(
     assert got.tolist() == want
 
 
+def test_no_row_comes_before_its_arrival_where_none_is_known_before() -> None:
+    table = pa.table([pa.array(c) for c in ([1, 1], [2, 2], [9, 5])], schema=KEYS)
+    first = first_rows(table, np.array([True, True]), ("member_id", "post_id"))
+    assert first.tolist() == [1, 1]
+
+
 def same(values: list[Any], kind: pa.DataType, other: np.ndarray) -> list[bool]:
     return same_rows(pa.table({"value": pa.array(values, kind)}), other).tolist()
 
