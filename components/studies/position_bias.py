@@ -61,39 +61,44 @@ def position_bias(ranker: nn.Module, folder: Path, layout: Layout, spec: Spec) -
     """
     served_RK, keys = _scores(ranker, folder, spec, SERVING_POSITION)
     shown_RK, _ = _scores(ranker, folder, spec, None)
-    truth = _join_truth(keys, layout, spec)
-    placed_R = keys["position"] >= 0
-    biases = _Biases(
-        examined_R=np.log(truth["examination"][placed_R].astype(np.float64)),
-        member_R=keys["member_id"][placed_R],
-    )
-    tasks = {}
-    for k, task in enumerate(spec.task_names):
-        if task in EXAMINED_ACTIONS:
-            likely_R = np.log(truth[f"b_{task}"][placed_R].astype(np.float64))
-            residual = biases.slope(served_RK[placed_R, k], likely_R)
-            shown = biases.slope(shown_RK[placed_R, k], likely_R)
-            tasks[task] = {"residual": residual, "shown": shown}
+    placed = _Placed(keys=keys, truth=_join_truth(keys, layout, spec))
+    tasks = {
+        task: {
+            "residual": placed.slope(served_RK[:, k], task),
+            "shown": placed.slope(shown_RK[:, k], task),
+        }
+        for k, task in enumerate(spec.task_names)
+        if task in EXAMINED_ACTIONS
+    }
     return {
         "position": SERVING_POSITION,
-        "n": int(placed_R.sum()),
-        "members": len(np.unique(biases.member_R)),
+        "n": int(placed.chosen_R.sum()),
+        "members": len(np.unique(keys["member_id"][placed.chosen_R])),
         "tasks": tasks,
     }
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Biases:
-    """The impressions that were shown at a position: their log propensity, and whose they are."""
+class _Placed:
+    """The impressions that were shown at a position, among all that were scored."""
 
-    examined_R: Floats
-    member_R: Ints
+    keys: dict[str, Ints]
+    truth: dict[str, npt.NDArray[Any]]
 
-    def slope(self, logits_R: Floats, likely_R: Floats) -> Slope:
-        """Of one task's scores; `likely_R` is the log probability of the action, as shown."""
-        relevance_R = likely_R - self.examined_R
-        error_R = _log_sigmoid(logits_R) - relevance_R
-        return slope(error_R, self.examined_R, relevance_R, self.member_R)
+    @property
+    def chosen_R(self) -> npt.NDArray[np.bool_]:
+        """Which of all they are."""
+        return self.keys["position"] >= 0
+
+    def slope(self, logits_R: Floats, task: str) -> Slope:
+        """The slope of the error of one task's logits, those of all impressions."""
+        examined_R = self._log(self.truth["examination"])
+        relevance_R = self._log(self.truth[f"b_{task}"]) - examined_R
+        error_R = _log_sigmoid(logits_R[self.chosen_R]) - relevance_R
+        return slope(error_R, examined_R, relevance_R, self.keys["member_id"][self.chosen_R])
+
+    def _log(self, chance_R: Floats) -> npt.NDArray[np.float64]:
+        return np.log(chance_R[self.chosen_R].astype(np.float64))
 
 
 def slope(error_R: Floats, examined_R: Floats, relevance_R: Floats, member_R: Ints) -> Slope:

@@ -87,8 +87,8 @@ def test_the_interval_covers_what_it_should() -> None:
     for sample in range(200):
         value = rng.normal(0.3, 1, 80)
         weights = member_weights(np.arange(80) + 1000 * sample, 200)
-        found = interval((value @ weights) / weights.sum(0))
-        covered += found["low"] <= 0.3 <= found["high"]  # type: ignore[operator]
+        bounds = interval((value @ weights) / weights.sum(0))
+        covered += bounds["low"] <= 0.3 <= bounds["high"]  # type: ignore[operator]
     assert 178 <= covered <= 199
 
 
@@ -159,14 +159,14 @@ def test_the_order_of_the_rows_says_nothing(by: str, parts: int) -> None:
     auc = BootstrapAuc(1, 30)
     for part in np.array_split(np.arange(ROWS), parts):
         auc.update(logits[part] / 1e3, labels[part], member[part])
-    (found,) = auc.auc()
+    (aucs,) = auc.auc()
     exact = exact_auc(logits[:, 0] / np.float32(1e3), labels[:, 0])
-    assert found[0] == pytest.approx(exact, abs=1e-12)
+    assert aucs[0] == pytest.approx(exact, abs=1e-12)
     often = member_weights(member, 30)
     for b in (1, 30):
         again = np.repeat(np.arange(ROWS), often[:, b])
-        assert found[b] == pytest.approx(exact_auc(logits[again, 0], labels[again, 0]), abs=1e-9)
-    said = interval(found)
+        assert aucs[b] == pytest.approx(exact_auc(logits[again, 0], labels[again, 0]), abs=1e-9)
+    said = interval(aucs)
     assert said["low"] < exact < said["high"]
 
 

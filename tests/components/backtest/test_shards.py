@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both sides of a split: which rows are on each, and what they may know."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from hypothesis import strategies as st
 from components.backtest.prepare import Prepared, prepare
 from components.backtest.shards import ShardPlan, write_test, write_train
 from components.backtest.split import LogSplit
-from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.training.data import evaluation_batches
 from feature_repo.spec import FRESHNESS
 from feature_repo.specs import SIMULATOR
 from kernels.loader import TARGET
 from model import build_ranker
+from tests.backtest_builders import other_future
 from tests.loop_builders import small_config
 
 SPLIT = LogSplit(data="sim:4000", train_before="2026-01-12", test_through="2026-01-13")
@@ -136,21 +135,6 @@ def training_bytes(layout: Layout, plan: ShardPlan) -> list[bytes]:
     folder = layout.root / "law-train"
     write_train(layout, folder, plan)
     return [path.read_bytes() for path in sorted(folder.glob("*"))]
-
-
-def other_future(layout: Layout, copy: Layout, now: int) -> Layout:
-    """The log with every action turned over in what arrives from `now` on."""
-    for path in (layout.posts, layout.members):
-        os.link(path, copy.root / path.name)
-    for day in layout.impression_days():
-        table = pq.read_table(layout.impressions_day(day))
-        late = table["arrival_time"].to_numpy() >= now
-        for name in SIMULATOR.task_names:
-            place, old = table.schema.get_field_index(name), table[name].to_numpy()
-            new = np.where(late & (old >= 0), 1 - old, old).astype(np.int8)
-            table = table.set_column(place, table.schema.field(name), [new])
-        write_parquet(copy.impressions_day(day), table)
-    return copy
 
 
 def scored(model, folder: Path, plan: ShardPlan) -> tuple[np.ndarray, np.ndarray]:

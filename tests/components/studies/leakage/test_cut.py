@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -20,7 +18,6 @@ from components.backtest.shards import ShardPlan, write_test
 from components.backtest.split import LogSplit
 from components.config import PROFILES
 from components.features.counters import counter_columns
-from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from components.log.columns import select_list
 from components.log.impressions import ImpressionLog
@@ -37,6 +34,7 @@ from feature_repo.spec import Spec
 from feature_repo.specs import SIMULATOR
 from kernels.loader import Packed, ShardFormat, read_shard
 from model import build_ranker
+from tests.backtest_builders import other_future
 from tests.log_builders import small_spec
 from tests.shard_builders import write_shards
 
@@ -205,8 +203,10 @@ def test_cut_shards_differ_in_known_and_counters_alone(prepared, tmp_path) -> No
 def test_feedback_since_the_session_began_moves_no_score(  # type: ignore[no-untyped-def]
     prepared, tmp_path_factory, place, ranker
 ) -> None:
-    """Law 4, end to end: other actions in what arrives from the beginning of a session on reach no
-    cut score of that session or an earlier one; uncut, they reach the scores of its targets.
+    """Law 4, end to end, of the beginning of a session.
+
+    Other actions in what arrives from then on reach no cut score of that session or an earlier one;
+    uncut, they reach the scores of its targets.
     """
     layout, folder = prepared
     how = SessionCut(spec=SIMULATOR, sessions="pause")
@@ -250,21 +250,6 @@ def first_times(packed: Packed, how: SessionCut) -> np.ndarray:  # type: ignore[
     first = np.full(number.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, number, time_M)
     return first[number][packed.columns["loss"] == 1]
-
-
-def other_future(layout: Layout, copy: Layout, now: int) -> Layout:
-    """The log with every action turned over in what arrives from `now` on."""
-    for path in (layout.posts, layout.members):
-        shutil.copy(path, copy.root / path.name)
-    for day in layout.impression_days():
-        table = pq.read_table(layout.impressions_day(day))
-        late = table["arrival_time"].to_numpy() >= now
-        for name in SIMULATOR.task_names:
-            place, old = table.schema.get_field_index(name), table[name].to_numpy()
-            new = np.where(late & (old >= 0), 1 - old, old).astype(np.int8)
-            table = table.set_column(place, table.schema.field(name), [new])
-        write_parquet(copy.impressions_day(day), table)
-    return copy
 
 
 def test_requests_of_one_time_leak_nothing(prepared, tmp_path) -> None:  # type: ignore[no-untyped-def]
