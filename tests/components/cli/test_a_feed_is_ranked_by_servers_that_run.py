@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,22 @@ def test_a_refusal_of_the_servers_is_one_sentence(
     too_many = ",".join(map(str, range(small_run.config.max_candidates + 1)))
     told = feedsr("rank", "--candidates", too_many, "--root", serving_root).sentence
     assert "candidates" in told
+
+
+def test_the_wait_for_servers_that_do_not_run_yet_is_told(
+    feedsr: Feedsr, small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def refuses(_: object) -> Iterator[None]:
+        raise ValueError("port 1 is in use")
+        yield
+
+    monkeypatch.setattr("components.loop.serve.launch", refuses)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # serve's would stay after the test
+    root = small_run.layout.root
+    silent = feedsr("rank", "--root", root)
+    monkeypatch.setenv("FEEDSR_PROGRESS", "lines")
+    told = feedsr("rank", "--root", root), feedsr("serve", "--root", root)
+    assert silent.sentence == "port 1 is in use"
+    for ended in told:
+        assert ended.err == "starting transformer and predictor\nfeedsr: port 1 is in use\n"

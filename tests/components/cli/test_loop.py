@@ -119,6 +119,12 @@ def test_a_service_that_is_not_there_is_one_sentence(feedsr: Feedsr) -> None:
     assert f"http://127.0.0.1:9 did not take the run of {DAY}" in ended.sentence
 
 
+def test_the_wait_for_a_service_is_told(feedsr: Feedsr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEEDSR_PROGRESS", "lines")
+    told, _ = feedsr("submit", "--day", DAY, "--host", "http://127.0.0.1:9").err.splitlines()
+    assert told == f"handing {DAY} to http://127.0.0.1:9"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
