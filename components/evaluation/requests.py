@@ -61,10 +61,8 @@ class LoggedRequest:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> LoggedRequest:
         """The request of a row of the log."""
-        names = cls.__dataclass_fields__
-        return cls(
-            **{name: row[name] for name in names if name != "request"}, request=dict(row["request"])
-        )
+        whole = {**row, "request": dict(row["request"])}
+        return cls(**{name: whole[name] for name in cls.__dataclass_fields__})
 
 
 def boundary_of(spec: Spec, time_ms: int) -> int:
