@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,10 +13,14 @@ from components.log.columns import Ints
 from components.log.sessions import (
     NO_SESSION,
     gap_sessions,
+    gapped_rows,
     mix,
     request_sessions,
     untimed_sessions,
+    with_sessions,
 )
+from feature_repo.specs import SIMULATOR
+from tests.raw_builders import make_impressions
 
 SPLITMIX64_OF_0 = 0xE220A8397B1DCDAF
 """The first output of the published generator, seeded with 0."""
@@ -75,6 +80,36 @@ def test_a_pauses_session_is_what_it_was_and_named_by_its_first_time() -> None:
     times = ints(first + 5, first, first + 14, first)
     got = gap_sessions(ints(17, 17, 17, 4), times, np.full(4, NO_SESSION), GAP)
     assert got.tolist() == [7802172374739018017] * 3 + [6985360933864921392]
+
+
+def test_each_row_is_named_by_what_is_known_of_it() -> None:
+    """The request, the pause since an earlier day's row, or itself; rows stay where they are."""
+    start, gap = 1_770_109_200_000, SIMULATOR.session_gap_ms
+    row = make_impressions(SIMULATOR, "2026-02-03", 1).to_pylist()[0]
+    row |= {"member_id": 17, "post_id": 4, "event_time": start, "timed": True}
+    rows = [
+        {**row, "request_id": 9},
+        {**row, "request_id": None},
+        {**row, "request_id": None, "timed": False},
+        {**row, "request_id": 9, "timed": False},
+        {**row, "request_id": None, "event_time": start + gap + 1},
+    ]
+    good = pa.Table.from_pylist(rows, SIMULATOR.impression_schema)
+    field = pa.field("session_id", pa.int64(), nullable=False)
+    schema = SIMULATOR.impression_schema.append(field)
+    before = {**row, "request_id": None, "event_time": start - gap, "session_id": 77}
+    other = {**before, "request_id": 5, "event_time": start - 1, "session_id": 88}
+    earlier = pa.Table.from_pylist([before, other], schema)
+    untimed = int(untimed_sessions(ints(17), ints(start), ints(4))[0])
+    late = int(mix(3, 17, start + gap + 1)[0])
+    request = int(request_sessions(ints(17), ints(9))[0])
+    named = with_sessions(good, earlier, SIMULATOR)
+    assert named["session_id"].to_pylist() == [request, 77, untimed, untimed, late]
+    assert named.schema == schema
+    assert named.drop_columns("session_id").equals(good)
+    assert gapped_rows(good).tolist() == [False, True, False, False, True]
+    alone = with_sessions(good, schema.empty_table(), SIMULATOR)["session_id"].to_pylist()
+    assert alone == [request, int(mix(3, 17, start)[0]), untimed, untimed, late]
 
 
 NEW = NO_SESSION
