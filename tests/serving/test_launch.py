@@ -50,9 +50,10 @@ def test_a_grpc_port_that_was_taken_while_loading_ends_the_server(
 
 TAKEN = """
 import sys
-from serving import predictor, server
+from serving import server
+from serving.predictor import process
 server.check_ports = lambda *_: None
-predictor.main(sys.argv[1:])
+process.main(sys.argv[1:])
 """
 
 
