@@ -16,6 +16,7 @@ class Note(Record):
 
     name: str
     size: int | float = 0
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,18 @@ class Counts:
 def test_a_record_is_written_with_sorted_keys_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "made" / "note.json"
     Note(size=3, name="a").write(path)
-    assert path.read_text() == '{\n  "name": "a",\n  "size": 3\n}\n'
+    assert path.read_text() == '{\n  "folder": null,\n  "name": "a",\n  "size": 3\n}\n'
     assert Note.read(path) == Note(name="a", size=3)
     Note(size=3.0, name="a").write(path)
     assert '"size": 3.0' in path.read_text(), "a float stays one"
     assert [p.name for p in path.parent.iterdir()] == ["note.json"]
+
+
+def test_a_record_is_plain_json_and_never_changed() -> None:
+    note = Note(name="a", folder=Path("x/y"))
+    assert note.plain() == {"name": "a", "size": 0, "folder": "x/y"}
+    with pytest.raises(ValueError, match="frozen"):
+        note.name = "b"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
