@@ -42,8 +42,8 @@ def test_grouped_auc_is_the_definition_in_each_group(data) -> None:
         mine = labels[groups == g]
         if 0 < mine.sum() < len(mine):
             want[len(mine), g] = auc_of(scores[groups == g], mine)
-    auc, size, found = grouped_auc(scores, labels, groups)
-    assert list(zip(size.tolist(), found.tolist(), strict=True)) == list(want)
+    auc, size, group = grouped_auc(scores, labels, groups)
+    assert list(zip(size.tolist(), group.tolist(), strict=True)) == list(want)
     np.testing.assert_allclose(auc, list(want.values()))
 
 
