@@ -221,13 +221,15 @@ class _Packed:
             "member_id": pa.array(self.windows.member_S[first:end], pa.int64()),
             "start": pa.array(self.windows.start_S[first:end], pa.int64()),
         }
-        values = dict(zip(self.history.schema.names, self.history.columns, strict=True))
-        values |= {
-            "known": pa.array(self.known_M, pa.int32()),
-            "loss": pa.array(self.loss_M, pa.int8()),
+        values = {
+            name: array[held]
+            for name, array in zip(self.history.schema.names, self.history.columns, strict=True)
         }
+        # Cut before they are Arrow's, whose writer pads a cut array with what lies behind it.
+        values["known"] = pa.array(self.known_M[held], pa.int32())
+        values["loss"] = pa.array(self.loss_M[held], pa.int8())
         for name, array in values.items():
-            columns[name] = _lists(offsets - held.start, array[held])
+            columns[name] = _lists(offsets - held.start, array)
         columns["context"] = self._context_lists(offsets)
         return pa.RecordBatch.from_pydict(columns)
 
