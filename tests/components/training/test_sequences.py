@@ -228,6 +228,22 @@ def test_the_step_writes_what_the_builder_builds(tmp_path, monkeypatch):
     assert targets.to_pylist().count(TARGET) == (served == FIRST_DAY + 2).sum() - late
 
 
+def test_a_batch_holds_no_byte_of_the_next_one(monkeypatch):
+    """A shard's bytes are its rows': not what lies behind them where they were cut from."""
+    log = random_log(SPEC, 14, rows=300, members=6)
+    events = ordered(log)
+    loss = mark_loss(events, SPEC, None, day(2))
+    monkeypatch.setattr(module, "BATCH_ROWS", 1)
+    batches = list(
+        build_sequences(events, loss, AsOfContext(events, log.members, SPEC, "day"), "day")
+    )
+    assert len(batches) > 2
+    for batch in batches:
+        for name in ("known", "loss"):
+            values = batch.column(name).values
+            assert values.buffers()[1].size == len(values) * values.type.byte_width
+
+
 @pytest.mark.law
 def test_a_step_that_is_run_again_leaves_the_same_shards(tmp_path):
     layout = Layout.at(tmp_path)
