@@ -29,7 +29,7 @@ export FEEDSR_CHECK_MANIFESTS ?= $(abspath ../shared/tools/check_manifests.py)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-isa mutants same asan lint format docs pictures pipeline manifests serve rank bench results constraints clean
+.PHONY: help setup demo test test-fast test-isa mutants same asan lint format docs pictures pipeline manifests serve rank bench results constraints clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ demo: setup ## two days of the loop, then rank a feed; DATA=<dir> for KuaiRand o
 
 test: $(PEERS) lint ## lint, type check and run every test; WORKERS=0 for one process (--pdb, -s)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-fast: $(PEERS) ## the quick test files alone, in about a minute
+	@$(BIN)/python -m tests.fast -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-isa: $(PEERS) ## kernels', model's and serving's tests under each instruction set to be had; ARGS='<setting> -- <files>'
 	@$(BIN)/python -m tests.instruction_sets $(ARGS)

@@ -95,7 +95,7 @@ def stop(process: subprocess.Popen[str]) -> None:
     """Ends a process that has not ended: asked first, then with all of its session, by its id."""
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     try:
         process.communicate(timeout=GRACE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fast import durations
+
 # Tests are many small operations: a second thread costs more than it brings. Set before torch is
 # imported, so that the processes that tests start have it too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +21,12 @@ def pytest_configure() -> None:
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process ends with one while the others are idle."""
+    seconds = durations()
+    items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0.0))
 
 
 @pytest.fixture(autouse=True, scope="session")
