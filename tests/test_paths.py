@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Paths are data: a root, a log and a configuration may lie in folders of any name, and nothing
-beside them is read or written.
+beside them is read or written. (The whole loop in a root of every name: test_daily.py.)
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from components.features.online import materialize, online_histories
 from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.sources import detect_source
-from components.loop.daily import daily
-from components.loop.serve import newest_posts, usual_request
-from components.registry import versions
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from serving.history import decode_history
 from serving.transformer.store_client import StoreClient
 from tests.components.log.sources.test_kuairand import write_csv, write_partial
 from tests.components.log.sources.test_parquet import write_own
 from tests.log_builders import build_run, random_log, small_config, small_spec
-from tests.loop_builders import digests, online_rows, tiny_config, tiny_log, write_config
-from tests.path_builders import DUCKDB, FEAST, NAMES, OTHERS, URIS, YAML, around, nested
+from tests.loop_builders import digests, online_rows
+from tests.path_builders import DUCKDB, FEAST, OTHERS, URIS, YAML, around, nested
 
 PROJECT = Path(__file__).parent.parent
 READERS = {"yaml": YAML, "feast": FEAST, "duckdb": DUCKDB, "uris": URIS, "others": OTHERS}
@@ -58,24 +55,6 @@ def test_a_root_of_any_name_holds_what_a_plain_one_does(tmp_path: Path) -> None:
         assert decode_history(value, spec).member_id == 1
         kept[reader] = digests(layout.root, "features"), online_rows(layout)
     assert all(found == kept["plain"] for found in kept.values())
-
-
-@pytest.mark.slow
-def test_a_day_in_a_root_of_every_name(tmp_path: Path) -> None:
-    """The whole loop: Kubeflow's runner, Feast, duckdb, the servers and the report."""
-    home = nested(tmp_path, NAMES)
-    layout = tiny_log(home / "root {{$}}", days=3)
-    (home / "settings {{$}}").mkdir()
-    config = write_config(home / "settings {{$}}" / "loop $EXPANDED #.json", tiny_config())
-    before = around(layout.root, tmp_path)
-    result = daily(layout, layout.raw_days()[-1], config)
-    assert result.verdict == "passed"
-    assert result.version == versions.current(layout)
-    assert (layout.run(result.day) / "parity.json").is_file()
-    assert "<html" in result.report.read_text()
-    assert len(newest_posts(layout, 1, 2**41, 5)) == 5
-    assert set(usual_request(layout, SIMULATOR)) == {"surface"}
-    assert around(layout.root, tmp_path) == before
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -13,18 +13,30 @@ from components.console import EVENT
 from components.layout.paths import Layout
 from components.loop.daily import LABEL_WIDTH, Watch, daily, summary
 from components.loop.errors import StepError
+from components.loop.serve import newest_posts, usual_request
 from components.loop.steps import ORDER
 from components.registry import versions
 from components.registry.plan import plan
 from components.registry.run import Run
+from feature_repo.specs import SIMULATOR
 from tests.loop_builders import tiny_config, tiny_log, write_config
+from tests.path_builders import NAMES, around, nested
 
 
 @pytest.mark.slow
-def test_two_days_cold_then_warm(tmp_path: Path) -> None:
-    layout = tiny_log(tmp_path / "root")
+def test_two_days_cold_then_warm_in_a_root_of_every_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole loop: Kubeflow's runner, Feast, duckdb, the servers and the report; its root's name
+    holds what any of them might take for something of its own (tests/test_paths.py).
+    """
+    monkeypatch.setenv("EXPANDED", str(tmp_path / "expanded"))
+    home = nested(tmp_path, NAMES)
+    layout = tiny_log(home / "root {{$}}")
     config = tiny_config()
-    name = write_config(tmp_path / "loop.json", config)
+    (home / "settings {{$}}").mkdir()
+    name = write_config(home / "settings {{$}}" / "loop $EXPANDED #.json", config)
+    before = around(layout.root, tmp_path)
     first_day, second_day = layout.raw_days()[-2:]
 
     first = daily(layout, first_day, name)
@@ -41,9 +53,13 @@ def test_two_days_cold_then_warm(tmp_path: Path) -> None:
     assert versions.versions(layout) == [first.version, second.version]
     for result in (first, second):
         assert "<html" in result.report.read_text()
+        assert Run(layout, result.day).parity.requests > 0
         metrics = Run(layout, result.day).metrics
         assert metrics.rankers["feed_sr"].tasks["click"].n > 0
     assert "production" in metrics.rankers
+    assert len(newest_posts(layout, 1, 2**41, 5)) == 5
+    assert set(usual_request(layout, SIMULATOR)) == {"surface"}
+    assert around(layout.root, tmp_path) == before
 
 
 @pytest.mark.slow
