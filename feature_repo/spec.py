@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal
@@ -150,12 +151,19 @@ class Spec:
         """The first millisecond after the local day YYYY-MM-DD: what the day's rows are as of."""
         return int(self.day_start(self.day_number(date) + 1))
 
-    def day_number(self, date: str) -> int:
+    @staticmethod
+    def day_number(date: str) -> int:
         """The local day number of YYYY-MM-DD; ValueError for anything else."""
-        try:
-            return (datetime.date.fromisoformat(date) - datetime.date(1970, 1, 1)).days
-        except ValueError as error:
-            raise ValueError(f"{date!r} is not a day; write it as YYYY-MM-DD") from error
+        with suppress(ValueError):
+            day = datetime.date.fromisoformat(date)
+            if day.isoformat() == date:
+                return (day - datetime.date(1970, 1, 1)).days
+        raise ValueError(f"{date!r} is not a day; write it as YYYY-MM-DD")
+
+    @staticmethod
+    def days_after(date: str, days: int) -> str:
+        """The day so many days after another; before it, where the number is negative."""
+        return Spec.day_name(Spec.day_number(date) + days)
 
     @staticmethod
     def day_name(day: int) -> str:

@@ -7,14 +7,13 @@ it asks the sources alone which kind of log it holds.
 
 from __future__ import annotations
 
-import datetime
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from components.layout.paths import absolute
 from components.log.sources import SimulatorConfig, detect_source
+from feature_repo.spec import Spec
 from model.config import first_fault
 
 SIMULATED = "sim:"
@@ -42,7 +41,7 @@ class LogSplit:
     test_through: str
 
     def __post_init__(self) -> None:
-        if parse_day(self.test_through) < parse_day(self.train_before):
+        if Spec.day_number(self.test_through) < Spec.day_number(self.train_before):
             raise ValueError(
                 f"the test ends on {self.test_through}, before it begins on {self.train_before}"
             )
@@ -74,35 +73,21 @@ class LogSplit:
     @property
     def train_through(self) -> str:
         """The last day that is trained on."""
-        return days_after(self.train_before, -1)
+        return Spec.days_after(self.train_before, -1)
 
     @property
     def test_days(self) -> list[str]:
         """The days that are ranked, in order."""
-        first, last = parse_day(self.train_before), parse_day(self.test_through)
-        return [days_after(self.train_before, n) for n in range((last - first).days + 1)]
+        first, last = map(Spec.day_number, (self.train_before, self.test_through))
+        return [Spec.day_name(day) for day in range(first, last + 1)]
 
     def following(self, test_through: str) -> LogSplit:
         """The split whose test follows this one's, and which trains on all days before it."""
         return LogSplit(
             data=self.data,
-            train_before=days_after(self.test_through, 1),
+            train_before=Spec.days_after(self.test_through, 1),
             test_through=test_through,
         )
-
-
-def parse_day(day: str) -> datetime.date:
-    """The date of YYYY-MM-DD; ValueError for anything else."""
-    with suppress(ValueError):
-        date = datetime.date.fromisoformat(day)
-        if date.isoformat() == day:
-            return date
-    raise ValueError(f"{day!r} is not a day; write it as YYYY-MM-DD")
-
-
-def days_after(day: str, days: int) -> str:
-    """The day so many days after another; before it, where the number is negative."""
-    return (parse_day(day) + datetime.timedelta(days=days)).isoformat()
 
 
 def simulator_config(data: str) -> SimulatorConfig:

@@ -36,8 +36,9 @@ def plan(layout: Layout, day: str, config: DailyConfig, *, renew: bool = False) 
         kept = run.plan
         if kept.config == fingerprint(config) and not (renew and _moved(layout, kept)):
             return kept
-    run.write(_make(layout, day, config))
-    return run.plan
+    made = _make(layout, day, config)
+    run.write(made)
+    return made.under(layout.root)
 
 
 def fingerprint(config: DailyConfig) -> str:
@@ -48,11 +49,6 @@ def fingerprint(config: DailyConfig) -> str:
     asked = config.model_dump_json(include={"spec_name", "freshness", "feed_sr", "dcnv2"})
     text = asked + config.spec.hash
     return digest(text)
-
-
-def day_before(day: str, config: DailyConfig) -> str:
-    """The calendar day before `day`; ValueError if it is not YYYY-MM-DD."""
-    return config.spec.day_name(config.spec.day_number(day) - 1)
 
 
 def _moved(layout: Layout, kept: Plan) -> bool:
@@ -69,7 +65,7 @@ def _make(layout: Layout, day: str, config: DailyConfig) -> Plan:
     why_cold = _why_cold(layout, day, config, production)
     cold = Plan(
         day=day,
-        through_day=day_before(day, config),
+        through_day=config.spec.days_after(day, -1),
         after_day=None,
         start=None,
         baseline_start=None,
@@ -85,7 +81,7 @@ def _make(layout: Layout, day: str, config: DailyConfig) -> Plan:
 def _warm(cold: Plan, layout: Layout, production: str, config: DailyConfig) -> Plan:
     """The plan that goes on from the version in production."""
     trained = versions.version_record(layout, production).day
-    after = day_before(trained, config)
+    after = config.spec.days_after(trained, -1)
     start = versions.version_folder(layout, production).relative_to(layout.root)
     changes = {
         "after_day": after,

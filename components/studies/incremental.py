@@ -15,7 +15,7 @@ from typing import Any
 
 from components.backtest.prepare import Prepared
 from components.backtest.rankers import seeded
-from components.backtest.split import LogSplit, days_after
+from components.backtest.split import LogSplit
 from components.console import progress
 from components.layout.files import fingerprint
 from components.layout.locks import locked
@@ -176,7 +176,7 @@ class ModelChain:
         config = self.study.config
         training = config.cold if start is None else config.warm
         run = TrainingRun(
-            shards=self.prepare(day, None if start is None else days_after(day, -2)).train,
+            shards=self.prepare(day, None if start is None else Spec.days_after(day, -2)).train,
             out=self.folder / f"{method}-{day}",
             ranker=config.feed_sr,
             spec=config.spec,

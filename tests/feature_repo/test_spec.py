@@ -120,3 +120,15 @@ def test_the_window_slides_in_blocks(count: int, limit: int, block: int) -> None
     assert start % block == 0
     assert min(count, limit) <= count - start <= limit + block - 1
     assert start <= int(window_start(count + 1, limit, block))
+
+
+@pytest.mark.parametrize("days", [-60, -1, 0, 1, 400])
+def test_days_are_counted_over_months_and_years(days: int) -> None:
+    assert Spec.days_after("2024-02-28", days) == Spec.day_name(19_781 + days)
+    assert Spec.day_number("2024-02-28") == 19_781
+
+
+@pytest.mark.parametrize("day", ["yesterday", "2026-01-32", "", "20260301", "2026-W10-1"])
+def test_a_day_is_written_in_one_way(day: str) -> None:
+    with pytest.raises(ValueError, match=f"'{day}' is not a day; write it as YYYY-MM-DD"):
+        Spec.day_number(day)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.backtest.split import OWN, LogSplit, days_after, simulator_config
+from components.backtest.split import OWN, LogSplit, simulator_config
 from components.log.sources import SimulatorConfig
-from feature_repo.specs import SIMULATOR
 from tests.components.log.sources.test_parquet import write_own
 
 SPLIT = LogSplit(data="sim:4000,ranked=1", train_before="2026-02-27", test_through="2026-03-02")
@@ -30,12 +29,6 @@ def test_the_following_split_tests_the_days_after_and_trains_on_all_before() -> 
     assert (following.data, following.test_through) == (SPLIT.data, "2026-03-05")
     with pytest.raises(ValueError, match="before it begins on 2026-03-03"):
         SPLIT.following("2026-03-02")
-
-
-@pytest.mark.parametrize("days", [-60, -1, 0, 1, 400])
-def test_days_are_counted_as_the_spec_counts_them(days: int) -> None:
-    number = SIMULATOR.day_number("2024-02-28")
-    assert days_after("2024-02-28", days) == SIMULATOR.day_name(number + days)
 
 
 @pytest.mark.parametrize("name", ["train_before", "test_through"])
