@@ -138,6 +138,11 @@ class DailyConfig(Config):
         return self
 
 
+def config_name(name: str) -> str:
+    """A configuration's name as any folder understands it: a JSON file by its absolute path."""
+    return str(Path(name).resolve()) if Path(name).is_file() else name
+
+
 def load_config(name: str) -> DailyConfig:
     """A shipped configuration by name, or one from a JSON file; ValueError says what is wrong."""
     if name in PROFILES:

@@ -49,6 +49,7 @@ def import_log(
     config: LogConfigName = "",
 ) -> None:
     """Bring a log: KuaiRand as published, or your own Parquet."""
+    from components.layout.paths import absolute
     from components.layout.writer import writing
     from components.log.sources import detect_source
 
@@ -60,7 +61,7 @@ def import_log(
             f"use --config {source.spec_name}"
         )
     with writing(layout.root, "feedsr import"):
-        counts = source.load(data, layout, loaded.spec)
+        counts = source.load(absolute(data), layout, loaded.spec)
         remember(layout, name)
     _tell(counts, root)
 

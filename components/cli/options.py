@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -45,7 +44,7 @@ def opened(root: Path, config: str) -> tuple[Layout, str, DailyConfig]:
     from components.layout.paths import Layout
 
     layout = Layout.at(root)
-    name = config or _kept(layout.root / "config.json") or "demo"
+    name = config or _kept(layout) or "demo"
     return layout, name, load_config(name)
 
 
@@ -60,24 +59,25 @@ def opened_to_write(root: Path, command: str) -> Iterator[Layout]:
         yield layout
 
 
-def _kept(note: Path) -> str:
+def _kept(layout: Layout) -> str:
     """The configuration's name that `remember` wrote, or nothing."""
-    if not note.is_file():
-        return ""
+    from components.registry.note import RootNote
+
     try:
-        return str(json.loads(note.read_text())["config"])
-    except (ValueError, KeyError, TypeError) as error:
+        note = RootNote.in_root(layout)
+    except ValueError as error:
         raise ValueError(
-            f"{note} does not name a configuration: it is damaged; say --config"
+            f"{RootNote.path(layout)} does not name a configuration: it is damaged; say --config"
         ) from error
+    return note.config if note else ""
 
 
 def remember(layout: Layout, config: str) -> None:
     """Keeps the configuration's name with the root, so that later commands need not say it."""
-    from components.layout.files import write_json
+    from components.config import config_name
+    from components.registry.note import RootNote
 
-    name = str(Path(config).resolve()) if Path(config).is_file() else config
-    write_json(layout.root / "config.json", {"config": name})
+    RootNote(config=config_name(config)).write(RootNote.path(layout))
 
 
 def chosen_day(layout: Layout, day: str) -> str:

@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import Progress
 
-from components.config import load_config
+from components.config import config_name, load_config
 from components.console import bar_columns, console, parse_event
 from components.layout.paths import Layout, path_without
 from components.layout.writer import writing
@@ -76,7 +76,7 @@ def daily(
     load_config(config).spec.day_number(day)
     refuse_day_without_log(layout, day)
     refuse_first_day(layout.raw_days(), day)
-    config = str(Path(config).resolve()) if Path(config).is_file() else config
+    config = config_name(config)
     day_run = Run(layout, day)
     with writing(layout.root, f"feedsr daily of {day}") as environment:
         day_run.folder.mkdir(parents=True, exist_ok=True)

@@ -13,35 +13,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from components.config import DailyConfig, load_config
+from components.config import DailyConfig, config_name, load_config
 from components.console import console
-from components.layout.paths import Layout
+from components.layout.paths import Layout, absolute
 from components.layout.writer import writing
 from components.loop.daily import DayResult, daily
 from components.registry import versions
-from components.registry.json_record import Record
+from components.registry.note import RootNote
 
 RUNS = Path("runs")
-
-
-class Note(Record):
-    """What a root was made with: the configuration's name, and the demo's log."""
-
-    remedy = "remove the root or choose another --root"
-
-    config: str
-    log: str | None = None
-
-    @classmethod
-    def in_root(cls, layout: Layout) -> Note | None:
-        """The note of a root; None where nobody made one."""
-        path = cls.path(layout)
-        return cls.read(path) if path.is_file() else None
-
-    @staticmethod
-    def path(layout: Layout) -> Path:
-        """Where it lies."""
-        return layout.root / "config.json"
 
 
 def demo(data: Path | None, days: int, root: Path | None, config: str = "") -> None:
@@ -81,9 +61,9 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
 
         source = detect_source(data)
         config = config or source.spec_name or ""
-        name, what = f"demo-{source.name}", str(data.resolve())
+        name, what = f"demo-{source.name}", str(absolute(data))
     layout = Layout.at(root or RUNS / name)
-    note = Note.in_root(layout)
+    note = RootNote.in_root(layout)
     log = note.log if note else None
     if log != what and (note or layout.impression_days()):
         raise ValueError(
@@ -92,18 +72,18 @@ def _open(data: Path | None, days: int, root: Path | None, config: str) -> tuple
         )
     config = config or "demo"
     load_config(config)
-    return (str(Path(config).resolve()) if Path(config).is_file() else config), layout
+    return config_name(config), layout
 
 
 def _log(layout: Layout, data: Path | None, days: int, config: str, out: Console) -> list[str]:
     """Brings the log where that was not done, notes the configuration, and returns the days."""
-    what = f"{days} simulated days" if data is None else str(data.resolve())
-    if Note.in_root(layout) is None:
+    what = f"{days} simulated days" if data is None else str(absolute(data))
+    if RootNote.in_root(layout) is None:
         counts = (
             _simulate(layout, days, out) if data is None else _import(layout, data, config, out)
         )
         out.print(f"  {counts}")
-    Note(config=config, log=what).write(Note.path(layout))
+    RootNote(config=config, log=what).write(RootNote.path(layout))
     raw = layout.raw_days()
     if len(raw) < 3:
         raise ValueError(
@@ -125,7 +105,7 @@ def _import(layout: Layout, data: Path, config: str, out: Console) -> str:
     from components.log.sources import detect_source
 
     out.print(f"[bold]The log[/bold] in {escape(str(data))}")
-    counts = detect_source(data).load(data, layout, load_config(config).spec)
+    counts = detect_source(data).load(absolute(data), layout, load_config(config).spec)
     return f"{counts.impressions:,} impressions of {counts.members:,} members"
 
 

@@ -49,6 +49,15 @@ def test_a_log_is_its_seed_s(feedsr: Feedsr, tmp_path: Path) -> None:
     assert first == again != other
 
 
+def test_a_log_at_home_is_brought_by_its_tilde(
+    feedsr: Feedsr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own_log(tmp_path / "log", load_config("demo").spec)
+    ended = feedsr("import", "~/log", "--root", tmp_path / "root")
+    assert ended.out.startswith("40 impressions of 7 members and 64 posts, ")
+
+
 @pytest.mark.parametrize("config", ["", "kuairand"])
 def test_a_log_of_one_s_own_is_brought_and_its_configuration_remembered(
     feedsr: Feedsr, tmp_path: Path, config: str
