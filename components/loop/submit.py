@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from components.console import waiting
 from feature_repo.spec import Spec
 
 EXPERIMENT = "feedsr-daily"
+ANSWER_SECONDS = 120.0
+"""How long the service may take; its client has no limit of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ def submit(day: str, config: str, target: Target) -> str:
 
     Raises:
         ValueError: not a day, or no such configuration.
-        ConnectionError: the service cannot be reached or refuses.
+        ConnectionError: the service cannot be reached, refuses, or does not answer in time.
     """
     spec = load_config(config).spec
     as_of = yesterday(spec) if day == "yesterday" else spec.day_name(spec.day_number(day))
@@ -51,7 +56,7 @@ def submit(day: str, config: str, target: Target) -> str:
         package = Path(folder) / "pipeline.yaml"
         compile_pipeline(package)
         with waiting(f"handing {as_of} to {target.host}"):
-            return _run(package, as_of, config, target)
+            return _within(ANSWER_SECONDS, lambda: _run(package, as_of, config, target), target)
 
 
 def yesterday(spec: Spec) -> str:
@@ -59,6 +64,27 @@ def yesterday(spec: Spec) -> str:
     import numpy as np
 
     return spec.day_name(int(spec.day(np.array(time.time() * 1000, np.int64))) - 1)
+
+
+def _within(seconds: float, call: Callable[[], str], target: Target) -> str:
+    """What a call returns or raises; ConnectionError where it has not ended in time."""
+    answer: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # A daemon, which a program that ends does not wait for.
+    threading.Thread(target=run, name="submit", daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        raise ConnectionError(
+            f"the pipeline service at {target.host} has not answered in {seconds:.0f} s; look "
+            "whether it has the run before you submit it again"
+        ) from error
 
 
 def _run(package: Path, day: str, config: str, target: Target) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,3 +94,15 @@ def test_a_service_that_refuses_is_one_sentence(
     why = getattr(error, "reason", None) or str(error)
     begin = f"the pipeline service at {TARGET.host} did not take the run of 2026-01-05: "
     assert str(caught.value) == begin + why
+
+
+def test_a_service_that_takes_a_call_and_never_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kubeflow's own client, against a port that listens and says nothing."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"http://127.0.0.1:{server.getsockname()[1]}"
+        target = Target(host=host, namespace="feeds", service_account="runner")
+        with pytest.raises(ConnectionError, match="has not answered in 3 s; look whether"):
+            submit("2026-01-05", "demo", target)
