@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 NOT_INSTALLED = { echo "the packages could not be installed: the lines above say why (no network?); then run make again" >&2; exit 1; }
 PACKAGES := feature_repo components model kernels serving
-SOURCES := $(PACKAGES) tests benchmarks
+SOURCES := $(PACKAGES) tests benchmarks .ci
 
 DATA ?=
 DAYS ?=
@@ -40,13 +40,13 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*/cpu
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Feed-SR needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1), so run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "installing into $(VENV) (the first time downloads about 500 MB)"
-	@$(PYTHON) -P components/cli/install.py $(VENV) -c constraints.txt -e '.[features,pipelines,serving,dev]' || $(NOT_INSTALLED)
+	@$(PYTHON) -P .ci/install.py $(VENV) -c constraints.txt -e '.[features,pipelines,serving,dev]' || $(NOT_INSTALLED)
 	@touch $@
 
 # What only tests and benchmarks want: Triton's interpreter and compiler, and peers to compare with.
 $(PEERS): $(READY)
 	@echo "installing what tests and benchmarks compare with (the first time downloads about 200 MB)"
-	@$(BIN)/python -P components/cli/install.py $(VENV) -c constraints.txt \
+	@$(BIN)/python -P .ci/install.py $(VENV) -c constraints.txt \
 	  'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' 'lightgbm>=4.5' 'optuna>=4' || $(NOT_INSTALLED)
 	@touch $@
 
@@ -87,7 +87,7 @@ lint: setup docs ## ruff (lint and format), mypy, and every link of every page
 	@$(BIN)/ruff check $(SOURCES) docs
 	@$(BIN)/ruff format --check $(SOURCES) docs
 	@$(BIN)/mypy
-	@$(BIN)/mypy docs/hooks.py
+	@$(BIN)/mypy docs/hooks.py .ci/install.py
 
 format: setup ## format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix $(SOURCES) docs

@@ -1,28 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages: every link of every Markdown file leads somewhere, and what the site makes of one."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.script_loader import ROOT, load
 
-
-def load() -> ModuleType:
-    """`docs/hooks.py`, which lies in no package."""
-    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-hooks = load()
+hooks = load("docs/hooks.py")
 
 
 def test_every_link_of_every_page_leads_somewhere() -> None:

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent
+from tests.script_loader import ROOT, load
+
 FOLDER = ROOT / "docs" / "pictures"
 DRAWINGS = ("mask.svg", "day.svg")
 LIMITS = {"feed.png": 150_000, "report.png": 150_000, "scaling.svg": 30_000}
@@ -26,18 +24,7 @@ PIPELINE = ROOT / "components" / "loop" / "pipeline.py"
 SHOWN = re.compile(r"!\[([^\]]+)\]\(([^)\s]+)\)")
 
 
-def load(name: str) -> ModuleType:
-    """A module of docs/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-hooks, mask, pictures = load("hooks"), load("mask"), load("pictures")
+hooks, mask, pictures = (load(f"docs/{name}.py") for name in ("hooks", "mask", "pictures"))
 
 
 def test_the_mask_is_what_its_source_draws() -> None:

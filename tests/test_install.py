@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from components.cli import install as module
-from components.cli.install import Stages, install, stage_of
+from tests.script_loader import load
+
+module = load(".ci/install.py")
+Stages, install, stage_of = module.Stages, module.install, module.stage_of
 
 PIP = """
 Obtaining file:///work
@@ -157,7 +159,7 @@ def test_a_stage_is_told_once_and_can_come_again() -> None:
 def test_what_was_started_ends_with_it(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     folder = environment(tmp_path / "venv", f"echo $$ > '{note}'; exec sleep 60")
-    command = [sys.executable, "-P", str(Path(module.__file__)), str(folder), "x"]
+    command = [sys.executable, "-P", str(module.__file__), str(folder), "x"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         end = time.monotonic() + 30
         while not (note.is_file() and note.read_text().strip()):
@@ -173,7 +175,7 @@ def test_what_was_started_ends_with_it(tmp_path: Path) -> None:
 
 def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:
     folder = environment(tmp_path / "venv", saying(PIP, tmp_path))
-    bare = [sys.executable, "-I", "-S", str(Path(module.__file__)), str(folder)]
+    bare = [sys.executable, "-I", "-S", str(module.__file__), str(folder)]
     ended = subprocess.run(bare, capture_output=True, text=True, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[-2] == "installing 3 packages"
