@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from components.layout.files import write_parquet
 from components.layout.paths import Layout
@@ -92,6 +93,18 @@ def set_value(table: pa.Table, column: str, row: int, value: Any) -> pa.Table:
     return table.set_column(
         index, field.with_nullable(True), pa.array(values, field.type, from_pandas=False)
     )
+
+
+def set_values(table: pa.Table, row: int, **values: Any) -> pa.Table:
+    """The table with some values of one row changed."""
+    for name, value in values.items():
+        table = set_value(table, name, row, value)
+    return table
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file."""
+    return pq.read_table(path).to_pylist()
 
 
 def stack(tables: list[pa.Table]) -> pa.Table:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +40,8 @@ HASHED = ("sequences/**/*.arrow", "runs/**/model.safetensors")
 KUAIRAND_ROWS = 20_000
 MEMBERS, CANDIDATES = 5, 20
 """One hundred served scores: of the most active members, for the newest posts."""
+STOP_SECONDS = 60
+"""How long the servers may take to end when they are told to."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -128,6 +130,9 @@ def serving(root: Path) -> Iterator[str]:
             yield found.group()
         finally:
             process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+            process.kill()
 
 
 def predict(url: str, instance: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from components.config import PROFILES, DailyConfig, load_config
 from components.console import progress
 from components.layout.files import digest
 from components.layout.paths import Layout, absolute
+from components.log.counts import total
 from components.log.ingest import ingest
 from components.log.sources import detect_source, simulate
 from feature_repo.spec import Spec
@@ -116,17 +117,12 @@ def _import(split: LogSplit, layout: Layout, spec: Spec) -> dict[str, Any]:
 
 def _ingest(layout: Layout, config: DailyConfig) -> dict[str, Any]:
     """Ingests every day, and counts over all of them."""
-    days = layout.raw_days()
-    totals = {"read": 0, "kept": 0, "duplicates": 0, "quarantined": 0}
+    days, counts = layout.raw_days(), []
     with progress("ingest, days", len(days)) as advance:
         for day in days:
-            counts = ingest(layout, day, config)
-            totals["read"] += counts.read
-            totals["kept"] += counts.kept
-            totals["duplicates"] += counts.duplicates
-            totals["quarantined"] += sum(counts.quarantined.values())
+            counts.append(ingest(layout, day, config))
             advance()
-    return totals
+    return total(counts)
 
 
 def _check_dates(layout: Layout, split: LogSplit) -> None:

@@ -20,8 +20,9 @@ from components.features.counters import counted_query
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import ImpressionLog, read_members
-from components.training.sequences import TARGET, Cut, Loss, mark_loss, write_sequences
+from components.training.sequences import Cut, Loss, mark_loss, write_sequences
 from feature_repo.spec import Freshness, Spec
+from kernels.loader import TARGET
 
 Mark = Callable[[pa.Table], Iterable[Loss]]
 """The losses to build sequences with, one after the other."""

@@ -81,8 +81,9 @@ def records(table: pa.Table, view: View) -> Array:
 
 def lookup(table: pa.Table, key: str, ids: Ints, view: View) -> Array:
     """The record of each id `[n]` in a table whose key is `key`; the view's default if unknown."""
-    order = np.argsort(column(table, key), kind="stable")
-    known_ids = column(table, key)[order]
+    keys = column(table, key)
+    order = np.argsort(keys, kind="stable")
+    known_ids = keys[order]
     packed = np.concatenate([records(table, view)[order], view.default])
     place = np.searchsorted(known_ids, ids)
     known = (place < len(order)) & (np.append(known_ids, 0)[place] == ids)

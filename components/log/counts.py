@@ -7,6 +7,7 @@ This module knows nothing of how a row is judged.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.layout.paths import Layout
@@ -50,6 +51,17 @@ class IngestCounts:
     ignored_columns: list[str]
     posts: TableCounts
     members: TableCounts
+
+
+def total(days: Iterable[IngestCounts]) -> dict[str, int]:
+    """What became of the rows of several days together, by name."""
+    sums = dict.fromkeys(("read", "kept", "duplicates", "quarantined"), 0)
+    for counts in days:
+        sums["read"] += counts.read
+        sums["kept"] += counts.kept
+        sums["duplicates"] += counts.duplicates
+        sums["quarantined"] += sum(counts.quarantined.values())
+    return sums
 
 
 def refuse_nothing(layout: Layout, day: str) -> None:

@@ -124,7 +124,7 @@ def _cover(
 
 
 def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
-    from components.log.counts import refuse_nothing
+    from components.log.counts import refuse_nothing, total
     from components.log.ingest import ingest
 
     refuse_day_without_log(layout, day)
@@ -135,10 +135,7 @@ def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
     return {
         "days": len(counts),
         "empty": ", ".join(d for d, c in counts.items() if c.read and not c.kept),
-        "read": sum(c.read for c in counts.values()),
-        "kept": sum(c.kept for c in counts.values()),
-        "duplicates": sum(c.duplicates for c in counts.values()),
-        "quarantined": sum(sum(c.quarantined.values()) for c in counts.values()),
+        **total(counts.values()),
         "late": sum(c.late for c in counts.values()),
         "plan": plan(layout, day, config, renew=True).reason,
     }

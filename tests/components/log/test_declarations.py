@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +18,9 @@ from tests.raw_builders import (
     make_impressions,
     make_members,
     make_posts,
+    rows_of,
     set_value,
+    set_values,
     stack,
     write_log,
 )
@@ -32,17 +32,6 @@ DAY, NEXT = "2026-02-03", "2026-02-04"
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     return Layout.at(tmp_path)
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
-
-
-def at(table: pa.Table, row: int, **values: Any) -> pa.Table:
-    """The table with some values of one row changed."""
-    for name, value in values.items():
-        table = set_value(table, name, row, value)
-    return table
 
 
 def test_the_tables_are_returned_as_they_are_written(layout: Layout) -> None:
@@ -64,16 +53,16 @@ def test_the_tables_are_returned_as_they_are_written(layout: Layout) -> None:
 def test_posts_the_first_declaration_stands_members_the_last(layout: Layout) -> None:
     write_log(layout, SIMULATOR, {DAY: make_impressions(SIMULATOR, DAY, 4)})
     posts, members = make_posts(SIMULATOR, 8), make_members(SIMULATOR, 5)
-    other = at(posts.slice(3, 1), 0, media=(posts["media"][3].as_py() + 2) % 6)
-    bad = at(posts.slice(4, 1), 0, post_id=90, content=[float("nan")] * 50)
-    hole = at(posts.slice(4, 1), 0, post_id=91, content=[None] * 50)
-    absent = at(posts.slice(4, 1), 0, post_id=92, content=None)
+    other = set_values(posts.slice(3, 1), 0, media=(posts["media"][3].as_py() + 2) % 6)
+    bad = set_values(posts.slice(4, 1), 0, post_id=90, content=[float("nan")] * 50)
+    hole = set_values(posts.slice(4, 1), 0, post_id=91, content=[None] * 50)
+    absent = set_values(posts.slice(4, 1), 0, post_id=92, content=None)
     write_parquet(
         layout.raw_posts,
         stack([posts, posts.slice(0, 1), other, bad, hole, absent]),
     )
-    moved = at(members.slice(1, 1), 0, connections=77.0)
-    wrong = at(members.slice(2, 1), 0, connections=float("inf"))
+    moved = set_values(members.slice(1, 1), 0, connections=77.0)
+    wrong = set_values(members.slice(2, 1), 0, connections=float("inf"))
     write_parquet(layout.raw_members, stack([members, members.slice(0, 1), moved, wrong]))
     counts = ingest(layout, DAY, CONFIG)
     assert counts.posts.quarantined == {
@@ -101,7 +90,9 @@ def test_what_an_earlier_day_declared_stands(layout: Layout) -> None:
     before = pq.read_table(layout.posts)
     other = (posts["media"][3].as_py() + 2) % 6
     # Post 2 is no longer in the table, post 3 is another, posts 6 and 7 are new.
-    later = stack([posts.slice(0, 2), at(posts.slice(3), 0, media=other), posts.slice(0, 1)])
+    later = stack(
+        [posts.slice(0, 2), set_values(posts.slice(3), 0, media=other), posts.slice(0, 1)]
+    )
     write_parquet(layout.raw_posts, later)
     for _ in range(2):
         counts = ingest(layout, NEXT, CONFIG).posts
@@ -115,7 +106,7 @@ def test_what_an_earlier_day_declared_stands(layout: Layout) -> None:
 
 def test_numeric_nan_is_missing_and_is_kept(layout: Layout) -> None:
     write_log(layout, SIMULATOR, {DAY: make_impressions(SIMULATOR, DAY, 4)})
-    posts = at(make_posts(SIMULATOR, 3), 1, length_s=float("nan"), created_ms=-1)
+    posts = set_values(make_posts(SIMULATOR, 3), 1, length_s=float("nan"), created_ms=-1)
     write_parquet(layout.raw_posts, stack([posts, posts.slice(1, 1)]))
     counts = ingest(layout, DAY, CONFIG)
     assert (counts.posts.kept, counts.posts.duplicates) == (3, 1)

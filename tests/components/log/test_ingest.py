@@ -24,7 +24,9 @@ from tests.raw_builders import (
     digest,
     make_impressions,
     make_posts,
+    rows_of,
     set_value,
+    set_values,
     stack,
     write_log,
 )
@@ -45,17 +47,6 @@ def run(layout: Layout, table: pa.Table, day: str = DAY, posts: int = 64) -> Ing
     """Writes one raw day and ingests it."""
     write_log(layout, SIMULATOR, {day: table}, posts)
     return ingest(layout, day, CONFIG)
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
-
-
-def at(table: pa.Table, row: int, **values: Any) -> pa.Table:
-    """The table with some values of one row changed."""
-    for name, value in values.items():
-        table = set_value(table, name, row, value)
-    return table
 
 
 def test_a_valid_day_is_kept_whole(layout: Layout) -> None:
@@ -115,15 +106,15 @@ def test_a_bad_row_goes_to_quarantine_with_its_reason(
 
 def test_an_arrival_before_the_day_is_refused_unless_untimed(layout: Layout) -> None:
     early = {"arrival_time": START - 2 * DAY_MS, "event_time": START - 2 * DAY_MS}
-    raw = at(make_impressions(SIMULATOR, DAY, 6), 1, **early)
-    raw = at(raw, 4, **early, timed=False)
+    raw = set_values(make_impressions(SIMULATOR, DAY, 6), 1, **early)
+    raw = set_values(raw, 4, **early, timed=False)
     counts = run(layout, raw)
     assert counts.quarantined == {"arrival_time is before the day": 1}
     assert (counts.kept, counts.untimed, counts.late) == (5, 1, 0)
 
 
 def test_unknown_values_are_kept(layout: Layout) -> None:
-    raw = at(
+    raw = set_values(
         make_impressions(SIMULATOR, DAY, 6),
         2,
         **{"dwell_ms": None, "request_id": None, "position": -1, "surface": -1, "click": -1},
@@ -133,12 +124,14 @@ def test_unknown_values_are_kept(layout: Layout) -> None:
 
 def test_duplicates_within_a_day_and_across_days(layout: Layout) -> None:
     raw = make_impressions(SIMULATOR, DAY, 10)
-    later = at(raw.slice(3, 1), 0, arrival_time=START + DAY_MS - 1)
-    other = at(raw.slice(4, 1), 0, like=1 - max(0, raw["like"][4].as_py()))
+    later = set_values(raw.slice(3, 1), 0, arrival_time=START + DAY_MS - 1)
+    other = set_values(raw.slice(4, 1), 0, like=1 - max(0, raw["like"][4].as_py()))
     first = run(layout, stack([raw, raw.slice(2, 2), later, other]))
     assert (first.duplicates, first.quarantined, first.kept) == (3, {DIFFERS: 1}, 10)
-    again = at(raw.slice(0, 2), 0, arrival_time=START + DAY_MS + 5)
-    again = at(again, 1, arrival_time=START + DAY_MS + 6, position=3 - raw["position"][1].as_py())
+    again = set_values(raw.slice(0, 2), 0, arrival_time=START + DAY_MS + 5)
+    again = set_values(
+        again, 1, arrival_time=START + DAY_MS + 6, position=3 - raw["position"][1].as_py()
+    )
     second = run(layout, stack([make_impressions(SIMULATOR, NEXT, 5), again]), NEXT)
     assert (second.duplicates, second.quarantined, second.kept) == (1, {DIFFERS: 1}, 5)
     kept = rows_of(layout.impressions_day(DAY))
@@ -147,7 +140,7 @@ def test_duplicates_within_a_day_and_across_days(layout: Layout) -> None:
 
 
 def test_late_events_keep_when_they_arrived(layout: Layout) -> None:
-    late = at(make_impressions(SIMULATOR, DAY, 4), 0, event_time=START - 3 * DAY_MS)
+    late = set_values(make_impressions(SIMULATOR, DAY, 4), 0, event_time=START - 3 * DAY_MS)
     counts = run(layout, late)
     assert (counts.late, counts.kept) == (1, 4)
     kept_by_post = {r["post_id"]: r for r in rows_of(layout.impressions_day(DAY))}
@@ -155,7 +148,7 @@ def test_late_events_keep_when_they_arrived(layout: Layout) -> None:
 
 
 def test_unknown_posts_and_members_are_kept_and_counted(layout: Layout) -> None:
-    raw = at(make_impressions(SIMULATOR, DAY, 10), 0, member_id=99)
+    raw = set_values(make_impressions(SIMULATOR, DAY, 10), 0, member_id=99)
     counts = run(layout, raw, posts=6)
     assert (counts.unknown_posts, counts.unknown_members, counts.kept) == (4, 1, 10)
 

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from components.config import PROFILES
@@ -16,7 +14,7 @@ from components.log.counts import IngestCounts
 from components.log.ingest import ingest
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import SIMULATOR
-from tests.raw_builders import make_impressions, stack, write_log
+from tests.raw_builders import make_impressions, rows_of, stack, write_log
 
 DAY, NEXT = "2026-02-03", "2026-02-04"
 START = int(SIMULATOR.day_start(SIMULATOR.day_number(DAY)))
@@ -32,10 +30,6 @@ def run(layout: Layout, table: pa.Table, day: str = DAY) -> IngestCounts:
     """Writes one raw day and ingests it."""
     write_log(layout, SIMULATOR, {day: table})
     return ingest(layout, day, PROFILES["demo"])
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
 
 
 def visit(times: list[int], member: int = 1, first_post: int = 0) -> pa.Table:
