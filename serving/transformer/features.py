@@ -10,7 +10,7 @@ Shape suffixes: N candidates, C context columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -27,8 +27,10 @@ from serving.errors import Unavailable
 from serving.transformer.feed_request import FeedRequest
 from serving.transformer.store_client import HISTORY, Key, StoreClient, Stored
 
-Reasons = list[list[str]]
-"""For each row what is not as the spec wants it, as flags: `reason:view` or `invalid:feature`."""
+Reasons = list[tuple[int, str]]
+"""Rows with what is not as the spec wants it, as flags: `reason:view` or `invalid:feature`. Rows
+that are as wanted, most of them, are not among these.
+"""
 UNUSED = ("missing", "stale")
 """A value that is so is not used: the declared default stands for it."""
 
@@ -91,8 +93,8 @@ class Fetcher:
             history=history.value or b"",
             features=sequence_features(spec, request.post_ids, posts, request.request, time_ms),
             context_NC=context_matrix(spec, {v.name: rows for v, rows, _ in read}, posts, time_ms),
-            flags=_request_flags(request, history, [history_reasons, *own]),
-            post_flags=_folded([content_reasons, *shared]),
+            flags=_request_flags(request, history, chain(history_reasons, *own)),
+            post_flags=_by_row(chain(content_reasons, *shared), len(post_keys)),
             as_of_ms={v.name: self.store.as_of_ms(v.name) for v in spec.views}
             | {HISTORY: history.time_ms},
         )
@@ -114,7 +116,7 @@ class Fetcher:
         degraded = self._degraded(view.name, stored, time_ms, may_miss=len(view.keys) > 1)
         records, invalid = _valid(view, _unpack(view, stored, degraded))
         missing = "unknown_post" if view.kind == "content" else None
-        return records, _folded([_flags(view.name, degraded, missing), invalid])
+        return records, [*_flags(view.name, degraded, missing), *invalid]
 
     def _read(self, view: View, keys: Sequence[Key]) -> list[Stored]:
         """Members' own values are read, values shared by all members may come from the cache."""
@@ -153,17 +155,26 @@ def _reason(stored: Stored, time_ms: int, oldest_ms: int) -> str:
 def _flags(view: str, degraded: Sequence[str], missing: str | None = None) -> Reasons:
     """What `_degraded` says of each row, as flags; `missing` stands for `missing:view`."""
     named = {"missing": missing or f"missing:{view}"}
-    return [[named.get(reason, f"{reason}:{view}")] if reason else [] for reason in degraded]
+    return [
+        (row, named.get(reason, f"{reason}:{view}"))
+        for row, reason in enumerate(degraded)
+        if reason
+    ]
 
 
-def _folded(parts: Sequence[Reasons]) -> Reasons:
-    """Each row's reasons in every part, part after part."""
-    return [list(chain.from_iterable(row)) for row in zip(*parts, strict=True)]
+def _by_row(reasons: Iterable[tuple[int, str]], rows: int) -> list[list[str]]:
+    """Each row's flags, in the order of the reasons."""
+    flags: list[list[str]] = [[] for _ in range(rows)]
+    for row, flag in reasons:
+        flags[row].append(flag)
+    return flags
 
 
-def _request_flags(request: FeedRequest, history: Stored, parts: Sequence[Reasons]) -> list[str]:
+def _request_flags(
+    request: FeedRequest, history: Stored, reasons: Iterable[tuple[int, str]]
+) -> list[str]:
     """What degraded for the whole request: its member's values, then what it said itself."""
-    [flags] = _folded(parts)
+    flags = [flag for _, flag in reasons]
     unknown = not history.value and "missing:member_profile" in flags
     metrics.DEFAULTS.labels("request", "invalid").inc(len(request.invalid))
     return [
@@ -206,7 +217,7 @@ def _valid(view: View, records: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Rea
     if view.kind == "content":
         created = records["created_ms"]
         faults["created_ms"] = insane(created) & (created != UNKNOWN)
-    reasons: Reasons = [[] for _ in records]
+    reasons: Reasons = []
     for name, mask in faults.items():
         rows = np.flatnonzero(mask)
         if not len(rows):
@@ -214,6 +225,5 @@ def _valid(view: View, records: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Rea
         records = records.copy()
         records[name][rows] = view.default[name][0]
         metrics.DEFAULTS.labels(view.name, "invalid").inc(len(rows))
-        for row in rows.tolist():
-            reasons[row].append(f"invalid:{name}")
+        reasons += [(row, f"invalid:{name}") for row in rows.tolist()]
     return records, reasons
