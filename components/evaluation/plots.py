@@ -63,6 +63,8 @@ Lines = dict[str, tuple[Sequence[Any], Sequence[float | None]]]
 PANEL = (2.75, 1.95)
 """Inches of one small multiple."""
 COLUMNS = 3
+SINGLE_HEIGHT = 2.3
+"""Inches of a plot over the whole width."""
 TICKS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 """Probabilities that are marked on a scale of log-odds."""
 
@@ -82,10 +84,10 @@ def panels(titles: Sequence[str], draw: Callable[[Axes, int], None], name: str) 
         return to_svg(figure)
 
 
-def single(draw: Callable[[Axes], None], name: str, height: float = 2.3) -> str:
+def single(draw: Callable[[Axes], None], name: str) -> str:
     """One plot over the page's width as SVG."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(PANEL[0] * COLUMNS, height), layout="constrained")
+        figure = Figure(figsize=(PANEL[0] * COLUMNS, SINGLE_HEIGHT), layout="constrained")
         draw(figure.subplots())
         return to_svg(figure)
 

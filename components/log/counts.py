@@ -6,7 +6,6 @@ This module knows nothing of how a row is judged.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -64,25 +63,24 @@ def total(days: Iterable[IngestCounts]) -> dict[str, int]:
     return sums
 
 
-def refuse_nothing(layout: Layout, day: str) -> None:
-    """ValueError, with the tally, where an ingested day kept no row: no model can be judged by it.
+def refuse_nothing(layout: Layout, counts: IngestCounts) -> None:
+    """ValueError, with the tally, where a day kept no row: no model can be judged by it.
 
     A day between others may be quiet: only the one that a run is for must hold something.
     """
-    counts = json.loads(layout.ingest_counts(day).read_text())
-    if counts["kept"]:
+    if counts.kept:
         return
-    if not counts["read"]:
+    if not counts.read:
         raise ValueError(
-            f"{layout.raw_day(day)} holds no rows: there is nothing of {day} to rank; "
-            "choose another day, or bring the log again"
+            f"{layout.raw_day(counts.day)} holds no rows: there is nothing of {counts.day} to "
+            "rank; choose another day, or bring the log again"
         )
-    parts = [f"{counts['read']:,} read", f"{counts['duplicates']:,} duplicates of earlier rows"]
-    refused = sorted(counts["quarantined"].items(), key=lambda item: -item[1])
+    parts = [f"{counts.read:,} read", f"{counts.duplicates:,} duplicates of earlier rows"]
+    refused = sorted(counts.quarantined.items(), key=lambda item: (-item[1], item[0]))
     if refused:
         tally = "; ".join(f"{reason}: {count:,}" for reason, count in refused)
         parts.append(f"{sum(count for _, count in refused):,} refused ({tally})")
-        where = f"; look at {layout.quarantine_day(day)}, mend the log and bring it again"
+        where = f"; look at {layout.quarantine_day(counts.day)}, mend the log and bring it again"
     else:
         where = "; choose another day, or bring a log with new rows"
-    raise ValueError(f"no row of {day} was kept: {', '.join(parts)}{where}")
+    raise ValueError(f"no row of {counts.day} was kept: {', '.join(parts)}{where}")

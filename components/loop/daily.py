@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rich.live import Live
 from rich.markup import escape
@@ -30,9 +30,6 @@ from components.loop.errors import StepError
 from components.loop.refusals import refuse_day_without_log, refuse_first_day
 from components.loop.steps import ORDER, Values
 from components.registry.run import Run
-
-if TYPE_CHECKING:
-    from kfp.local import SubprocessRunner
 
 LABEL_WIDTH = max(map(len, ORDER)) + 1
 PLACEHOLDER = "{{"
@@ -57,16 +54,13 @@ class DayResult:
     seconds: dict[str, float]
 
 
-def daily(
-    layout: Layout, day: str, config: str, runner: SubprocessRunner | None = None
-) -> DayResult:
+def daily(layout: Layout, day: str, config: str) -> DayResult:
     """Runs the loop for one day; running it again, also after a crash, ends in the same files.
 
     Args:
         layout: the run's root.
         day: the as-of day, YYYY-MM-DD.
         config: a shipped configuration's name or a JSON file.
-        runner: Kubeflow's local runner; by default processes of this very Python.
 
     Raises:
         ValueError: a configuration that does not exist, a day that has no log or none before it,
@@ -85,7 +79,7 @@ def daily(
             Watch(day, file) as watch,
             _environment(FEEDSR_PROGRESS="events", **environment),
         ):
-            _run_pipeline(day_run, config, runner, watch)
+            _run_pipeline(day_run, config, watch)
     passed = day_run.verdict.passed
     version = watch.values.get("promote", {}).get("version") if passed else None
     return DayResult(
@@ -97,7 +91,7 @@ def daily(
     )
 
 
-def _run_pipeline(run: Run, config: str, runner: SubprocessRunner | None, watch: Watch) -> None:
+def _run_pipeline(run: Run, config: str, watch: Watch) -> None:
     from kfp import local
 
     from components.loop.pipeline import daily_pipeline
@@ -112,7 +106,7 @@ def _run_pipeline(run: Run, config: str, runner: SubprocessRunner | None, watch:
         contextlib.redirect_stdout(watch),
     ):
         local.init(
-            runner=runner or local.SubprocessRunner(use_venv=False),
+            runner=local.SubprocessRunner(use_venv=False),
             pipeline_root=str(Path(root) / artifacts.relative_to(run.layout.root)),
             raise_on_error=True,
         )

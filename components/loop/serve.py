@@ -118,7 +118,7 @@ def rank(
     )
 
 
-def serve(layout: Layout, config: DailyConfig, http_port: int = 8080, grpc_port: int = 0) -> None:
+def serve(layout: Layout, config: DailyConfig, http_port: int = 8080) -> None:
     """Serves the model in production on loopback until Ctrl-C or SIGTERM.
 
     Raises:
@@ -126,7 +126,7 @@ def serve(layout: Layout, config: DailyConfig, http_port: int = 8080, grpc_port:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    serving = serving_of(layout, config, http_port, grpc_port)
+    serving = serving_of(layout, config, http_port)
     with suppress(KeyboardInterrupt), awaited(STARTING, launch(serving)) as pair:
         url = pair.transformer.url
         Address(url=url, pid=os.getpid()).write(_address(layout))
@@ -143,9 +143,7 @@ def serve(layout: Layout, config: DailyConfig, http_port: int = 8080, grpc_port:
             _address(layout).unlink(missing_ok=True)
 
 
-def serving_of(
-    layout: Layout, config: DailyConfig, http_port: int = 0, grpc_port: int = 0
-) -> Serving:
+def serving_of(layout: Layout, config: DailyConfig, http_port: int = 0) -> Serving:
     """What to launch for a root: its production model, its store and its request log."""
     current = layout.registry / "current"
     if not current.exists():
@@ -158,7 +156,6 @@ def serving_of(
         max_candidates=config.max_candidates,
         dtype=config.serving_dtype,
         http_port=http_port,
-        grpc_port=grpc_port,
     )
 
 

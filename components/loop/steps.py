@@ -131,7 +131,7 @@ def _ingest(layout: Layout, day: str, config: DailyConfig) -> Values:
     refuse_other_log(layout)
     raw = {d: layout.raw_day(d) for d in layout.raw_days()}
     counts = _cover(ingest, layout, day, config, raw)
-    refuse_nothing(layout, day)
+    refuse_nothing(layout, counts[day])
     return {
         "days": len(counts),
         "empty": ", ".join(d for d, c in counts.items() if c.read and not c.kept),

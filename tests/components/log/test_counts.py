@@ -8,43 +8,62 @@ from pathlib import Path
 
 import pytest
 
-from components.layout.files import write_json
 from components.layout.paths import Layout
-from components.log.counts import refuse_nothing
+from components.log.counts import IngestCounts, TableCounts, refuse_nothing, total
 
 DAY = "2026-02-03"
+NONE = TableCounts(read=0, kept=0, duplicates=0, replaced=0, quarantined={})
 
 
-def counted(root: Path, kept: int, duplicates: int, **quarantined: int) -> Layout:
-    """A root whose day has these counts."""
-    layout = Layout.at(root)
-    read = kept + duplicates + sum(quarantined.values())
-    counts = {"read": read, "kept": kept, "duplicates": duplicates, "quarantined": quarantined}
-    write_json(layout.ingest_counts(DAY), counts)
-    return layout
+def counted(kept: int, duplicates: int, **quarantined: int) -> IngestCounts:
+    """A day with these counts."""
+    return IngestCounts(
+        day=DAY,
+        read=kept + duplicates + sum(quarantined.values()),
+        kept=kept,
+        duplicates=duplicates,
+        quarantined=quarantined,
+        late=0,
+        untimed=0,
+        unknown_posts=0,
+        unknown_members=0,
+        sessions=kept,
+        ignored_columns=[],
+        posts=NONE,
+        members=NONE,
+    )
 
 
-def test_one_kept_row_is_enough(tmp_path: Path) -> None:
-    refuse_nothing(counted(tmp_path, 1, 5, late=7), DAY)
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout.at(tmp_path)
 
 
-def test_the_sentence_of_a_day_of_duplicates(tmp_path: Path) -> None:
+def test_one_kept_row_is_enough(layout: Layout) -> None:
+    refuse_nothing(layout, counted(1, 5, late=7))
+
+
+def test_the_sentence_of_a_day_of_duplicates(layout: Layout) -> None:
     with pytest.raises(ValueError, match="no row of") as error:
-        refuse_nothing(counted(tmp_path, 0, 1234), DAY)
+        refuse_nothing(layout, counted(0, 1234))
     assert str(error.value) == (
         f"no row of {DAY} was kept: 1,234 read, 1,234 duplicates of earlier rows; "
         "choose another day, or bring a log with new rows"
     )
 
 
-def test_the_most_frequent_reason_comes_first_and_then_the_first_name(tmp_path: Path) -> None:
-    layout = counted(tmp_path, 0, 0, b=2, a=2, c=3)
+def test_the_most_frequent_reason_comes_first_and_then_the_first_name(layout: Layout) -> None:
     tally = f"7 refused (c: 3; a: 2; b: 2); look at {layout.quarantine_day(DAY)}, mend the log"
     with pytest.raises(ValueError, match=re.escape(tally)):
-        refuse_nothing(layout, DAY)
+        refuse_nothing(layout, counted(0, 0, b=2, a=2, c=3))
 
 
-def test_a_day_without_rows_has_none_to_tell_of(tmp_path: Path) -> None:
-    layout = counted(tmp_path, 0, 0)
+def test_a_day_without_rows_has_none_to_tell_of(layout: Layout) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{layout.raw_day(DAY)} holds no rows")):
-        refuse_nothing(layout, DAY)
+        refuse_nothing(layout, counted(0, 0))
+
+
+def test_days_are_summed_count_by_count() -> None:
+    days = [counted(3, 2, a=1, b=4), counted(5, 0, a=2)]
+    assert total(days) == {"read": 17, "kept": 8, "duplicates": 2, "quarantined": 7}
+    assert set(total([]).values()) == {0}
