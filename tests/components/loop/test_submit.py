@@ -1,61 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is handed to a pipeline service, by a client that stands in for Kubeflow's."""
+"""What is handed to a pipeline service: Kubeflow's own client, and a service on loopback."""
 
 from __future__ import annotations
 
+import json
 import socket
-from pathlib import Path
-from types import SimpleNamespace
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import kfp
 import pytest
-import yaml
-from kfp_server_api.exceptions import ApiException
 
 from components.loop import submit as module
 from components.loop.submit import EXPERIMENT, Target, submit, yesterday
 from feature_repo.spec import DAY_MS
 from feature_repo.specs import KUAIRAND, SIMULATOR
 
-TARGET = Target(host="http://127.0.0.1:9", namespace="feeds", service_account="runner")
+
+class Service(ThreadingHTTPServer):
+    """As much of a pipeline service as takes a run; `refusal` is the status that it refuses by."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.runs: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+        self.refusal = 0
+
+    @property
+    def target(self) -> Target:
+        host = f"http://127.0.0.1:{self.server_port}"
+        return Target(host=host, namespace="feeds", service_account="runner")
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Service
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        known = {"experiment_id": "e1", "display_name": EXPERIMENT}
+        self._answer({"experiments": [known]})
+
+    def do_POST(self) -> None:
+        self.server.asked.append(self.path)
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if not self.server.refusal:
+            self.server.runs.append(json.loads(body))
+        self._answer({"run_id": "run-1"}, self.server.refusal or 200)
+
+    def _answer(self, value: dict[str, Any], status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
 
 
 @pytest.fixture
-def handed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the service was handed."""
-    runs: list[dict[str, Any]] = []
-
-    class Client:
-        def __init__(self, **address: str) -> None:
-            self.address = address
-
-        def create_run_from_pipeline_package(self, package: str, **options: Any) -> Any:
-            pipeline = next(yaml.safe_load_all(Path(package).read_text()))
-            runs.append({"address": self.address, "pipeline": pipeline, **options})
-            return SimpleNamespace(run_id="run-1")
-
-    monkeypatch.setattr(kfp, "Client", Client)
-    return runs
+def service() -> Iterator[Service]:
+    with Service() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(10)
 
 
-def test_a_run_of_a_day_is_handed_over_and_its_id_comes_back(handed: list[dict[str, Any]]) -> None:
-    assert submit("2026-01-05", "demo", TARGET) == "run-1"
-    (run,) = handed
-    assert run["address"] == {"host": TARGET.host, "namespace": "feeds"}
-    assert run["arguments"] == {"day": "2026-01-05", "config": "demo"}
-    assert run["pipeline"]["pipelineInfo"]["name"] == "feedsr-daily"
-    assert (run["experiment_name"], run["run_name"]) == (EXPERIMENT, "feedsr-2026-01-05")
-    assert (run["namespace"], run["service_account"]) == ("feeds", "runner")
-    assert run["enable_caching"] is False
+def test_a_run_of_a_day_is_handed_over_and_its_id_comes_back(service: Service) -> None:
+    assert submit("2026-01-05", "demo", service.target) == "run-1"
+    (run,) = service.runs
+    assert run["runtime_config"]["parameters"] == {"day": "2026-01-05", "config": "demo"}
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "feedsr-daily"
+    assert (run["experiment_id"], run["display_name"]) == ("e1", "feedsr-2026-01-05")
+    assert run["service_account"] == "runner"
+    assert "namespace=feeds" in service.asked[0]
+    tasks = run["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    assert not any(task.get("cachingOptions") for task in tasks.values())
 
 
-def test_yesterday_is_the_feed_s_own(
-    handed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_yesterday_is_the_feed_s_own(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "yesterday", lambda spec: f"the day before, by {spec.name}")
-    submit("yesterday", "kuairand", TARGET)
-    assert handed[0]["arguments"]["day"] == "the day before, by kuairand"
+    submit("yesterday", "kuairand", service.target)
+    assert service.runs[0]["runtime_config"]["parameters"]["day"] == "the day before, by kuairand"
 
 
 @pytest.mark.parametrize("spec", [SIMULATOR, KUAIRAND], ids=lambda s: s.name)
@@ -72,28 +102,25 @@ def test_yesterday_ends_where_the_local_day_begins(spec, monkeypatch: pytest.Mon
     [("5 Jan", "demo", "'5 Jan' is not a day"), ("2026-01-05", "no", "no configuration 'no'")],
 )
 def test_a_mistake_is_told_before_the_service_is_asked(
-    handed: list[dict[str, Any]], day: str, config: str, told: str
+    service: Service, day: str, config: str, told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):
-        submit(day, config, TARGET)
-    assert handed == []
+        submit(day, config, service.target)
+    assert service.asked == []
 
 
-@pytest.mark.parametrize(
-    "error", [ApiException(status=403, reason="Forbidden"), OSError("no route to host")]
-)
-def test_a_service_that_refuses_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def refuse(**_: str) -> None:
-        raise error
-
-    monkeypatch.setattr(kfp, "Client", refuse)
+def test_a_service_that_refuses_is_one_sentence(service: Service) -> None:
+    service.refusal = 403
     with pytest.raises(ConnectionError) as caught:
-        submit("2026-01-05", "demo", TARGET)
-    why = getattr(error, "reason", None) or str(error)
-    begin = f"the pipeline service at {TARGET.host} did not take the run of 2026-01-05: "
-    assert str(caught.value) == begin + why
+        submit("2026-01-05", "demo", service.target)
+    begin = f"the pipeline service at {service.target.host} did not take the run of 2026-01-05: "
+    assert str(caught.value) == begin + "Forbidden"
+
+
+def test_a_service_that_is_not_there_is_one_sentence(service: Service) -> None:
+    service.server_close()
+    with pytest.raises(ConnectionError, match=r"did not take the run of 2026-01-05: .*refused"):
+        submit("2026-01-05", "demo", service.target)
 
 
 def test_a_service_that_takes_a_call_and_never_answers_is_given_up(
