@@ -105,7 +105,12 @@ class GateConfig(Config):
 
 
 class DailyConfig(Config):
-    """One daily loop."""
+    """One daily loop.
+
+    Attributes:
+        buckets: into how many shares a day's state is dealt by its keys: a step holds one of them
+            at a time. Another number than a root was made with rebuilds its state.
+    """
 
     spec_name: str
     freshness: Freshness = "day"
@@ -115,6 +120,7 @@ class DailyConfig(Config):
     warm: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
     online_store: Literal["sqlite", "redis"] = "sqlite"
+    buckets: int = Field(16, ge=1, le=4096)
     parity_requests: int = Field(16, ge=1)
     max_candidates: int = Field(512, ge=1)
     serving_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -161,6 +167,7 @@ def load_config(name: str) -> DailyConfig:
 PROFILES = {
     "demo": DailyConfig(
         spec_name="simulator",
+        buckets=1,
         feed_sr=FeedSRConfig(width=64, layers=2, heads=2),
         dcnv2=DCNv2Config(),
         # A few hundred members: a larger batch leaves too few steps to learn anything.
@@ -169,6 +176,7 @@ PROFILES = {
     ),
     "kuairand": DailyConfig(
         spec_name="kuairand",
+        buckets=4,
         feed_sr=FeedSRConfig(width=64, layers=2, heads=2),
         dcnv2=DCNv2Config(),
         cold=TrainConfig(global_batch=64, micro_batch=64, epochs=2, auxiliary_weight=2.0),

@@ -86,6 +86,18 @@ class Layout:
         """The offline rows of one feature view as of the end of a day."""
         return self.feature_dir(view) / f"day={day}.parquet"
 
+    def state(self, name: str) -> Path:
+        """What a step keeps for the next day, by the view or the kind of it."""
+        return self.root / "state" / name
+
+    def history_bucket(self, bucket: int) -> Path:
+        """The newest history value of each member of a bucket, which is its state as well."""
+        return self.feature_dir("history") / f"bucket={bucket:05d}.parquet"
+
+    def history_buckets(self) -> list[Path]:
+        """The files of history values that there are, in order."""
+        return sorted(self.feature_dir("history").glob("bucket=*.parquet"))
+
     @property
     def feast(self) -> Path:
         """The rendered Feast repository with its registry and local online store."""

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a file of a day's state was made from, so that none is carried on from another log.
+
+State is yesterday's outcome that today's step starts from, a file a bucket. Each says in its own
+metadata through which days it was carried and what their impressions looked like then; it is
+written by a rename, so a killed step leaves each bucket whole, at the day or at the one before. It
+knows no counter and no window.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.layout.paths import Layout
+
+METADATA = b"feedsr.state"
+
+Stamp = tuple[int, int]
+"""When a file was written, in nanoseconds, and its size."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a bucket's state was made from.
+
+    Attributes:
+        key: what it depends on beside the log: the spec and the number of buckets.
+        days: the days it was carried through, with the state of each one's impressions.
+    """
+
+    key: str
+    days: dict[str, Stamp]
+
+    @classmethod
+    def of_log(cls, layout: Layout, day: str, key: str) -> Origin:
+        """The origin that a state through `day` has, as the log is now."""
+        days = [d for d in layout.impression_days() if d <= day]
+        return cls(key, {d: _stamp(layout.impressions_day(d)) for d in days})
+
+    @classmethod
+    def of_file(cls, path: Path) -> Origin | None:
+        """The origin of a file of state; None where there is none, or it is no such file."""
+        if not path.is_file():
+            return None
+        try:
+            kept = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"null"))
+            return cls(kept["key"], {d: (int(t), int(s)) for d, (t, s) in kept["days"].items()})
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+            return None
+
+    @property
+    def day(self) -> str:
+        """The last day; "" before the first."""
+        return max(self.days, default="")
+
+    def leads_to(self, later: Origin) -> bool:
+        """Whether a state of this origin, carried on, is one of the later origin."""
+        upto = {d: s for d, s in later.days.items() if d <= self.day}
+        return self.key == later.key and self.days == upto
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """What a file's schema says of it."""
+        return {METADATA: json.dumps({"key": self.key, "days": self.days}).encode()}
+
+
+def _stamp(path: Path) -> Stamp:
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size
