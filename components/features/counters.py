@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.log.columns import Array, Ints, column, select_list
+from components.log.columns import Array, Ints, Mask, column, select_list
 from feature_repo.kinds import Counter, View
 from feature_repo.spec import DAY_MS, Spec
 
@@ -49,21 +49,21 @@ def count_as_of(
     result = np.repeat(view.default, len(queries))
     if not len(queries) or not impressions.num_rows:
         return result
-    if all(_counter(f).days is not None for f in view.features):
+    if all(counter_of(f).days is not None for f in view.features):
         impressions = impressions.filter(impressions["timed"])
     codes, query_codes = _codes(impressions, keys, view.keys)
     asked = codes >= 0
     timeline = _Timeline(impressions.filter(pa.array(asked)), codes[asked], query_codes, queries)
     seen = timeline.upto > timeline.start
     for feature in view.features:
-        values = timeline.value(_counter(feature), spec)
+        values = timeline.value(counter_of(feature), spec)
         result[feature.name] = np.where(seen, values, view.default[feature.name])
     return result
 
 
 def counter_columns(view: View) -> list[str]:
     """The columns of an impression that `count_as_of` reads for a view."""
-    counters = [_counter(f) for f in view.features]
+    counters = [counter_of(f) for f in view.features]
     actions = {"dwell_ms" if c.of == "dwell" else c.of for c in counters} - {"impression"}
     return [*view.keys, *({"post_id"} - set(view.keys)), *_TIMES, *sorted(actions)]
 
@@ -76,13 +76,14 @@ def counted_query(spec: Spec) -> str:
 
 def windows(view: View) -> list[int]:
     """The window lengths of a view in days."""
-    return sorted({d for f in view.features if (d := _counter(f).days) is not None})
+    return sorted({d for f in view.features if (d := counter_of(f).days) is not None})
 
 
 _TIMES = ("event_time", "arrival_time", "timed")
 
 
-def _counter(feature: object) -> Counter:
+def counter_of(feature: object) -> Counter:
+    """The counter of a feature in a view of counters."""
     counter = getattr(feature, "counter", None)
     assert counter is not None, f"{feature} is in a view of counters and has no counter"
     return counter
@@ -199,28 +200,30 @@ class _Timeline:
 
     def value(self, counter: Counter, spec: Spec) -> Floats:
         """The counter's value for each query, `[R]`."""
-        known, hit = self._observed(counter)
-        hits = self.total(hit, counter)
-        if not counter.rate:
-            return hits
-        seen = self.total(known, counter)
-        rate = (hits + counter.strength * _prior(counter, spec)) / (seen + counter.strength)
-        return np.where(seen > 0, rate, np.nan) if counter.last is not None else rate
+        known, hit = (mask.astype(np.float64) for mask in observed(self.impressions, counter))
+        return rate_of(counter, self.total(known, counter), self.total(hit, counter), spec)
 
-    def _observed(self, counter: Counter) -> tuple[Floats, Floats]:
-        """Whether an impression says anything to the counter, and is a hit; 1.0 or 0.0 each."""
-        if counter.of == "impression":
-            ones = np.ones(len(self.codes))
-            return ones, ones
-        values = column(self.impressions, "dwell_ms" if counter.of == "dwell" else counter.of)
-        known = values >= 0
-        if counter.of == "dwell":
-            assert counter.dwell_ms is not None, "a dwell counter says its range"
-            low, high = counter.dwell_ms
-            hit = known & (values >= low) & (values < high)
-        else:
-            hit = values == 1
-        return known.astype(np.float64), hit.astype(np.float64)
+
+def observed(impressions: pa.Table, counter: Counter) -> tuple[Mask, Mask]:
+    """Which impressions say anything to a counter, and which are hits, `[N]` each."""
+    if counter.of == "impression":
+        all_N = np.ones(impressions.num_rows, np.bool_)
+        return all_N, all_N
+    values = column(impressions, "dwell_ms" if counter.of == "dwell" else counter.of)
+    known = values >= 0
+    if counter.of != "dwell":
+        return known, values == 1
+    assert counter.dwell_ms is not None, "a dwell counter says its range"
+    low, high = counter.dwell_ms
+    return known, known & (values >= low) & (values < high)
+
+
+def rate_of(counter: Counter, known: Floats, hits: Floats, spec: Spec) -> Floats:
+    """A counter's value for each key: the hits, or their smoothed share of what is known."""
+    if not counter.rate:
+        return hits
+    rate = (hits + counter.strength * _prior(counter, spec)) / (known + counter.strength)
+    return np.where(known > 0, rate, np.nan) if counter.last is not None else rate
 
 
 def _prior(counter: Counter, spec: Spec) -> float:
