@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.features.buckets import deal
+from components.log.buckets import deal
 from components.features.counter_state import (
     CHANGED,
     MOVED,

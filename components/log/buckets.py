@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which bucket a key belongs to, and rows dealt out to buckets.
+
+A bucket is a share of the keys by a hash of them: what one step of the day's state holds in memory
+at once. The hash is of the values alone, so every engine and every process deals alike. It knows no
+file but those that it puts rows aside in.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from components.log.columns import Ints, column
+from components.log.sessions import mix
+
+ROWS_IN_MEMORY = 1_000_000
+"""More rows than these are put aside in files."""
+
+ASIDE = pa.ipc.IpcWriteOptions(compression="lz4")
+
+SALT = 4
+"""Tells this hash from those of sessions."""
+
+
+def bucket_numbers(rows: pa.Table | pa.RecordBatch, keys: Sequence[str], buckets: int) -> Ints:
+    """The bucket of each row by its key columns, int64 `[N]` in [0, buckets)."""
+    if buckets == 1 or not rows.num_rows:
+        return np.zeros(rows.num_rows, np.int64)
+    return mix(SALT, *(column(rows, key) for key in keys)) % buckets
+
+
+def deal(rows: pa.Table, keys: Sequence[str], buckets: int) -> Iterator[pa.Table]:
+    """The rows of each bucket in turn, in the order they had."""
+    if buckets == 1:
+        yield rows
+        return
+    number = bucket_numbers(rows, keys, buckets)
+    order = np.argsort(number, kind="stable")
+    ends = np.cumsum(np.bincount(number, minlength=buckets))
+    for first, end in zip(np.append(0, ends[:-1]), ends, strict=True):
+        yield rows.take(pa.array(order[first:end]))
+
+
+@contextmanager
+def dealt(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, keys: Sequence[str], buckets: int
+) -> Iterator[Dealt]:
+    """Rows of any number by bucket, for the length of a block; many are put aside in files.
+
+    Args:
+        batches: the rows, read once.
+        schema: theirs.
+        keys: the key columns.
+        buckets: how many buckets there are.
+    """
+    with tempfile.TemporaryDirectory(prefix="feedsr-buckets-") as folder:
+        rows = Dealt(Path(folder), schema, keys, buckets)
+        rows.take(batches)
+        yield rows
+
+
+class Dealt:
+    """Rows by bucket: in memory as long as they are few, else in a file a bucket."""
+
+    def __init__(self, folder: Path, schema: pa.Schema, keys: Sequence[str], buckets: int) -> None:
+        self._folder, self._schema, self._keys, self._buckets = folder, schema, keys, buckets
+        self._held: list[pa.RecordBatch] = []
+        self._files = False
+
+    def take(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Deals all rows out."""
+        with ExitStack() as files:
+            writers: list[pa.ipc.RecordBatchStreamWriter] = []
+            for batch in batches:
+                self._held.append(batch)
+                if sum(held.num_rows for held in self._held) > ROWS_IN_MEMORY:
+                    writers = writers or [self._writer(files, b) for b in range(self._buckets)]
+                    self._put_aside(writers)
+            if writers:
+                self._put_aside(writers)
+
+    def bucket(self, number: int) -> pa.Table:
+        """The rows of one bucket, in the order they came."""
+        if self._files:
+            with pa.OSFile(str(self._path(number))) as file:
+                return pa.ipc.open_stream(file).read_all()
+        rows = pa.Table.from_batches(self._held, self._schema)
+        if self._buckets == 1:
+            return rows
+        numbers = bucket_numbers(rows, self._keys, self._buckets)
+        return rows.filter(pa.array(numbers == number))
+
+    def _writer(self, files: ExitStack, number: int) -> pa.ipc.RecordBatchStreamWriter:
+        self._files = True
+        sink = files.enter_context(pa.OSFile(str(self._path(number)), "wb"))
+        return files.enter_context(pa.ipc.new_stream(sink, self._schema, options=ASIDE))
+
+    def _put_aside(self, writers: Sequence[pa.ipc.RecordBatchStreamWriter]) -> None:
+        rows = pa.Table.from_batches(self._held, self._schema)
+        for writer, share in zip(writers, deal(rows, self._keys, self._buckets), strict=True):
+            writer.write_table(share)
+        self._held.clear()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number}.arrow"
