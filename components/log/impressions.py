@@ -6,12 +6,14 @@ It knows nothing of counters, histories or Feast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from components.layout.paths import Layout
@@ -22,6 +24,9 @@ from feature_repo.spec import Spec
 
 HISTORY_ORDER = ("arrival_time", "event_time", "post_id")
 CONTENT_KEYS = ("actor_id", "root_actor_id", "created_ms")
+AUTHORS = ["post_id", "actor_id", "root_actor_id"]
+BATCH_ROWS = 131_072
+"""Rows of an answer that are read at once."""
 
 
 def read_posts(layout: Layout) -> pa.Table:
@@ -34,10 +39,19 @@ def read_members(layout: Layout) -> pa.Table:
     return _read(layout.members)
 
 
-def _read(path: Any) -> pa.Table:
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise ValueError(f"there is no {path}; run ingest first")
-    return pq.read_table(path)
+    return pq.read_table(path, columns=columns)
+
+
+def posts_of(layout: Layout, post_ids: Ints) -> pa.Table:
+    """The checked posts of some ids alone, by id; ids that no post has are left out."""
+    path = layout.posts
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; run ingest first")
+    wanted = pa.array(np.unique(post_ids), pa.int64())
+    return ds.dataset(str(path)).to_table(filter=ds.field("post_id").isin(wanted))
 
 
 def content_records(posts: pa.Table, post_ids: Ints, spec: Spec) -> Array:
@@ -71,22 +85,29 @@ class ImpressionLog:
     A query reads `impressions`, or `events`: those left joined with the posts' `actor_id` and
     `root_actor_id` (0 where the post is unknown).
 
-    Attributes:
-        posts: the checked posts, whole.
+    Args:
+        layout: the run.
+        through_day: the last day.
+        days: those whose files are read, of the days there are; by default all through the last.
     """
 
-    def __init__(self, layout: Layout, through_day: str) -> None:
-        files = [layout.impressions_day(d) for d in layout.impression_days() if d <= through_day]
-        if not files:
+    def __init__(
+        self, layout: Layout, through_day: str, days: Collection[str] | None = None
+    ) -> None:
+        there = [d for d in layout.impression_days() if d <= through_day]
+        there_files = [layout.impressions_day(d) for d in there]
+        files = [layout.impressions_day(d) for d in there if days is None or d in days]
+        if not there:
             raise ValueError(
                 f"no impressions through {through_day} in {layout.root / 'impressions'}; "
                 "run ingest first"
             )
+        self.layout = layout
         self.connection = duckdb.connect()
-        self.posts = read_posts(layout)
-        authors = self.posts.select(["post_id", "actor_id", "root_actor_id"])
-        self.connection.register("posts", authors)
-        self.connection.execute(f"create view impressions as select * from {duckdb_parquet(files)}")
+        self.connection.register("posts", _read(layout.posts, AUTHORS))
+        # Of no day there is nothing, in the columns of any.
+        rows = f"{duckdb_parquet(files or there_files[-1:])}{'' if files else ' limit 0'}"
+        self.connection.execute(f"create view impressions as select * from {rows}")
         self.connection.execute(
             "create view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "
             "coalesce(p.root_actor_id, 0) as root_actor_id "
@@ -99,11 +120,20 @@ class ImpressionLog:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
+    @cached_property
+    def posts(self) -> pa.Table:
+        """The checked posts, whole."""
+        return read_posts(self.layout)
+
     def query(self, sql: str, **tables: pa.Table) -> pa.Table:
         """The answer to a query over `events`, `impressions`, `posts` and the tables given."""
+        return self.batches(sql, **tables).read_all()
+
+    def batches(self, sql: str, **tables: pa.Table) -> pa.RecordBatchReader:
+        """The answer to a query, some rows at a time."""
         for name, table in tables.items():
             self.connection.register(name, table)
-        return self.connection.execute(sql).to_arrow_table()
+        return self.connection.execute(sql).to_arrow_reader(BATCH_ROWS)
 
     @staticmethod
     def member_chunks(members: Array, counts: Array, rows: int) -> Iterable[pa.Table]:
