@@ -11,17 +11,21 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from components.config import DailyConfig
 from components.console import progress
-from components.features.counters import count_as_of, counter_columns, windows
-from components.layout.files import write_parquet
+from components.features.counter_state import empty_state
+from components.features.counting import Counting
+from components.features.state import Origin
+from components.features.unknown_posts import declared_since, note_unknown
+from components.layout.files import atomic_path, write_parquet
 from components.layout.paths import Layout
-from components.log.columns import column, packed_bytes, records, select_list
-from components.log.impressions import ImpressionLog, read_members, read_posts
+from components.log.columns import column, packed_bytes, records
+from components.log.impressions import days_through, read_members, read_posts
 from feature_repo.kinds import View
 from feature_repo.quoting import duckdb_parquet
-from feature_repo.spec import DAY_MS, Spec
+from feature_repo.spec import Spec
 
 EPOCH = 0
 """The event time of the members that a log begins with, and of a post whose creation time is
@@ -36,23 +40,41 @@ def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
     """
     spec = config.spec
     written: dict[str, int] = {}
-    with ImpressionLog(layout, day) as log, progress("features", len(spec.views)) as advance:
+    days_through(layout, day)
+    key = Origin.key_of(spec, config.buckets)
+    with progress("features", len(spec.views)) as advance:
         for view in spec.views:
+            since_day = previous_day(layout, view.name, day)
             if view.kind == "counters":
-                table = _counted(layout, log, view, day, spec)
+                counting = Counting(
+                    layout=layout,
+                    view=view,
+                    spec=spec,
+                    day=day,
+                    since_day=since_day,
+                    buckets=config.buckets,
+                    declared=declared_since(layout, since_day, key),
+                )
+                written[view.name] = _counted(layout, counting)
             else:
                 table = _static(layout, view, day, spec)
-            write_parquet(layout.feature_day(view.name, day), table)
-            written[view.name] = table.num_rows
+                write_parquet(layout.feature_day(view.name, day), table)
+                written[view.name] = table.num_rows
             advance()
+    note_unknown(layout, day, key)
     return written
+
+
+def previous_day(layout: Layout, view: str, day: str) -> str | None:
+    """The latest earlier day that has rows of a view; None if this is the first."""
+    days = [p.stem[4:] for p in layout.feature_dir(view).glob("day=*.parquet")]
+    return max((d for d in days if d < day), default=None)
 
 
 def previous_end(layout: Layout, view: str, day: str, spec: Spec) -> int | None:
     """The end of the latest earlier day that has rows of a view; None if this is the first."""
-    days = [p.stem[4:] for p in layout.feature_dir(view).glob("day=*.parquet")]
-    earlier = [d for d in days if d < day]
-    return spec.day_end(max(earlier)) if earlier else None
+    since_day = previous_day(layout, view, day)
+    return spec.day_end(since_day) if since_day else None
 
 
 def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Array) -> pa.Table:
@@ -64,33 +86,21 @@ def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Arra
     return pa.table({**columns, **stamps, "packed": value})
 
 
-def _counted(layout: Layout, log: ImpressionLog, view: View, day: str, spec: Spec) -> pa.Table:
-    end = spec.day_end(day)
-    changed = log.query(_changed_keys(view, previous_end(layout, view.name, day, spec), end))
-    names = select_list(view.keys)
-    impressions = log.query(
-        f"select {select_list(counter_columns(view))} from events "
-        f"semi join changed using ({names}) where arrival_time < {end}",
-        changed=changed,
-    )
-    cutoffs = np.full(changed.num_rows, end, np.int64)
-    values = count_as_of(impressions, view, changed, cutoffs, spec)
-    return feature_rows(changed, cutoffs, packed_bytes(values))
-
-
-def _changed_keys(view: View, since: int | None, end: int) -> str:
-    """SQL for the keys with an impression that arrived, or left a window, in [since, end)."""
-    keys = select_list(view.keys)
-    days = windows(view)
-    only_windows = len(days) > 0 and all(f.counter and f.counter.days for f in view.features)
-    where = [f"arrival_time < {end}"] + ["timed"] * only_windows
-    if since is not None:
-        moved = [f"arrival_time >= {since}"]
-        for d in days:
-            low, high = since - d * DAY_MS, end - d * DAY_MS
-            moved.append(f"(timed and event_time >= {low} and event_time < {high})")
-        where.append("(" + " or ".join(moved) + ")")
-    return f"select distinct {keys} from events where {' and '.join(where)} order by {keys}"
+def _counted(layout: Layout, counting: Counting) -> int:
+    """Writes a view's rows of a day, a bucket a row group; returns how many."""
+    view, day = counting.view, counting.day
+    end, rows = counting.spec.day_end(day), 0
+    keys, nothing = empty_state(view).select(list(view.keys)), pa.array([], pa.binary())
+    schema = feature_rows(keys, np.zeros(0, np.int64), nothing).schema
+    with (
+        atomic_path(layout.feature_day(view.name, day)) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for keys, values in counting.rows():
+            cutoffs = np.full(keys.num_rows, end, np.int64)
+            writer.write_table(feature_rows(keys, cutoffs, packed_bytes(values)))
+            rows += keys.num_rows
+    return rows
 
 
 def _static(layout: Layout, view: View, day: str, spec: Spec) -> pa.Table:

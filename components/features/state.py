@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.layout.paths import Layout
+from feature_repo.spec import Spec
 
 METADATA = b"feedsr.state"
 
@@ -52,6 +53,11 @@ class Origin:
             return cls(kept["key"], {d: (int(t), int(s)) for d, (t, s) in kept["days"].items()})
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
             return None
+
+    @staticmethod
+    def key_of(spec: Spec, buckets: int) -> str:
+        """The key of a spec's state in so many buckets."""
+        return f"{spec.hash} {buckets}"
 
     @property
     def day(self) -> str:

@@ -79,6 +79,16 @@ def history_order(impressions: pa.Table) -> pa.Table:
     return impressions.take(pa.array(order))
 
 
+def days_through(layout: Layout, day: str) -> list[str]:
+    """The ingested days through one, in order; ValueError if there is none."""
+    days = [d for d in layout.impression_days() if d <= day]
+    if not days:
+        raise ValueError(
+            f"no impressions through {day} in {layout.root / 'impressions'}; run ingest first"
+        )
+    return days
+
+
 class ImpressionLog:
     """The impressions that had arrived by the end of a day, read by duckdb with what a query needs.
 
@@ -94,14 +104,9 @@ class ImpressionLog:
     def __init__(
         self, layout: Layout, through_day: str, days: Collection[str] | None = None
     ) -> None:
-        there = [d for d in layout.impression_days() if d <= through_day]
+        there = days_through(layout, through_day)
         there_files = [layout.impressions_day(d) for d in there]
         files = [layout.impressions_day(d) for d in there if days is None or d in days]
-        if not there:
-            raise ValueError(
-                f"no impressions through {through_day} in {layout.root / 'impressions'}; "
-                "run ingest first"
-            )
         self.layout = layout
         self.connection = duckdb.connect()
         self.connection.register("posts", _read(layout.posts, AUTHORS))
