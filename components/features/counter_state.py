@@ -194,10 +194,10 @@ def _codes(rows: pa.Table, keys: Sequence[str]) -> Array:
     if len(values) == 1:
         return values[0]
     # Big-endian with the sign flipped: bytes sort as the numbers do.
-    flipped = [
-        (v.astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63)).astype(">u8") for v in values
-    ]
-    return np.stack(flipped, axis=1).view(f"S{8 * len(keys)}").reshape(-1)
+    flipped = np.empty((rows.num_rows, len(keys)), ">u8")
+    for place, value in enumerate(values):
+        flipped[:, place] = value.astype(np.int64).view(np.uint64) ^ np.uint64(1 << 63)
+    return flipped.view(f"S{8 * len(keys)}").reshape(-1)
 
 
 @dataclass(frozen=True)
