@@ -22,7 +22,7 @@ from torch import Tensor
 from components.config import DailyConfig
 from components.evaluation.requests import LoggedRequest
 from components.features.context import PointInTimeContext
-from components.features.histories import encode_histories
+from components.features.history_columns import encode_histories
 from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.columns import column, records, select_list

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The history value of every member whose log grew on a day, by the one builder.
+"""The newest history value of every member, carried from day to day in buckets of members.
 
-`history_batch` turns impressions into history columns for values, sequences and pushes alike, so
-offline, online and training cannot differ. It knows nothing of Feast.
+A bucket's file is what Feast reads and what the next day starts from. One that does not fit the
+log, or is not there, is made anew at once from the whole of it. What a window holds is
+`components.features.window_state`'s to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,132 +18,155 @@ import pyarrow.parquet as pq
 
 from components.config import DailyConfig
 from components.console import progress
-from components.features.offline import feature_rows, previous_end
-from components.layout.files import atomic_path
+from components.features.state import Origin
+from components.features.window_state import can_carry, slide, values_schema
+from components.layout.files import atomic_path, write_parquet
 from components.layout.paths import Layout
-from components.log.columns import Array, arrow_column, column, records, select_list
-from components.log.impressions import ImpressionLog, history_order, read_posts, with_content
-from feature_repo.spec import Spec
-from serving.assemble import sequence_features
-from serving.history import encode_history
+from components.log.buckets import dealt
+from components.log.checks import MAX_LATE_DAYS
+from components.log.columns import column, select_list
+from components.log.impressions import (
+    ImpressionLog,
+    Posts,
+    days_through,
+    history_order,
+)
 
 VIEW = "history"
-CHUNK_ROWS = 500_000
-"""Impressions built at once; bounds memory."""
+GROUP_ROWS = 256
+"""Values of a row group of a file; each is up to 65 KB."""
+CHUNK_BYTES = 8 * 2**20
+"""Values that are carried at once; bounds memory."""
+CHUNK_ROWS = 200_000
+"""Impressions of members without a value that are built at once."""
+DROPPED_DAYS = MAX_LATE_DAYS + 4
+"""How long what a window dropped is kept for those who look at earlier days."""
 
 
 def histories(layout: Layout, day: str, config: DailyConfig) -> int:
-    """Writes a day's `features/history/`: one value per member with news; returns how many.
+    """Brings `features/history/` to the end of a day; returns how many members had news.
 
-    News is what arrived since the day before.
+    Where the files are of a later day already, they stay.
 
     Raises:
         ValueError: nothing is ingested through the day.
     """
-    spec = config.spec
-    posts = read_posts(layout)
-    end = spec.day_end(day)
-    with (
-        ImpressionLog(layout, day) as log,
-        atomic_path(layout.feature_day(VIEW, day)) as temporary,
-        pq.ParquetWriter(temporary, _schema(), compression="zstd") as writer,
-    ):
-        since = previous_end(layout, VIEW, day, spec)
-        grown = log.query(_grown_members(since, end))
-        members, counts = column(grown, "member_id"), column(grown, "rows")
-        with progress("histories", len(members)) as advance:
-            for chunk in log.member_chunks(members, counts, CHUNK_ROWS):
-                windows = log.query(_window_rows(spec, end), chunk=chunk)
-                writer.write_table(_history_rows(windows, posts, spec, end))
-                advance(chunk.num_rows)
-    return len(members)
+    days_through(layout, day)
+    buckets = Buckets(layout, day, config)
+    with progress("histories", config.buckets) as advance:
+        grown = 0
+        for members in buckets.bring():
+            grown += members
+            advance()
+    return grown
 
 
-def history_batch(
-    impressions: pa.Table, spec: Spec, views: Mapping[str, Array] | None = None
-) -> pa.RecordBatch:
-    """The history columns (`spec.history_schema`) of impressions, in the order they are given.
+class Buckets:
+    """The files of history values as of the end of a day.
 
     Args:
-        impressions: `spec.impression_schema`, `session_id` and the posts' content (`with_content`).
-        spec: names the columns.
-        views: each impression's records as of its own time, where the spec fuses some early.
+        layout: the run.
+        day: YYYY-MM-DD, ingested.
+        config: names the spec, and says how many buckets there are.
     """
-    ids, time_ms = column(impressions, "post_id"), column(impressions, "event_time")
-    content = records(impressions, spec.content)
-    request = {
-        f.name: column(impressions, f.name)
-        for f in spec.with_role("sequence")
-        if f.source == "request" and f.name in impressions.column_names
-    }
-    columns = sequence_features(spec, ids, content, request, time_ms, views)
-    arrays = []
-    for field in spec.history_schema:
-        values = columns[field.name] if field.name in columns else _logged(impressions, field)
-        arrays.append(arrow_column(values, field.type))
-    return pa.RecordBatch.from_arrays(arrays, schema=spec.history_schema)
+
+    def __init__(self, layout: Layout, day: str, config: DailyConfig) -> None:
+        self.layout, self.day, self.spec, self.count = layout, day, config.spec, config.buckets
+        self.wanted = Origin.of_log(layout, day, Origin.key_of(config.spec, config.buckets))
+        self._posts = Posts(layout)
+
+    def bring(self) -> Iterator[int]:
+        """Brings each bucket to the day; how many of its members had news."""
+        kept = [Origin.of_file(self.layout.history_bucket(b)) for b in range(self.count)]
+        since = [self._since(origin) for origin in kept]
+        behind = [day for day in since if day is not None and day < self.day]
+        days = {d for d in self.wanted.days if behind and d > min(behind)}
+        with ImpressionLog(self.layout, self.day, days) as log:
+            names = select_list((*self.spec.impression_schema.names, "session_id"))
+            reader = log.batches(f"select {names} from impressions")
+            with dealt(reader, reader.schema, ("member_id",), self.count) as rows:
+                for bucket, day in enumerate(since):
+                    if day is not None and day >= self.day:
+                        yield 0
+                        continue
+                    yield self._write(bucket, day or "", rows.bucket(bucket))
+        self._remove_others()
+
+    def _since(self, kept: Origin | None) -> str | None:
+        """The day through which a bucket's file holds the log; "" where it is to be made anew."""
+        fits = kept is not None and (kept.leads_to(self.wanted) or self.wanted.leads_to(kept))
+        return kept.day if kept and fits and can_carry(self.spec) else ""
+
+    def _write(self, bucket: int, since: str, rows: pa.Table) -> int:
+        """Carries a bucket on from a day's end, "" from nothing; how many members had news."""
+        if since:
+            late = column(rows, "arrival_time") >= self.spec.day_end(since)
+            rows = rows if late.all() else rows.filter(pa.array(late))
+        path, dropped, grown = self.layout.history_bucket(bucket), [], 0
+        with atomic_path(path) as temporary, _writer(temporary, self.wanted) as writer:
+            for values, news in _chunks(path if since else None, history_order(rows)):
+                slid = slide(values, news, self._posts.of, self.spec)
+                writer.write_table(slid.values, row_group_size=GROUP_ROWS)
+                dropped.append(slid.dropped)
+                grown += slid.grown
+            if since:
+                self._keep_dropped(bucket, dropped)
+        return grown
+
+    def _keep_dropped(self, bucket: int, dropped: list[pa.Table]) -> None:
+        """Writes what a bucket's windows dropped on the day, and removes what is too old."""
+        folder = self.layout.dropped_day(self.day)
+        write_parquet(folder / f"bucket={bucket:05d}.parquet", pa.concat_tables(dropped))
+        oldest = self.spec.days_after(self.day, -DROPPED_DAYS)
+        for day in folder.parent.glob("day=*"):
+            if day.name < f"day={oldest}":
+                shutil.rmtree(day)
+
+    def _remove_others(self) -> None:
+        """Removes the files of another number of buckets, and those of single days."""
+        ours = {self.layout.history_bucket(bucket) for bucket in range(self.count)}
+        for path in self.layout.feature_dir(VIEW).glob("*.parquet"):
+            if path not in ours:
+                path.unlink()
 
 
-def encode_histories(impressions: pa.Table, spec: Spec) -> Iterator[tuple[int, bytes]]:
-    """Each member's history value, members ascending.
+def _writer(path: Path, origin: Origin) -> pq.ParquetWriter:
+    """A writer of values, which are compressed already and each is another."""
+    schema = values_schema().with_metadata(origin.metadata())
+    keys = [name for name in schema.names if name != VIEW]
+    compression = {**dict.fromkeys(keys, "zstd"), VIEW: "none"}
+    return pq.ParquetWriter(
+        path, schema, compression=compression, use_dictionary=False, write_statistics=keys
+    )
 
-    Args:
-        impressions: any members', with `count` (all of the member's impressions so far, int64)
-            beside the columns of `history_batch`; at least the rows of each window.
-        spec: names the columns.
+
+def _chunks(path: Path | None, rows: pa.Table) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """A file's values some at a time, each with the new impressions of its members.
+
+    At the end come the impressions of members beyond the file's, without values.
     """
-    ordered = history_order(impressions)
-    batch = history_batch(ordered, spec)
-    members, starts = np.unique(column(ordered, "member_id"), return_index=True)
-    counts = column(ordered, "count")[starts] if len(starts) else starts
-    ends = np.append(starts, ordered.num_rows)[1:]
-    for member, start, stop, count in zip(members, starts, ends, counts, strict=True):
-        rows = batch.slice(start, stop - start)
-        yield int(member), encode_history(rows, member_id=int(member), count=int(count), spec=spec)
+    members, done = column(rows, "member_id"), 0
+    for values in _groups(path) if path else ():
+        last = values["member_id"][-1].as_py()
+        end = int(np.searchsorted(members, last, side="right"))
+        yield values, rows.slice(done, end - done)
+        done = end
+    nothing = values_schema().empty_table()
+    while done < len(members):
+        last = members[min(done + CHUNK_ROWS, len(members)) - 1]
+        end = int(np.searchsorted(members, last, side="right"))
+        yield nothing, rows.slice(done, end - done)
+        done = end
 
 
-def _logged(impressions: pa.Table, field: pa.Field) -> Array:
-    values = column(impressions, field.name)
-    if pa.types.is_floating(field.type) and values.dtype.kind in "iu":
-        return np.where(values < 0, np.nan, values).astype(np.float32)
-    return values
-
-
-def _grown_members(since: int | None, end: int) -> str:
-    news = "" if since is None else f"having max(arrival_time) >= {since}"
-    return (
-        f"select member_id, count(*) as rows from impressions where arrival_time < {end} "
-        f"group by member_id {news} order by member_id"
-    )
-
-
-def _window_rows(spec: Spec, end: int) -> str:
-    """The newest rows of each member in `chunk`, as many as any window holds, and their count."""
-    most = spec.max_impressions + spec.block - 1
-    names = (*spec.impression_schema.names, "session_id")
-    order = "arrival_time desc, event_time desc, post_id desc"
-    return (
-        f"select {select_list(names)}, count(*) over (partition by member_id) as count "
-        f"from impressions semi join chunk using (member_id) where arrival_time < {end} "
-        f"qualify row_number() over (partition by member_id order by {order}) <= {most}"
-    )
-
-
-def _schema() -> pa.Schema:
-    time = pa.timestamp("us", tz="UTC")
-    return pa.schema(
-        {
-            "member_id": pa.int64(),
-            "event_timestamp": time,
-            "created_timestamp": time,
-            "history": pa.binary(),
-        }
-    )
-
-
-def _history_rows(windows: pa.Table, posts: pa.Table, spec: Spec, end: int) -> pa.Table:
-    values = list(encode_histories(with_content(windows, posts, spec), spec))
-    keys = pa.table({"member_id": pa.array([m for m, _ in values], pa.int64())})
-    times = np.full(len(values), end, np.int64)
-    rows = feature_rows(keys, times, pa.array([v for _, v in values], pa.binary()))
-    return rows.rename_columns(_schema().names)
+def _groups(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a file of values, small ones together."""
+    held: list[pa.Table] = []
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            held.append(file.read_row_group(group).replace_schema_metadata(None))
+            if sum(table.nbytes for table in held) >= CHUNK_BYTES:
+                yield pa.concat_tables(held)
+                held = []
+    if held and sum(table.num_rows for table in held):
+        yield pa.concat_tables(held)

@@ -71,12 +71,6 @@ def previous_day(layout: Layout, view: str, day: str) -> str | None:
     return max((d for d in days if d < day), default=None)
 
 
-def previous_end(layout: Layout, view: str, day: str, spec: Spec) -> int | None:
-    """The end of the latest earlier day that has rows of a view; None if this is the first."""
-    since_day = previous_day(layout, view, day)
-    return spec.day_end(since_day) if since_day else None
-
-
 def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Array) -> pa.Table:
     """Rows as Feast reads them: keys, event and created timestamps (equal, UTC), `packed`."""
     times = pa.array(event_ms * 1000, pa.timestamp("us", tz="UTC"))
@@ -113,7 +107,7 @@ def _static(layout: Layout, view: View, day: str, spec: Spec) -> pa.Table:
     table = table.sort_by(key)
     packed = records(table, view)
     # A member who comes later has a profile from then on: nobody knew it before.
-    begins = previous_end(layout, view.name, day, spec) is None
+    begins = previous_day(layout, view.name, day) is None
     since = np.full(len(packed), EPOCH if begins else end, np.int64)
     if view.kind == "content":
         since = np.maximum(packed["created_ms"], EPOCH)

@@ -94,6 +94,10 @@ class Layout:
         """The newest history value of each member of a bucket, which is its state as well."""
         return self.feature_dir("history") / f"bucket={bucket:05d}.parquet"
 
+    def dropped_day(self, day: str) -> Path:
+        """The impressions that windows dropped on a day, a Parquet file a bucket."""
+        return self.state("dropped") / f"day={day}"
+
     def history_buckets(self) -> list[Path]:
         """The files of history values that there are, in order."""
         return sorted(self.feature_dir("history").glob("bucket=*.parquet"))

@@ -25,6 +25,8 @@ from feature_repo.spec import Spec
 HISTORY_ORDER = ("arrival_time", "event_time", "post_id")
 CONTENT_KEYS = ("actor_id", "root_actor_id", "created_ms")
 AUTHORS = ["post_id", "actor_id", "root_actor_id"]
+POSTS_HELD = 500_000
+"""Posts that are held in memory as a whole."""
 BATCH_ROWS = 131_072
 """Rows of an answer that are read at once."""
 
@@ -52,6 +54,23 @@ def posts_of(layout: Layout, post_ids: Ints) -> pa.Table:
         raise ValueError(f"there is no {path}; run ingest first")
     wanted = pa.array(np.unique(post_ids), pa.int64())
     return ds.dataset(str(path)).to_table(filter=ds.field("post_id").isin(wanted))
+
+
+class Posts:
+    """The posts of a run by their ids: held whole where they are few.
+
+    Args:
+        layout: the run.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        few = layout.posts.is_file() and pq.read_metadata(layout.posts).num_rows <= POSTS_HELD
+        self._held = read_posts(layout) if few else None
+
+    def of(self, post_ids: Ints) -> pa.Table:
+        """The posts of some ids, maybe among others."""
+        return posts_of(self._layout, post_ids) if self._held is None else self._held
 
 
 def content_records(posts: pa.Table, post_ids: Ints, spec: Spec) -> Array:

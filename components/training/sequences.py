@@ -26,7 +26,7 @@ import pyarrow as pa
 from components.config import DailyConfig
 from components.console import progress
 from components.features.context import Context, PointInTimeContext
-from components.features.histories import history_batch
+from components.features.history_columns import history_batch
 from components.features.store import open_store
 from components.layout.paths import Layout
 from components.log.columns import column, select_list

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.features.histories import history_batch
+from components.features.history_columns import history_batch
 from components.log.columns import column
 from components.log.impressions import history_order, with_content
 from feature_repo.spec import DAY_MS, FRESHNESS, window_start

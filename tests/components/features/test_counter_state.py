@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.log.buckets import deal
 from components.features.counter_state import (
     CHANGED,
     MOVED,
@@ -20,6 +19,7 @@ from components.features.counter_state import (
     state_schema,
 )
 from components.features.counters import count_as_of, windows
+from components.log.buckets import deal
 from components.log.columns import column
 from components.log.impressions import with_content
 from feature_repo.kinds import Counter, Feature, Numeric, View

@@ -16,7 +16,8 @@ from components.evaluation.replay import Offline, Replayed
 from components.evaluation.requests import LoggedRequest
 from components.features.context import AsOfContext
 from components.features.counters import count_as_of
-from components.features.histories import encode_histories, histories, history_batch
+from components.features.histories import histories
+from components.features.history_columns import encode_histories, history_batch
 from components.features.offline import feature_rows, features
 from components.layout.files import write_parquet
 from components.layout.paths import Layout

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.features import histories as module
-from components.features.histories import encode_histories, histories, history_batch
+from components.features.histories import histories
+from components.features.history_columns import encode_histories, history_batch
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import history_order, with_content

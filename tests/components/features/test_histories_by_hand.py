@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.features.histories import encode_histories, histories, history_batch
+from components.features.histories import histories
+from components.features.history_columns import encode_histories, history_batch
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import history_order, with_content

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from components.features import online as module
-from components.features.histories import encode_histories, histories
+from components.features.histories import histories
+from components.features.history_columns import encode_histories
 from components.features.offline import features
 from components.features.online import materialize, online_histories, push_history
 from components.features.store import open_store
