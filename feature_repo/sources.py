@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feast sources: the Parquet files a run writes for each view, a file a day. Declarations only."""
+"""Feast sources: the Parquet files a run writes for each view. Declarations only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ HISTORY_PUSH = "history_push"
 """The push source that fresh histories reach the online store through."""
 
 
-def file_source(name: str, root: Path) -> FileSource:
-    """The offline rows of a view.
+def file_source(name: str, root: Path, files: str = "day=*") -> FileSource:
+    """The offline rows of a view, a file a day.
 
     duckdb reads the path as a pattern, in which the root stands for itself. It is absolute because
     Feast resolves a relative one against the folder it happens to run in.
@@ -23,7 +23,7 @@ def file_source(name: str, root: Path) -> FileSource:
     folder = duckdb_pattern(root.absolute() / "features" / name)
     return FileSource(
         name=f"{name}_rows",
-        path=f"{folder}/day=*.parquet",
+        path=f"{folder}/{files}.parquet",
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
@@ -31,5 +31,5 @@ def file_source(name: str, root: Path) -> FileSource:
 
 
 def push_source(root: Path) -> PushSource:
-    """Histories pushed between two days, over the same offline rows."""
-    return PushSource(name=HISTORY_PUSH, batch_source=file_source("history", root))
+    """Histories pushed between two days, over the newest value of each member."""
+    return PushSource(name=HISTORY_PUSH, batch_source=file_source("history", root, "bucket=*"))

@@ -9,6 +9,7 @@ content. The same seed gives the same log.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,7 @@ def random_log(
     rng = np.random.default_rng(seed)
     start = int(spec.day_start(FIRST_DAY))
     event = start + rng.integers(0, days * DAY_MS // GRID_MS, rows) * GRID_MS
-    late = rng.choice([0, 0, 0, 60_000, GRID_MS, DAY_MS, 8 * DAY_MS], rows)
+    late = rng.choice([0, 0, 0, 60_000, GRID_MS, DAY_MS, 6 * DAY_MS], rows)
     timed = rng.random(rows) > 0.15
     event = np.where(timed, event, start - rng.integers(1, 40, rows) * GRID_MS)
     arrival = np.where(timed, np.minimum(event + late, start + days * DAY_MS - 1), event)
@@ -94,12 +95,21 @@ def random_log(
     return Log(spec, impressions, _posts(spec, posts, start, rng), _members(spec, members, rng))
 
 
-def build_run(layout: Layout, log: Log, config: DailyConfig) -> list[str]:
-    """Writes a log and builds its features and histories day by day; returns the days."""
+def build_run(
+    layout: Layout,
+    log: Log,
+    config: DailyConfig,
+    after: Callable[[list[str]], object] = lambda _: None,
+) -> list[str]:
+    """Writes a log and builds its features and histories day by day; returns the days.
+
+    After each day it calls `after` with the days so far.
+    """
     days = log.write(layout)
-    for day in days:
+    for place, day in enumerate(days, 1):
         features(layout, day, config)
         histories(layout, day, config)
+        after(days[:place])
     return days
 
 

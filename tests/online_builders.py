@@ -46,8 +46,9 @@ def online(layout: Layout, config: DailyConfig = CONFIG) -> dict[str, dict]:
 
 def offline(layout: Layout, name: str, field: str, days: list[str]) -> dict[tuple, bytes]:
     rows: dict[tuple, bytes] = {}
-    for day in days:
-        for row in pq.read_table(layout.feature_day(name, day)).to_pylist():
+    files = [layout.feature_day(name, day) for day in days]
+    for path in layout.history_buckets() if name == "history" else files:
+        for row in pq.read_table(path).to_pylist():
             rows[tuple(v for k, v in row.items() if k.endswith("_id"))] = row[field]
     return rows
 

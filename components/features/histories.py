@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from components.config import DailyConfig
 from components.console import progress
 from components.features.state import Origin
-from components.features.window_state import can_carry, slide, values_schema
+from components.features.window_state import can_carry, slide, values_schema, window_rows_schema
 from components.layout.files import atomic_path, write_parquet
 from components.layout.paths import Layout
 from components.log.buckets import dealt
@@ -102,7 +102,8 @@ class Buckets:
         if since:
             late = column(rows, "arrival_time") >= self.spec.day_end(since)
             rows = rows if late.all() else rows.filter(pa.array(late))
-        path, dropped, grown = self.layout.history_bucket(bucket), [], 0
+        path, grown = self.layout.history_bucket(bucket), 0
+        dropped = [window_rows_schema(self.spec).empty_table()]
         with atomic_path(path) as temporary, _writer(temporary, self.wanted) as writer:
             for values, news in _chunks(path if since else None, history_order(rows)):
                 slid = slide(values, news, self._posts.of, self.spec)

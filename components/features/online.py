@@ -9,7 +9,7 @@ were written anew is emptied and filled again. It computes no features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from components.features.online_files import OnlineFiles
 from components.features.store import apply_store, online_address, open_store, quiet, reachable
 from components.layout.paths import Layout
 from components.log.columns import column
+from feature_repo.batch_engine import WRITTEN
 from feature_repo.spec import Spec
 from serving.history import decode_history
 
@@ -50,7 +51,8 @@ def materialize(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]
     spec = config.spec
     views = [*(v.name for v in spec.views), HISTORY]
     for name in views:
-        if not layout.feature_day(name, day).is_file():
+        path = layout.history_bucket(0) if name == HISTORY else layout.feature_day(name, day)
+        if not path.is_file():
             raise ValueError(f"view {name} has no rows of {day}; run features and histories first")
     store = open_store(layout, config)
     apply_store(layout, spec, store)
@@ -103,9 +105,10 @@ def _online_files(layout: Layout, store: Any, spec: Spec) -> OnlineFiles:
     """What is online; nothing where the store is another one or has lost its rows."""
     path = layout.root / "ledger" / "online.json"
     kept = OnlineFiles(path, f"{online_address(store)}, {spec.hash}")
-    if last := kept.last_day(HISTORY):
-        files = _files(layout, HISTORY, last).values()
-        members = ds.dataset([str(p) for p in files]).head(LOST_PROBES, columns=["member_id"])
+    if kept.last_day(HISTORY) and (files := layout.history_buckets()):
+        data = ds.dataset([str(p) for p in files])
+        old = ds.field("event_timestamp") <= _utc(spec.day_end(kept.last_day(HISTORY) or ""))
+        members = data.head(LOST_PROBES, columns=["member_id"], filter=old)
         if members.num_rows and not online_histories(store, column(members, "member_id").tolist()):
             kept.views.clear()
     return kept
@@ -118,41 +121,46 @@ def _materialize_view(
     files, last = _files(layout, name, day), online.last_day(name)
     if last is not None and last > day:
         return 0
-    newer: dict[int, dict[int, bytes]] = {}
+    pushed: dict[int, dict[int, bytes]] = {}
     done = store.get_feature_view(name).most_recent_end_time
     if online.changed(name, files) or (last is None and done is not None):
         # Redis refuses a row that is no newer than the one it has, and no row takes another away.
-        newer = _newer_online(store, _keys(files), spec) if name == HISTORY else {}
+        pushed = _pushed(layout, store, spec, day) if name == HISTORY else {}
         online.forget(name)
         _empty(layout, store, name, spec)
         last = None
-    new = {d: p for d, p in files.items() if last is None or d > last or d == day}
-    written = _bring_online(store, name, new, spec)
-    for time_ms, values in newer.items():
+    new = [p for d, p in files.items() if last is None or d > last or d == day]
+    first = spec.day_end(last) if last else 0
+    start = first if name == HISTORY else min(first, _first_time(new))
+    written = _bring_online(store, name, start, spec.day_end(day))
+    for time_ms, values in pushed.items():
         _push(store, values, time_ms)
     online.note(name, files)
     return written
 
 
-def _bring_online(store: Any, name: str, files: Mapping[str, Path], spec: Spec) -> int:
-    """Materializes the rows of some days' files, the first of which may be online already."""
-    new, end = _keys(files), _utc(spec.day_end(max(files)))
-    if not new.num_rows:
-        # An interval without rows is still recorded: the next day starts from here.
-        store.materialize(end - timedelta(milliseconds=1), end, feature_views=[name])
-        return 0
-    start = pc.min(new["event_timestamp"]).as_py()
-    kept = _newer_online(store, new, spec) if name == HISTORY else {}
-    done = store.get_feature_view(name).most_recent_end_time
-    # An incremental run begins at `done` itself and writes that day's rows again: harmless, but it
-    # would put back the histories of members who were pushed since.
-    if done is not None and start > done and name != HISTORY:
-        store.materialize_incremental(end, feature_views=[name])
-    else:
-        store.materialize(start, end, feature_views=[name])
-    for time_ms, values in kept.items():
-        _push(store, values, time_ms)
-    return int(new.num_rows)
+def _first_time(files: Sequence[Path]) -> int:
+    """When the oldest row of some files became true, in ms: a post may be declared late."""
+    times = [pq.read_table(path, columns=["event_timestamp"])["event_timestamp"] for path in files]
+    first = [pc.min(t.cast(pa.int64())).as_py() for t in times if len(t)]
+    return min(first, default=2**62) // 1000
+
+
+def _bring_online(store: Any, name: str, start: int, end: int) -> int:
+    """Materializes a view's rows from a time to another; how many there were."""
+    rows = 0
+
+    def count(written: int) -> None:
+        nonlocal rows
+        rows += written
+
+    token = WRITTEN.set(count)
+    try:
+        # An interval without rows is recorded too: the next day starts from here.
+        store.materialize(_utc(min(start, end - 1)), _utc(end), feature_views=[name])
+    finally:
+        WRITTEN.reset(token)
+    return rows
 
 
 def _empty(layout: Layout, store: Any, name: str, spec: Spec) -> None:
@@ -162,30 +170,30 @@ def _empty(layout: Layout, store: Any, name: str, spec: Spec) -> None:
 
 
 def _files(layout: Layout, name: str, day: str) -> dict[str, Path]:
-    """A view's files through a day, by day."""
+    """What a view's rows through a day are made from, by day: its files, or of histories the log's.
+
+    The values of members lie in files that every day writes anew.
+    """
+    if name == HISTORY:
+        return {d: layout.impressions_day(d) for d in layout.impression_days() if d <= day}
     files = {p.stem[4:]: p for p in sorted(layout.feature_dir(name).glob("day=*.parquet"))}
     return {d: p for d, p in files.items() if d <= day}
 
 
-def _keys(files: Mapping[str, Path]) -> pa.Table:
-    """Keys and event times of the rows in some files."""
-    names = [
-        n for n in pq.read_schema(next(iter(files.values()))).names if n not in ("packed", HISTORY)
-    ]
-    return ds.dataset([str(p) for p in files.values()]).to_table(columns=names)
+def _pushed(layout: Layout, store: Any, spec: Spec, day: str) -> dict[int, dict[int, bytes]]:
+    """Online histories that hold something newer than a day's end, by their time.
 
-
-def _newer_online(store: Any, new: pa.Table, spec: Spec) -> dict[int, dict[int, bytes]]:
-    """Online histories that hold something newer than the rows about to be written, by their time.
-
-    SQLite would let the older value of a day overwrite them.
+    They were pushed since, and an emptied view gets them back.
     """
-    end = int(pc.max(new["event_timestamp"]).cast(pa.int64()).as_py()) // 1000
     kept: dict[int, dict[int, bytes]] = {}
-    for member, value in online_histories(store, column(new, "member_id").tolist()).items():
-        arrival = decode_history(value, spec).batch.column("arrival_time")
-        if len(arrival) and arrival[-1].as_py() >= end:
-            kept.setdefault(int(arrival[-1].as_py()) + 1, {})[member] = value
+    end = spec.day_end(day)
+    for path in layout.history_buckets():
+        for batch in pq.ParquetFile(path).iter_batches(READ_CHUNK, columns=["member_id"]):
+            members = column(batch, "member_id").tolist()
+            for member, value in online_histories(store, members).items():
+                arrival = decode_history(value, spec).batch.column("arrival_time")
+                if len(arrival) and arrival[-1].as_py() >= end:
+                    kept.setdefault(int(arrival[-1].as_py()) + 1, {})[member] = value
     return kept
 
 

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from components.config import DailyConfig
 from components.console import awaited
+from components.features.state import Origin
 from components.layout.paths import Layout
 from components.layout.writer import is_alive
 from components.registry.json_record import Record
@@ -244,10 +245,10 @@ def _address(layout: Layout) -> Path:
 
 
 def _last_end(layout: Layout, config: DailyConfig) -> int:
-    days = sorted(p.stem[4:] for p in layout.feature_dir("history").glob("day=*.parquet"))
-    if not days:
+    origin = Origin.of_file(layout.history_bucket(0))
+    if origin is None or not origin.day:
         raise ValueError(f"{layout.root} has no features; run feedsr daily first")
-    return config.spec.day_end(days[-1])
+    return config.spec.day_end(origin.day)
 
 
 def _most_active(layout: Layout) -> int:

@@ -181,7 +181,7 @@ def test_an_empty_log_has_rows_of_no_view(tmp_path: Path) -> None:
     for view in SPEC.views:
         table, values = read_packed(layout, view, DAY)
         assert (table.num_rows, values.shape, values.dtype) == (0, (0,), view.dtype)
-    assert pq.read_table(layout.feature_day("history", DAY)).num_rows == 0
+    assert [pq.read_table(path).num_rows for path in layout.history_buckets()] == [0]
     with ImpressionLog(layout, DAY) as log:
         assert list(log.member_chunks(np.zeros(0, np.int64), np.zeros(0, np.int64), 9)) == []
 

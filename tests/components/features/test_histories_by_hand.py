@@ -14,6 +14,7 @@ from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import history_order, with_content
 from serving.history import decode_history, encode_history
+from tests.feature_files import read_histories
 from tests.log_builders import Log, random_log, small_config, small_spec
 
 SPEC = small_spec("kuairand")
@@ -32,7 +33,7 @@ def test_a_window_is_whole_where_it_is_longest(tmp_path, count):
     layout, log = Layout.at(tmp_path), random_log(SPEC, 6)
     days = Log(SPEC, one_members(count), log.posts, log.members).write(layout)
     histories(layout, days[-1], CONFIG)
-    value = pq.read_table(layout.feature_day("history", days[-1]))["history"][0].as_py()
+    (value,) = read_histories(layout).values()
     history = decode_history(value, SPEC)
     start = {1: 0, 12: 0, 15: 0, 16: 4, 19: 4, 20: 8}[count]
     assert (history.count, history.start, history.batch.num_rows) == (count, start, count - start)
@@ -76,7 +77,7 @@ def test_the_files_of_a_day(tmp_path):
     for day in log.write(layout):
         arrived = pq.read_table(layout.impressions_day(day))["member_id"].to_pylist()
         assert histories(layout, day, CONFIG) == len(set(arrived))
-        schema = pq.read_schema(layout.feature_day("history", day))
+        schema = pq.read_schema(layout.history_bucket(0))
         assert schema.names == ["member_id", "event_timestamp", "created_timestamp", "history"]
         assert schema.field("event_timestamp").type == pa.timestamp("us", tz="UTC")
 

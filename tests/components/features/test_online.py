@@ -42,10 +42,12 @@ def layout(tmp_path):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_history_online_is_the_one_built_offline_byte_for_byte(layout, seed):
     log = random_log(SPEC, seed)
-    days = build_run(layout, log, CONFIG)
-    for i in (len(days) - 3, len(days) - 2, len(days) - 1):
-        materialize(layout, days[i], CONFIG)
-        assert_online_is_offline(layout, days[: i + 1])
+
+    def bring_online(days: list[str]) -> None:
+        materialize(layout, days[-1], CONFIG)
+        assert_online_is_offline(layout, days)
+
+    days = build_run(layout, log, CONFIG, bring_online)
     impressions = history_order(with_content(log.impressions, log.posts, SPEC))
     for member, value in online(layout)["history"].items():
         history = decode_history(value, SPEC)
@@ -59,8 +61,11 @@ def test_the_history_online_is_the_one_built_offline_byte_for_byte(layout, seed)
 
 @pytest.mark.law
 def test_a_day_that_is_run_again_or_after_a_crash_leaves_the_same_store(layout, monkeypatch):
-    days = build_run(layout, random_log(SPEC, 2), CONFIG)
-    materialize(layout, days[-2], CONFIG)
+    def bring_second_online(days: list[str]) -> None:
+        if len(days) == 2:
+            materialize(layout, days[-1], CONFIG)
+
+    days = build_run(layout, random_log(SPEC, 2), CONFIG, bring_second_online)
     whole = module._materialize_view
 
     def dies_at_affinity(layout, store, name, *rest):
@@ -115,6 +120,12 @@ def test_a_store_that_lost_its_rows_is_filled_again(layout):
     assert_online_is_offline(layout, days)
 
 
+def build(layout: Layout, day: str) -> None:
+    """The features and histories of a day."""
+    features(layout, day, CONFIG)
+    histories(layout, day, CONFIG)
+
+
 def pushed_values(log: Log, cutoff: int) -> dict[int, bytes]:
     """History values of everything that arrived before a cutoff."""
     impressions = with_content(log.impressions, log.posts, SPEC)
@@ -128,7 +139,9 @@ def pushed_values(log: Log, cutoff: int) -> dict[int, bytes]:
 def test_a_pushed_history_stays_until_the_day_that_has_it(layout):
     # In this log a member has news two days ago, none yesterday, and some this morning.
     log = random_log(SPEC, 6, rows=60, members=12)
-    days = build_run(layout, log, CONFIG)
+    days = log.write(layout)
+    for day in days[:-2]:
+        build(layout, day)
     materialize(layout, days[-3], CONFIG)
     noon = SPEC.day_end(days[-2]) + 12 * 3_600_000
     fresh = pushed_values(log, noon)
@@ -139,8 +152,10 @@ def test_a_pushed_history_stays_until_the_day_that_has_it(layout):
     assert push_history(store, fresh, noon, SPEC) == 0
     older = pushed_values(log, SPEC.day_end(days[-3]))
     assert push_history(store, older, noon, SPEC) == 0
+    build(layout, days[-2])
     materialize(layout, days[-2], CONFIG)
     assert online(layout)["history"] == fresh
+    build(layout, days[-1])
     materialize(layout, days[-1], CONFIG)
     assert_online_is_offline(layout, days)
 

@@ -31,12 +31,14 @@ def layout(tmp_path: Path) -> Layout:
 def test_redis_holds_the_same_bytes(layout, monkeypatch):
     config = small_config(SPEC, online_store="redis")
     log = random_log(SPEC, 8)
-    days = build_run(layout, log, config)
+
+    def bring_online(days: list[str]) -> None:
+        materialize(layout, days[-1], config)
+        assert_online_is_offline(layout, days, config)
+
     with redis_server(layout.root) as address:
         monkeypatch.setenv("FEEDSR_REDIS", address)
-        for i in (len(days) - 2, len(days) - 1):
-            materialize(layout, days[i], config)
-            assert_online_is_offline(layout, days[: i + 1], config)
+        days = build_run(layout, log, config, bring_online)
         before = online(layout, config)
         materialize(layout, days[-2], config)
         materialize(layout, days[-1], config)

@@ -24,6 +24,7 @@ from components.training.sequences import build_sequences, mark_loss, sequences
 from feature_repo.spec import FRESHNESS, Spec, window_start
 from kernels.loader import AUXILIARY, TARGET
 from serving.history import decode_history, known_counts
+from tests.feature_files import read_histories
 from tests.log_builders import FIRST_DAY, build_run, random_log, small_config, small_spec
 
 SPEC = small_spec("kuairand")
@@ -262,16 +263,14 @@ def test_a_step_that_is_run_again_leaves_the_same_shards(tmp_path):
 def test_a_sequence_holds_the_history_that_was_served(tmp_path):
     """Law 3 in training: what the first target knew is the history value of the day before."""
     layout, log = Layout.at(tmp_path), random_log(SPEC, 16, rows=300, members=4)
-    days = build_run(layout, log, CONFIG)
-    import pyarrow.parquet as pq
+    served: dict[int, bytes] = {}
 
+    def serve(days: list[str]) -> None:
+        if days[-1] < day(2):
+            served.update(read_histories(layout))
+
+    build_run(layout, log, CONFIG, serve)
     events = ordered(log)
-    served = {}
-    for name in [d for d in days if d < day(2)]:
-        table = pq.read_table(layout.feature_day("history", name))
-        served |= dict(
-            zip(table["member_id"].to_pylist(), table["history"].to_pylist(), strict=True)
-        )
     loss = np.where(
         column(events, "timed") & (SPEC.day(column(events, "event_time")) == FIRST_DAY + 2),
         TARGET,
