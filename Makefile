@@ -43,11 +43,12 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*/cpu
 	@$(PYTHON) -P .ci/install.py $(VENV) -c constraints.txt -e '.[features,pipelines,serving,dev]' || $(NOT_INSTALLED)
 	@touch $@
 
-# What only tests and benchmarks want: Triton's interpreter and compiler, and peers to compare with.
+# What only tests and benchmarks want: Triton's interpreter and compiler, Spark, and peers to compare with.
 $(PEERS): $(READY)
-	@echo "installing what tests and benchmarks compare with (the first time downloads about 200 MB)"
+	@echo "installing what tests and benchmarks compare with (the first time downloads about 650 MB)"
 	@$(BIN)/python -P .ci/install.py $(VENV) -c constraints.txt \
-	  'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' 'lightgbm>=4.5' 'optuna>=4' || $(NOT_INSTALLED)
+	  'triton>=3.5; platform_system == "Linux"' 'torchmetrics>=1.6' 'lightgbm>=4.5' 'optuna>=4' \
+	  'pyspark>=4.0,<5' || $(NOT_INSTALLED)
 	@touch $@
 
 # A path reaches the shell through the environment, as it was written: no character of it is make's or the shell's.

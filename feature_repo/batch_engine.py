@@ -22,13 +22,15 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureView, FileSource
+from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _convert_arrow_to_proto, make_tzaware
+
+from feature_repo.sources import source_pattern
 
 SLICE_BYTES = 16 * 2**20
 """Values that are written at once."""
@@ -56,9 +58,7 @@ class SlicedEngine(ComputeEngine):
     ) -> LocalMaterializationJob:
         view = task.feature_view
         span = _aware(task.start_time), _aware(task.end_time)
-        source = view.batch_source
-        assert isinstance(source, FileSource), "the views of a run read files"
-        files = source_files(source.path)
+        files = source_files(source_pattern(view.batch_source))
         resume = Resume(self._notes() / f".{view.name}.json", view, span, files)
         told = self._told(task, files)
         for number, rows in enumerate(_slices(view, files, span)):

@@ -20,6 +20,9 @@ pattern at a backslash as at a slash, so none can be written out.
 """
 PATTERN = {"*": "[*]", "?": "[?]", "[": "[[]", "\\": f"[!{NO_BACKSLASH}]"}
 
+HADOOP = frozenset("\\*?[]{}^,")
+"""What Hadoop reads as part of a pattern."""
+
 
 def duckdb_pattern(path: Path | str) -> str:
     """The pattern of duckdb's that this path alone matches."""
@@ -35,6 +38,11 @@ def duckdb_files(paths: Iterable[Path | str]) -> str:
 def duckdb_parquet(paths: Iterable[Path | str]) -> str:
     """These very Parquet files as an SQL table; a folder's `name=value` is no column of it."""
     return f"read_parquet({duckdb_files(paths)}, hive_partitioning = false)"
+
+
+def hadoop_pattern(path: Path | str) -> str:
+    """The pattern of Hadoop's, as Spark reads it, that this path alone matches."""
+    return "".join(f"\\{c}" if c in HADOOP else c for c in str(path))
 
 
 def feast_yaml(values: Any) -> str:

@@ -2,7 +2,7 @@
 """The feature service, and everything `feast apply` registers. Declarations only.
 
 `feast apply` reads this file alone (see .feastignore): the environment says which run it is about,
-`FEEDSR_ROOT` its root and `FEEDSR_SPEC` the spec's name.
+`FEEDSR_ROOT` its root, `FEEDSR_SPEC` the spec's name and `FEEDSR_OFFLINE` what reads its files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from feast import FeatureService
 
 from feature_repo.entities import entities
+from feature_repo.sources import Offline
 from feature_repo.spec import Spec
 from feature_repo.specs import spec_by_name
 from feature_repo.views import feature_views
@@ -21,9 +22,9 @@ from feature_repo.views import feature_views
 SERVICE = "feed_sr"
 
 
-def repository(spec: Spec, root: Path) -> dict[str, Any]:
+def repository(spec: Spec, root: Path, offline: Offline = "duckdb") -> dict[str, Any]:
     """Every Feast object of a run by name; the sources come with the views that read them."""
-    views = feature_views(spec, root)
+    views = feature_views(spec, root, offline)
     named: dict[str, Any] = {e.name: e for e in entities(spec).values()}
     named |= {view.name: view for view in views}
     service = FeatureService(name=SERVICE, features=list(views), tags={"spec_hash": spec.hash})
@@ -35,7 +36,9 @@ def repository_of_environment() -> dict[str, Any]:
     root = os.environ.get("FEEDSR_ROOT")
     if not root:
         return {}
-    return repository(spec_by_name(os.environ.get("FEEDSR_SPEC", "simulator")), Path(root))
+    spec = spec_by_name(os.environ.get("FEEDSR_SPEC", "simulator"))
+    spark = os.environ.get("FEEDSR_OFFLINE") == "spark"
+    return repository(spec, Path(root), "spark" if spark else "duckdb")
 
 
 globals().update(repository_of_environment())

@@ -14,7 +14,7 @@ from feast import FeatureView, Field
 from feast.types import Bytes, Int64
 
 from feature_repo.entities import entities
-from feature_repo.sources import file_source, push_source
+from feature_repo.sources import Offline, push_source, rows_source
 from feature_repo.spec import Spec
 
 PACKED = "packed"
@@ -25,7 +25,7 @@ UNLIMITED = timedelta(0)
 """No TTL: a row holds until the next one; a row is written only where something changed."""
 
 
-def feature_views(spec: Spec, root: Path) -> list[FeatureView]:
+def feature_views(spec: Spec, root: Path, offline: Offline = "duckdb") -> list[FeatureView]:
     """The spec's views and the history, reading the run at `root`."""
     by_key = entities(spec)
     views = [
@@ -34,22 +34,22 @@ def feature_views(spec: Spec, root: Path) -> list[FeatureView]:
             entities=[by_key[key] for key in view.keys],
             schema=[Field(name=k, dtype=Int64) for k in view.keys]
             + [Field(name=PACKED, dtype=Bytes)],
-            source=file_source(view.name, root),
+            source=rows_source(view.name, root, offline=offline),
             ttl=UNLIMITED,
             tags={"spec": spec.name, "spec_hash": spec.hash, "kind": view.kind},
         )
         for view in spec.views
     ]
-    return [*views, history_view(spec, root)]
+    return [*views, history_view(spec, root, offline)]
 
 
-def history_view(spec: Spec, root: Path) -> FeatureView:
+def history_view(spec: Spec, root: Path, offline: Offline = "duckdb") -> FeatureView:
     """A member's window of impressions as one Arrow IPC value (serving/history.py)."""
     return FeatureView(
         name=HISTORY,
         entities=[entities(spec)["member_id"]],
         schema=[Field(name="member_id", dtype=Int64), Field(name=HISTORY, dtype=Bytes)],
-        source=push_source(root),
+        source=push_source(root, offline),
         ttl=UNLIMITED,
         tags={"spec": spec.name, "spec_hash": spec.hash, "kind": "history"},
     )

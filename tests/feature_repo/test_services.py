@@ -40,6 +40,9 @@ def test_the_environment_names_the_run(monkeypatch):
     objects = repository_of_environment()
     assert objects["history"].tags["spec"] == "kuairand"
     assert objects["history"].batch_source.path.startswith("/somewhere/features/history")
+    monkeypatch.setenv("FEEDSR_OFFLINE", "spark")
+    assert repository_of_environment()["affinity"].batch_source.file_format == "parquet"
+    assert repository_of_environment()["affinity"].batch_source.path.startswith("file:///somewhere")
     monkeypatch.setenv("FEEDSR_SPEC", "nothing")
     with pytest.raises(ValueError, match="there is no spec 'nothing'"):
         repository_of_environment()

@@ -11,7 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.sources import HISTORY_PUSH, file_source, push_source
+from feature_repo.sources import (
+    HISTORY_PUSH,
+    file_source,
+    push_source,
+    rows_source,
+    source_pattern,
+    spark_source,
+)
 
 
 def test_a_source_is_every_day_of_its_view(tmp_path: Path) -> None:
@@ -42,3 +49,20 @@ def test_histories_are_pushed_over_the_rows_of_histories() -> None:
     pushed = push_source(Path("/r"))
     assert pushed.name == HISTORY_PUSH
     assert pushed.batch_source == file_source("history", Path("/r"))
+
+
+def test_spark_and_duckdb_read_the_same_files_each_by_its_own_pattern() -> None:
+    duckdb = rows_source("x", Path("/a{b}/[c]"))
+    spark = rows_source("x", Path("/a{b}/[c]"), offline="spark")
+    assert duckdb.path == "/a{b}/[[]c]/features/x/day=*.parquet"
+    assert spark.path == "file:///a\\{b\\}/\\[c\\]/features/x/day=*.parquet"
+    assert source_pattern(spark) == source_pattern(duckdb) == duckdb.path
+    assert spark.name == duckdb.name
+    assert spark.created_timestamp_column == duckdb.created_timestamp_column
+    kept = type(spark).from_proto(spark.to_proto())
+    assert source_pattern(kept) == duckdb.path
+
+
+def test_histories_are_pushed_over_what_spark_reads() -> None:
+    pushed = push_source(Path("/r"), "spark")
+    assert pushed.batch_source == spark_source("history", Path("/r"), "bucket=*")
