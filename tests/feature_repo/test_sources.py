@@ -48,7 +48,7 @@ def test_sources_of_two_views_have_two_names() -> None:
 def test_histories_are_pushed_over_the_rows_of_histories() -> None:
     pushed = push_source(Path("/r"))
     assert pushed.name == HISTORY_PUSH
-    assert pushed.batch_source == file_source("history", Path("/r"))
+    assert pushed.batch_source == file_source("history", Path("/r"), "bucket=*")
 
 
 def test_spark_and_duckdb_read_the_same_files_each_by_its_own_pattern() -> None:
