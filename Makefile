@@ -123,8 +123,9 @@ bench: $(PEERS) ## run every benchmark; ARGS=--save keeps the results in benchma
 	@for script in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
 	  echo "$$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py) $(ARGS) || exit 1; done
 
-results: setup ## render the tables of README.md and docs/results.md from benchmarks/results/
+results: setup ## render the tables of README.md, docs/results.md and docs/scale.md from benchmarks/results/
 	@$(BIN)/feedsr results
+	@$(BIN)/python -m benchmarks.loop --page
 
 constraints: setup ## write constraints.txt anew from what .venv holds
 	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude feedsr --exclude pip | grep -v ' @ ' \

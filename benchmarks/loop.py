@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks._loop.cases import Bench, Case, Code, aged, run_case, simulated, sized
 from benchmarks._loop.figures import growth, result
 from benchmarks._loop.members import full, run_members
-from benchmarks._record import Result, finish, parser, start
+from benchmarks._record import RESULTS, Result, finish, parser, start
 
 HERE = Path(__file__).resolve().parents[1]
 PEERS = ("pyarrow", "duckdb", "feast", "redis")
@@ -26,6 +26,9 @@ PEERS = ("pyarrow", "duckdb", "feast", "redis")
 def main() -> None:
     """Measures what the options choose."""
     arguments = start(options())
+    if arguments.page:
+        _render()
+        return
     with _folder(arguments.work) as work:
         results = measured(arguments, work)
     for one in results:
@@ -46,7 +49,20 @@ def options() -> argparse.ArgumentParser:
     add("--before", type=Path, help="another checkout, measured beside this one")
     add("--only", choices=("before", "after"), help="leave the other checkout's new cases out")
     add("--work", type=Path, help="keep logs and measurements here, and go on from them")
+    add("--page", action="store_true", help="render docs/scale.md from the newest record")
     return cases
+
+
+def _render() -> None:
+    from benchmarks._loop.page import newest, render
+    from benchmarks._loop.picture import picture
+    from components.layout.files import atomic_path
+
+    record = newest(RESULTS)
+    render(HERE / "docs" / "scale.md", record)
+    with atomic_path(HERE / "docs" / "pictures" / "scale.svg") as temporary:
+        temporary.write_text(picture(record))
+    print("docs/scale.md: rendered")
 
 
 def measured(arguments: argparse.Namespace, work: Path) -> list[Result]:
@@ -68,8 +84,9 @@ def _run(case: Case, code: Code, work: Path) -> Bench:
 
 def _cases(arguments: argparse.Namespace) -> Iterator[Case]:
     chosen = arguments.impressions or arguments.days or arguments.members or arguments.spark
-    small = [2_000] if arguments.toy else [] if chosen else [20_000]
-    yield from map(sized, [*small, *arguments.impressions])
+    if arguments.toy:
+        yield sized(2_000, days=4)
+    yield from map(sized, arguments.impressions or ([] if chosen or arguments.toy else [20_000]))
     yield from (aged(days, arguments.rows) for days in arguments.days)
     for size in arguments.spark:
         yield from engines(size)
