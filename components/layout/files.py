@@ -62,6 +62,16 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Writes a Parquet file (zstd) atomically, some rows at a time."""
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        yield writer
+
+
 def digest(content: str | bytes, digits: int = 16) -> str:
     """The first hex digits of the content's SHA-256: a name for it, not a proof."""
     data = content.encode() if isinstance(content, str) else content

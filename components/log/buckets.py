@@ -9,7 +9,7 @@ file but those that it puts rows aside in.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -24,6 +24,9 @@ ROWS_IN_MEMORY = 1_000_000
 
 ASIDE = pa.ipc.IpcWriteOptions(compression="lz4")
 
+Numbers = Callable[[pa.Table], Ints]
+"""The bucket of each row of a table."""
+
 SALT = 4
 """Tells this hash from those of sessions."""
 
@@ -37,10 +40,14 @@ def bucket_numbers(rows: pa.Table | pa.RecordBatch, keys: Sequence[str], buckets
 
 def deal(rows: pa.Table, keys: Sequence[str], buckets: int) -> Iterator[pa.Table]:
     """The rows of each bucket in turn, in the order they had."""
+    yield from _deal(rows, lambda table: bucket_numbers(table, keys, buckets), buckets)
+
+
+def _deal(rows: pa.Table, numbers: Numbers, buckets: int) -> Iterator[pa.Table]:
     if buckets == 1:
         yield rows
         return
-    number = bucket_numbers(rows, keys, buckets)
+    number = numbers(rows)
     order = np.argsort(number, kind="stable")
     ends = np.cumsum(np.bincount(number, minlength=buckets))
     for first, end in zip(np.append(0, ends[:-1]), ends, strict=True):
@@ -59,8 +66,19 @@ def dealt(
         keys: the key columns.
         buckets: how many buckets there are.
     """
+    with dealt_by(
+        batches, schema, lambda rows: bucket_numbers(rows, keys, buckets), buckets
+    ) as rows:
+        yield rows
+
+
+@contextmanager
+def dealt_by(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, numbers: Numbers, buckets: int
+) -> Iterator[Dealt]:
+    """As `dealt`, by another rule of which bucket a row is in."""
     with tempfile.TemporaryDirectory(prefix="feedsr-buckets-") as folder:
-        rows = Dealt(Path(folder), schema, keys, buckets)
+        rows = Dealt(Path(folder), schema, numbers, buckets)
         rows.take(batches)
         yield rows
 
@@ -68,9 +86,10 @@ def dealt(
 class Dealt:
     """Rows by bucket: in memory as long as they are few, else in a file a bucket."""
 
-    def __init__(self, folder: Path, schema: pa.Schema, keys: Sequence[str], buckets: int) -> None:
-        self._folder, self._schema, self._keys, self._buckets = folder, schema, keys, buckets
+    def __init__(self, folder: Path, schema: pa.Schema, numbers: Numbers, buckets: int) -> None:
+        self._folder, self._schema, self._numbers, self._buckets = folder, schema, numbers, buckets
         self._held: list[pa.RecordBatch] = []
+        self._shares: list[pa.Table] = []
         self._files = False
 
     def take(self, batches: Iterable[pa.RecordBatch]) -> None:
@@ -84,17 +103,15 @@ class Dealt:
                     self._put_aside(writers)
             if writers:
                 self._put_aside(writers)
+            else:
+                self._shares = [*self._deal_held()]
 
     def bucket(self, number: int) -> pa.Table:
         """The rows of one bucket, in the order they came."""
         if self._files:
             with pa.OSFile(str(self._path(number))) as file:
                 return pa.ipc.open_stream(file).read_all()
-        rows = pa.Table.from_batches(self._held, self._schema)
-        if self._buckets == 1:
-            return rows
-        numbers = bucket_numbers(rows, self._keys, self._buckets)
-        return rows.filter(pa.array(numbers == number))
+        return self._shares[number]
 
     def _writer(self, files: ExitStack, number: int) -> pa.ipc.RecordBatchStreamWriter:
         self._files = True
@@ -102,10 +119,13 @@ class Dealt:
         return files.enter_context(pa.ipc.new_stream(sink, self._schema, options=ASIDE))
 
     def _put_aside(self, writers: Sequence[pa.ipc.RecordBatchStreamWriter]) -> None:
-        rows = pa.Table.from_batches(self._held, self._schema)
-        for writer, share in zip(writers, deal(rows, self._keys, self._buckets), strict=True):
+        for writer, share in zip(writers, self._deal_held(), strict=True):
             writer.write_table(share)
+
+    def _deal_held(self) -> Iterator[pa.Table]:
+        rows = pa.Table.from_batches(self._held, self._schema)
         self._held.clear()
+        return _deal(rows, self._numbers, self._buckets)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number}.arrow"

@@ -20,7 +20,7 @@ from feature_repo.spec import DAY_MS, Spec
 from feature_repo.values import MILLISECONDS, fault, illegal, insane
 
 Fault = tuple[str, Mask]
-Reasons = npt.NDArray[np.str_]
+Reasons = npt.NDArray[np.object_]
 """Why each row is refused; "" where it is not."""
 MAX_LATE_DAYS = 7
 """An impression that arrives later than this is refused; duplicates are looked for as far back."""
@@ -71,7 +71,7 @@ def member_reasons(table: pa.Table, spec: Spec) -> Reasons:
 
 
 def _first_fault(rows: int, faults: tuple[Fault, ...]) -> Reasons:
-    names = np.array(["", *(name for name, _ in faults)])
+    names = np.array(["", *(name for name, _ in faults)], np.object_)
     first = np.zeros(rows, np.int64)
     for number, (_, mask) in enumerate(faults, start=1):
         first[(first == 0) & mask] = number

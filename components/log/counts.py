@@ -6,6 +6,7 @@ This module knows nothing of how a row is judged.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,16 @@ class TableCounts:
     duplicates: int
     replaced: int
     quarantined: dict[str, int]
+
+    def __add__(self, other: TableCounts) -> TableCounts:
+        """Those of two parts of a table together."""
+        return TableCounts(
+            read=self.read + other.read,
+            kept=self.kept + other.kept,
+            duplicates=self.duplicates + other.duplicates,
+            replaced=self.replaced + other.replaced,
+            quarantined=added(self.quarantined, other.quarantined),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +61,11 @@ class IngestCounts:
     ignored_columns: list[str]
     posts: TableCounts
     members: TableCounts
+
+
+def added(some: dict[str, int], others: dict[str, int]) -> dict[str, int]:
+    """Numbers by name, those of one name added."""
+    return dict(sorted((Counter(some) + Counter(others)).items()))
 
 
 def total(days: Iterable[IngestCounts]) -> dict[str, int]:

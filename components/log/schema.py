@@ -6,10 +6,16 @@ This module knows nothing of the values in the columns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+BATCH_ROWS = 131_072
+"""Rows that are read at once."""
 
 
 def check_schema(path: Path, schema: pa.Schema) -> list[str]:
@@ -58,12 +64,32 @@ def same_type(got: pa.DataType, want: pa.DataType) -> bool:
     return bool(got == want)
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def nullable(schema: pa.Schema) -> pa.Schema:
+    """The columns as they are read: nulls stay."""
+    return pa.schema([field.with_nullable(True) for field in schema])
+
+
+def read_table(path: Path, schema: pa.Schema, rows: pc.Expression | None = None) -> pa.Table:
     """The schema's columns of a file that `check_schema` accepts, in its order; nulls stay."""
     check_schema(path, schema)
-    nullable = pa.schema([field.with_nullable(True) for field in schema])
+    with _one_sentence(path):
+        table = pq.read_table(path, columns=schema.names, filters=rows)
+        return table.select(schema.names).cast(nullable(schema))
+
+
+def read_batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """As `read_table`, some rows at a time."""
+    check_schema(path, schema)
+    with _one_sentence(path), pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=schema.names):
+            rows = pa.Table.from_batches([batch]).select(schema.names)
+            yield rows.cast(nullable(schema))
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
     try:
-        return pq.read_table(path, columns=schema.names).select(schema.names).cast(nullable)
+        yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({reason}); write it again") from error

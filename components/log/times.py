@@ -94,6 +94,11 @@ class Units:
         if self.wrong > self.count("milliseconds"):
             self.refuse(column)
 
+    def refuse_all(self, column: str) -> None:
+        """ValueError where some are times in another unit, and none is in milliseconds."""
+        if self.wrong and not self.count("milliseconds"):
+            self.refuse(column)
+
     def refuse(self, column: str) -> NoReturn:
         """ValueError: what a column is, read as milliseconds and in the unit that is most common.
 

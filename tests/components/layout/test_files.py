@@ -21,6 +21,7 @@ from components.layout.files import (
     check_writable,
     digest,
     fingerprint,
+    parquet_writer,
     write_json,
     write_parquet,
 )
@@ -32,6 +33,25 @@ def write_half(path: Path) -> None:
         assert temporary.name.startswith(f".{path.name}.")
         temporary.write_text("half")
         raise KeyboardInterrupt
+
+
+def test_a_table_in_parts_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Of one part, it holds the bytes of a table that is written at once."""
+    path, table = tmp_path / "new" / "part.parquet", pa.table({"id": [3, 1, 2]})
+    with pytest.raises(KeyboardInterrupt), parquet_writer(path, table.schema) as writer:
+        writer.write_table(table)
+        raise KeyboardInterrupt
+    assert [*path.parent.iterdir()] == []
+    for parts in ([table], [table.slice(0, 2), table.slice(2)], []):
+        with parquet_writer(path, table.schema) as writer:
+            for part in parts:
+                writer.write_table(part)
+        written = pq.ParquetFile(path)
+        assert written.num_row_groups == len(parts)
+        assert written.read().equals(table.slice(0, 3 if parts else 0))
+        if len(parts) == 1:
+            write_parquet(tmp_path / "at_once.parquet", table)
+            assert (tmp_path / "at_once.parquet").read_bytes() == path.read_bytes()
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

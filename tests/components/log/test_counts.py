@@ -15,6 +15,15 @@ DAY = "2026-02-03"
 NONE = TableCounts(read=0, kept=0, duplicates=0, replaced=0, quarantined={})
 
 
+def test_counts_of_two_parts_are_added() -> None:
+    one = TableCounts(read=5, kept=1, duplicates=1, replaced=1, quarantined={"b": 2})
+    other = TableCounts(read=4, kept=1, duplicates=0, replaced=0, quarantined={"a": 1, "b": 2})
+    both = TableCounts(read=9, kept=2, duplicates=1, replaced=1, quarantined={"a": 1, "b": 4})
+    assert one + other == both
+    assert list((one + other).quarantined) == ["a", "b"]
+    assert one + NONE == one
+
+
 def counted(kept: int, duplicates: int, **quarantined: int) -> IngestCounts:
     """A day with these counts."""
     return IngestCounts(
