@@ -9,6 +9,7 @@ knows no counter and no window.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.layout.files import write_json
 from components.layout.paths import Layout
 from feature_repo.spec import Spec
 
 METADATA = b"feedsr.state"
 
-Stamp = tuple[int, int]
-"""When a file was written, in nanoseconds, and its size."""
+Seen = dict[str, tuple[int, int, str]]
+"""By day: when its impressions were written, in nanoseconds, their size, and a digest of them."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,16 @@ class Origin:
 
     Attributes:
         key: what it depends on beside the log: the spec and the number of buckets.
-        days: the days it was carried through, with the state of each one's impressions.
+        days: the days it was carried through, with a digest of each one's impressions.
     """
 
     key: str
-    days: dict[str, Stamp]
+    days: dict[str, str]
 
     @classmethod
     def of_log(cls, layout: Layout, day: str, key: str) -> Origin:
         """The origin that a state through `day` has, as the log is now."""
-        days = [d for d in layout.impression_days() if d <= day]
-        return cls(key, {d: _stamp(layout.impressions_day(d)) for d in days})
+        return cls(key, {d: s for d, s in _digests(layout).items() if d <= day})
 
     @classmethod
     def of_file(cls, path: Path) -> Origin | None:
@@ -50,7 +51,7 @@ class Origin:
             return None
         try:
             kept = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"null"))
-            return cls(kept["key"], {d: (int(t), int(s)) for d, (t, s) in kept["days"].items()})
+            return cls(str(kept["key"]), {str(d): str(s) for d, s in kept["days"].items()})
         except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -74,6 +75,31 @@ class Origin:
         return {METADATA: json.dumps({"key": self.key, "days": self.days}).encode()}
 
 
-def _stamp(path: Path) -> Stamp:
+def _digests(layout: Layout) -> dict[str, str]:
+    """A digest of each day's impressions; a file is read again only where it was written since."""
+    path = layout.root / "ledger" / "impressions.json"
+    seen = _seen(path)
+    now = {
+        day: _look(layout.impressions_day(day), seen.get(day)) for day in layout.impression_days()
+    }
+    if now != seen:
+        write_json(path, now)
+    return {day: digest for day, (*_, digest) in now.items()}
+
+
+def _seen(path: Path) -> Seen:
+    try:
+        return {
+            day: (int(t), int(s), str(d)) for day, (t, s, d) in json.loads(path.read_text()).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _look(path: Path, seen: tuple[int, int, str] | None) -> tuple[int, int, str]:
     state = path.stat()
-    return state.st_mtime_ns, state.st_size
+    if seen and seen[:2] == (state.st_mtime_ns, state.st_size):
+        return seen
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return state.st_mtime_ns, state.st_size, content

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from components.features.counter_state import (
     CHANGED,
-    MOVED,
-    Span,
     carry,
     empty_state,
     packed_rows,
     state_schema,
 )
 from components.features.counters import count_as_of, windows
+from components.features.key_sums import MOVED, Span
 from components.log.buckets import deal
 from components.log.columns import column
 from components.log.impressions import with_content
