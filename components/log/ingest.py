@@ -47,7 +47,8 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
         ValueError: a file is missing or unreadable, a column is missing or of another type, or
             its times are in another unit than milliseconds; nothing is written then.
     """
-    spec, sums, quarantined = config.spec, Counter[str](), Counter[str]()
+    spec, number = config.spec, config.spec.day_number(day)
+    sums, quarantined = Counter[str](), Counter[str]()
     ignored = _ignored_columns(layout, day, spec)
     with arrivals(layout, spec, day, config.buckets) as shares:
         _check_posts_unit(layout, spec)
@@ -59,7 +60,7 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
                 impressions.write_table(kept)
                 quarantine.write_table(refused)
                 quarantined.update(tally(reasons))
-                sums.update(read=share.rows.num_rows, **_kept_counts(kept, spec, day))
+                sums.update(read=share.rows.num_rows, **_kept_counts(kept, spec, number))
                 sums.update(
                     unknown_posts=_absent("post_id", kept, posts),
                     unknown_members=_absent("member_id", kept, members),
@@ -120,12 +121,12 @@ def _in_order(table: pa.Table) -> pa.Table:
     return table.take(np.lexsort([column(table, name) for name in names])).combine_chunks()
 
 
-def _kept_counts(kept: pa.Table, spec: Spec, day: str) -> dict[str, int]:
+def _kept_counts(kept: pa.Table, spec: Spec, day: int) -> dict[str, int]:
     """What is counted of the kept rows alone, by its name in `IngestCounts`."""
     timed, event_day = column(kept, "timed"), spec.day(column(kept, "event_time"))
     return {
         "kept": kept.num_rows,
-        "late": int((timed & (event_day < spec.day_number(day))).sum()),
+        "late": int((timed & (event_day < day)).sum()),
         "untimed": int((~timed).sum()),
         "sessions": len(np.unique(column(kept, "session_id"))),
     }

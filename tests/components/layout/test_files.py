@@ -35,12 +35,17 @@ def write_half(path: Path) -> None:
         raise KeyboardInterrupt
 
 
+def write_part(path: Path, table: pa.Table) -> None:
+    with parquet_writer(path, table.schema) as writer:
+        writer.write_table(table)
+        raise KeyboardInterrupt
+
+
 def test_a_table_in_parts_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     """Of one part, it holds the bytes of a table that is written at once."""
     path, table = tmp_path / "new" / "part.parquet", pa.table({"id": [3, 1, 2]})
-    with pytest.raises(KeyboardInterrupt), parquet_writer(path, table.schema) as writer:
-        writer.write_table(table)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_part(path, table)
     assert [*path.parent.iterdir()] == []
     for parts in ([table], [table.slice(0, 2), table.slice(2)], []):
         with parquet_writer(path, table.schema) as writer:
