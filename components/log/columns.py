@@ -81,13 +81,13 @@ def records(table: pa.Table, view: View) -> Array:
 
 def lookup(table: pa.Table, key: str, ids: Ints, view: View) -> Array:
     """The record of each id `[n]` in a table whose key is `key`; the view's default if unknown."""
-    keys = column(table, key)
+    keys, (wanted, place) = column(table, key), np.unique(ids, return_inverse=True)
     order = np.argsort(keys, kind="stable")
-    known_ids = keys[order]
-    packed = np.concatenate([records(table, view)[order], view.default])
-    place = np.searchsorted(known_ids, ids)
-    known = (place < len(order)) & (np.append(known_ids, 0)[place] == ids)
-    return packed[np.where(known, place, len(order))]
+    row = np.searchsorted(keys[order], wanted)
+    known = (row < len(order)) & (np.append(keys[order], 0)[row] == wanted)
+    packed = np.repeat(view.default, len(wanted))
+    packed[known] = records(table.take(pa.array(order[row[known]])), view)
+    return packed[place]
 
 
 def packed_bytes(values: Array) -> pa.Array:

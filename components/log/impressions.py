@@ -6,18 +6,20 @@ It knows nothing of counters, histories or Feast.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from components.layout.paths import Layout
-from components.log.columns import Array, Ints, arrow_column, column, lookup
+from components.log.columns import Array, Ints, arrow_column, column, lookup, select_list
 from feature_repo.kinds import arrow_field
 from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import Spec
@@ -25,15 +27,18 @@ from feature_repo.spec import Spec
 HISTORY_ORDER = ("arrival_time", "event_time", "post_id")
 CONTENT_KEYS = ("actor_id", "root_actor_id", "created_ms")
 AUTHORS = ["post_id", "actor_id", "root_actor_id"]
-POSTS_HELD = 500_000
+POSTS_HELD = 2_000_000
 """Posts that are held in memory as a whole."""
+MEMORY_MB = 768
+THREAD_MB = 128
+"""The most memory that a query takes before it spills: the first, or so much for each core."""
 BATCH_ROWS = 131_072
 """Rows of an answer that are read at once."""
 
 
 def read_posts(layout: Layout) -> pa.Table:
     """The checked posts table; ValueError if it is not there."""
-    return _read(layout.posts)
+    return _read(layout.posts).combine_chunks()
 
 
 def read_members(layout: Layout) -> pa.Table:
@@ -52,8 +57,23 @@ def posts_of(layout: Layout, post_ids: Ints) -> pa.Table:
     path = layout.posts
     if not path.is_file():
         raise ValueError(f"there is no {path}; run ingest first")
-    wanted = pa.array(np.unique(post_ids), pa.int64())
-    return ds.dataset(str(path)).to_table(filter=ds.field("post_id").isin(wanted))
+    wanted = np.unique(post_ids)
+    with pq.ParquetFile(path) as file:
+        parts = [file.schema_arrow.empty_table()]
+        for group in range(file.num_row_groups):
+            if _holds_any(file, group, wanted):
+                rows = file.read_row_group(group)
+                parts.append(rows.filter(pa.array(np.isin(column(rows, "post_id"), wanted))))
+    return pa.concat_tables(parts)
+
+
+def _holds_any(file: pq.ParquetFile, group: int, ordered: Ints) -> bool:
+    """Whether a row group may hold a post of some ids, which are in order."""
+    held = file.metadata.row_group(group).column(0).statistics
+    if held is None or not held.has_min_max:
+        return True
+    first, end = np.searchsorted(ordered, held.min), np.searchsorted(ordered, held.max, "right")
+    return bool(first < end)
 
 
 class Posts:
@@ -65,12 +85,16 @@ class Posts:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        few = layout.posts.is_file() and pq.read_metadata(layout.posts).num_rows <= POSTS_HELD
+        few = layout.posts.is_file() and _few(layout)
         self._held = read_posts(layout) if few else None
 
     def of(self, post_ids: Ints) -> pa.Table:
         """The posts of some ids, maybe among others."""
         return posts_of(self._layout, post_ids) if self._held is None else self._held
+
+
+def _few(layout: Layout) -> bool:
+    return pq.read_metadata(layout.posts).num_rows <= POSTS_HELD
 
 
 def content_records(posts: pa.Table, post_ids: Ints, spec: Spec) -> Array:
@@ -108,6 +132,19 @@ def days_through(layout: Layout, day: str) -> list[str]:
     return days
 
 
+@contextmanager
+def bounded_duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for the length of a block, which spills beyond its memory."""
+    memory = max(MEMORY_MB, THREAD_MB * (os.cpu_count() or 1))
+    with (
+        tempfile.TemporaryDirectory(prefix="feedsr-duckdb-") as folder,
+        duckdb.connect(
+            config={"memory_limit": f"{memory}MB", "temp_directory": folder}
+        ) as connection,
+    ):
+        yield connection
+
+
 class ImpressionLog:
     """The impressions that had arrived by the end of a day, read by duckdb with what a query needs.
 
@@ -127,22 +164,33 @@ class ImpressionLog:
         there_files = [layout.impressions_day(d) for d in there]
         files = [layout.impressions_day(d) for d in there if days is None or d in days]
         self.layout = layout
-        self.connection = duckdb.connect()
-        self.connection.register("posts", _read(layout.posts, AUTHORS))
         # Of no day there is nothing, in the columns of any.
         rows = f"{duckdb_parquet(files or there_files[-1:])}{'' if files else ' limit 0'}"
-        self.connection.execute(f"create view impressions as select * from {rows}")
-        self.connection.execute(
-            "create view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "
-            "coalesce(p.root_actor_id, 0) as root_actor_id "
-            "from impressions i left join posts p using (post_id)"
-        )
+        with ExitStack() as stack:
+            self.connection = stack.enter_context(bounded_duckdb())
+            self._register_posts()
+            self.connection.execute(f"create view impressions as select * from {rows}")
+            self.connection.execute(
+                "create view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "
+                "coalesce(p.root_actor_id, 0) as root_actor_id "
+                "from impressions i left join posts p using (post_id)"
+            )
+            self._closing = stack.pop_all()
+
+    def _register_posts(self) -> None:
+        """The authors of posts: held, where the posts are few."""
+        path = self.layout.posts
+        if not path.is_file() or _few(self.layout):
+            self.connection.register("posts", _read(path, AUTHORS))
+            return
+        authors = f"select {select_list(AUTHORS)} from {duckdb_parquet([path])}"
+        self.connection.execute(f"create view posts as {authors}")
 
     def __enter__(self) -> ImpressionLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.connection.close()
+        self._closing.close()
 
     @cached_property
     def posts(self) -> pa.Table:

@@ -3,26 +3,34 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.layout.paths import Layout
+from components.log import impressions as module
 from components.log.columns import column
 from components.log.impressions import (
     CONTENT_KEYS,
     ImpressionLog,
+    Posts,
+    bounded_duckdb,
     content_records,
     history_order,
+    posts_of,
     read_members,
     read_posts,
     with_content,
 )
+from feature_repo.specs import SIMULATOR
 from tests.log_builders import random_log, small_spec
+from tests.raw_builders import make_posts
 
 SPEC = small_spec("simulator")
 KEYS = ("member_id", "arrival_time", "event_time", "post_id")
@@ -93,6 +101,64 @@ def test_a_log_ends_with_its_day(layout: Layout) -> None:
         with ImpressionLog(layout, day) as opened:
             (rows,) = opened.query("select count(*) as n from impressions")["n"].to_pylist()
         assert rows == (arrived <= SPEC.day_number(day)).sum()
+
+
+def test_a_log_of_some_days_reads_no_other(layout: Layout) -> None:
+    log = random_log(SPEC, 4)
+    days = log.write(layout)
+    arrived = SPEC.day(column(log.impressions, "arrival_time"))
+    for wanted in (set(), {days[0]}, {days[0], days[-1], "2001-01-01"}):
+        with ImpressionLog(layout, days[-1], wanted) as opened:
+            rows = opened.query("select * from impressions").num_rows
+            joined = opened.query("select actor_id from events").num_rows
+        assert rows == joined == np.isin(arrived, [SPEC.day_number(d) for d in wanted]).sum()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.integers(-2, 45)), st.integers(1, 50), st.integers(0, 50))
+def test_posts_of_some_ids_are_those_alone(wanted: set[int], group: int, held: int) -> None:
+    """However they lie in the file; `Posts` may give others beside them."""
+    posts = make_posts(SIMULATOR, 40)
+    ids = np.array([*wanted, *wanted], np.int64)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        layout = Layout.at(folder)
+        with pytest.raises(ValueError, match="run ingest first"):
+            posts_of(layout, ids)
+        pq.write_table(posts, layout.posts, row_group_size=group)
+        some = posts_of(layout, ids)
+        patch.setattr(module, "POSTS_HELD", held)
+        more = Posts(layout).of(ids)
+    assert some.equals(posts.filter(np.isin(column(posts, "post_id"), ids)))
+    known = content_records(posts, ids, SIMULATOR)
+    assert content_records(more, ids, SIMULATOR).tobytes() == known.tobytes()
+    assert more.equals(posts if held >= 40 else some)
+
+
+def test_a_query_spills_what_is_more_than_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMORY_MB", 160)
+    monkeypatch.setattr(module, "THREAD_MB", 1)
+    with bounded_duckdb() as connection:
+        (place,) = connection.execute("select current_setting('temp_directory')").fetchone() or (
+            "",
+        )
+        ordered = connection.execute(
+            "select i from (select hash(i) h, i from range(12_000_000) t(i)) order by h"
+        ).to_arrow_reader(1_000_000)
+        assert ordered.read_next_batch().num_rows > 0
+        spilled = [file.name for file in Path(place).iterdir()]
+    assert spilled
+    assert not Path(place).exists()
+
+
+def test_the_authors_of_many_posts_are_read_by_the_query(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, sql = random_log(SPEC, 4).write(layout)[-1], "select * from events order by all"
+    with ImpressionLog(layout, day) as opened:
+        held = opened.query(sql)
+    monkeypatch.setattr(module, "POSTS_HELD", 1)
+    with ImpressionLog(layout, day) as opened:
+        assert opened.query(sql).equals(held)
 
 
 def test_impressions_stand_beside_their_actors(layout: Layout) -> None:
