@@ -110,6 +110,8 @@ class DailyConfig(Config):
     Attributes:
         buckets: into how many shares a day's state is dealt by its keys: a step holds one of them
             at a time. Another number than a root was made with rebuilds its state.
+        engine: what deals the shares out: this process, or Spark at FEEDSR_SPARK_MASTER. The bytes
+            are the same; not written where it is this process.
     """
 
     spec_name: str
@@ -121,6 +123,7 @@ class DailyConfig(Config):
     gate: GateConfig = GateConfig()
     online_store: Literal["sqlite", "redis"] = "sqlite"
     buckets: int = Field(16, ge=1, le=4096)
+    engine: Literal["local", "spark"] = Field("local", exclude_if=lambda name: name == "local")
     parity_requests: int = Field(16, ge=1)
     max_candidates: int = Field(512, ge=1)
     serving_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carries each view's counters through a day, a bucket after the other.
+"""Carries each view's counters through a day, as an engine deals its buckets out.
 
 It knows which files a day needs: those that arrived since, those of the days that leave a window,
 and those of posts that were declared since. A state that does not fit the log, or is not there, is
@@ -8,40 +8,30 @@ made anew at once from the whole of it. What is counted is `components.features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.features.counter_state import (
-    MOVED,
-    Span,
-    carry,
-    counts_last,
-    empty_state,
-    packed_rows,
-)
+from components.features.counter_state import carry, counts_last, empty_state, packed_rows
 from components.features.counters import counter_columns, windows
+from components.features.key_sums import MOVED, Span
 from components.features.state import Origin
 from components.features.unknown_posts import Declared
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
-from components.log.buckets import Dealt, dealt
 from components.log.checks import MAX_LATE_DAYS
-from components.log.columns import Array
-from components.log.impressions import ImpressionLog
+from components.log.columns import packed_bytes
+from components.log.engines import Engine, LogRows
 from feature_repo.kinds import View
 from feature_repo.spec import DAY_MS, Spec
 
 CONTENT = {"actor_id", "root_actor_id"}
 """Keys that an impression has by its post."""
-
-Rows = tuple[pa.Table, Array]
-"""Keys and their records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +55,7 @@ class Counting:
     buckets: int
     declared: Declared
 
-    def rows(self) -> Iterator[Rows]:
+    def rows(self, engine: Engine) -> Iterator[pa.Table]:
         """The keys that changed and their records, a bucket after the other, keys ascending."""
         wanted = self._origin(self.day)
         kept = [Origin.of_file(self._path(b)) for b in range(self.buckets)]
@@ -74,16 +64,14 @@ class Counting:
         before = self._origin(self.since_day) if self.since_day else None
         ready = [before is None or (k == before and self._carries) for k in kept]
         if later or not all(d or r for d, r in zip(done, ready, strict=True)):
-            yield from self._at_once(None if later else wanted)
-            return
-        with self._arrivals(self._span, self.declared if self._by_content else None) as rows:
-            for bucket, finished in enumerate(done):
-                begins = before is None and not finished
-                state = empty_state(self.view) if begins else pq.read_table(self._path(bucket))
-                if not finished:
-                    state = carry(state, rows.bucket(bucket), self.view, self._span)
-                    self._write(bucket, state, wanted)
-                yield packed_rows(state, self.view, self.spec)
+            past = self._arrivals(Span(None, self._span.since or 0))
+            sources = past, self._arrivals(self._span)
+            step = partial(self._at_once, None if later else wanted)
+            yield from engine.by_bucket(sources, self.buckets, step)
+        else:
+            news = self._arrivals(self._span, self.declared if self._by_content else None)
+            step = partial(self._carried, before is None, wanted)
+            yield from engine.by_bucket([news], self.buckets, step)
         self._remove_others()
 
     @property
@@ -110,33 +98,48 @@ class Counting:
     def _origin(self, day: str) -> Origin:
         return Origin.of_log(self.layout, day, Origin.key_of(self.spec, self.buckets))
 
-    def _at_once(self, wanted: Origin | None) -> Iterator[Rows]:
-        """The day's rows by the whole log; what its states are kept as, None where they are not."""
-        since = self._span.since
-        with self._arrivals(Span(None, since or 0)) as past, self._arrivals(self._span) as rows:
-            for bucket in range(self.buckets):
-                state = empty_state(self.view)
-                if since is not None:
-                    state = carry(state, past.bucket(bucket), self.view, Span(None, since))
-                state = carry(state, rows.bucket(bucket), self.view, self._span)
-                if wanted is not None:
-                    self._write(bucket, state, wanted)
-                yield packed_rows(state, self.view, self.spec)
-        self._remove_others()
+    def _carried(
+        self, begins: bool, wanted: Origin, bucket: int, rows: Sequence[pa.Table]
+    ) -> pa.Table:
+        """A bucket's rows of the day, its state carried on; one that was before stays."""
+        path, (news,) = self._path(bucket), rows
+        finished = Origin.of_file(path) == wanted
+        state = empty_state(self.view) if begins and not finished else pq.read_table(path)
+        if not finished:
+            state = carry(state, news, self.view, self._span)
+            self._write(bucket, state, wanted)
+        return self._packed(state)
 
-    @contextmanager
-    def _arrivals(self, span: Span, declared: Declared | None = None) -> Iterator[Dealt]:
-        """What a span brings to the view, by bucket, and the past of posts declared since."""
+    def _at_once(self, wanted: Origin | None, bucket: int, rows: Sequence[pa.Table]) -> pa.Table:
+        """A bucket's rows of the day by the whole log; its state is kept as what is wanted."""
+        since, (past, news), state = self._span.since, rows, empty_state(self.view)
+        if since is not None:
+            state = carry(state, past, self.view, Span(None, since))
+        state = carry(state, news, self.view, self._span)
+        if wanted is not None:
+            self._write(bucket, state, wanted)
+        return self._packed(state)
+
+    def _packed(self, state: pa.Table) -> pa.Table:
+        keys, values = packed_rows(state, self.view, self.spec)
+        return keys.append_column("packed", packed_bytes(values))
+
+    def _arrivals(self, span: Span, declared: Declared | None = None) -> LogRows:
+        """What a span brings to the view, and the past of posts declared since."""
         days = self._days(span)
         sql, tables = f"{_selected(self.view)} from events where {_counted(self.view, span)}", {}
         if declared is not None and len(declared.post_ids):
             days |= {d for d in self.layout.impression_days() if d >= declared.first_day}
             sql += _moved(self.view, span)
             tables["declared"] = pa.table({"post_id": pa.array(declared.post_ids, pa.int64())})
-        with ImpressionLog(self.layout, self.day, days) as log:
-            reader = log.batches(sql, **tables)
-            with dealt(reader, reader.schema, self.view.keys, self.buckets) as rows:
-                yield rows
+        return LogRows(
+            layout=self.layout,
+            through_day=self.day,
+            days=frozenset(days),
+            sql=sql,
+            keys=self.view.keys,
+            tables=tables,
+        )
 
     def _days(self, span: Span) -> set[str]:
         """The days whose files hold what arrived in a span, or left a window in it."""

@@ -9,7 +9,8 @@ log, or is not there, is made anew at once from the whole of it. What a window h
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,10 @@ from components.features.state import Origin
 from components.features.window_state import can_carry, slide, values_schema, window_rows_schema
 from components.layout.files import atomic_path, write_parquet
 from components.layout.paths import Layout
-from components.log.buckets import dealt
 from components.log.checks import MAX_LATE_DAYS
 from components.log.columns import column, select_list
-from components.log.impressions import (
-    ImpressionLog,
-    Posts,
-    days_through,
-    history_order,
-)
+from components.log.engines import Engine, LogRows, engine_named
+from components.log.impressions import Posts, days_through, history_order
 
 VIEW = "history"
 GROUP_ROWS = 256
@@ -55,7 +51,7 @@ def histories(layout: Layout, day: str, config: DailyConfig) -> int:
     buckets = Buckets(layout, day, config)
     with progress("histories", config.buckets) as advance:
         grown = 0
-        for members in buckets.bring():
+        for members in buckets.bring(engine_named(config.engine, layout.root)):
             grown += members
             advance()
     return grown
@@ -73,24 +69,30 @@ class Buckets:
     def __init__(self, layout: Layout, day: str, config: DailyConfig) -> None:
         self.layout, self.day, self.spec, self.count = layout, day, config.spec, config.buckets
         self.wanted = Origin.of_log(layout, day, Origin.key_of(config.spec, config.buckets))
-        self._posts = Posts(layout)
 
-    def bring(self) -> Iterator[int]:
+    def bring(self, engine: Engine) -> Iterator[int]:
         """Brings each bucket to the day; how many of its members had news."""
         kept = [Origin.of_file(self.layout.history_bucket(b)) for b in range(self.count)]
         since = [self._since(origin) for origin in kept]
         behind = [day for day in since if day is not None and day < self.day]
         days = {d for d in self.wanted.days if behind and d > min(behind)}
-        with ImpressionLog(self.layout, self.day, days) as log:
-            names = select_list((*self.spec.impression_schema.names, "session_id"))
-            reader = log.batches(f"select {names} from impressions")
-            with dealt(reader, reader.schema, ("member_id",), self.count) as rows:
-                for bucket, day in enumerate(since):
-                    if day is not None and day >= self.day:
-                        yield 0
-                        continue
-                    yield self._write(bucket, day or "", rows.bucket(bucket))
+        names = select_list((*self.spec.impression_schema.names, "session_id"))
+        rows = LogRows(
+            layout=self.layout,
+            through_day=self.day,
+            days=frozenset(days),
+            sql=f"select {names} from impressions",
+            keys=("member_id",),
+        )
+        for grown in engine.by_bucket([rows], self.count, self._step):
+            yield grown["grown"][0].as_py()
         self._remove_others()
+
+    def _step(self, bucket: int, rows: Sequence[pa.Table]) -> pa.Table:
+        """Brings a bucket to the day, unless it was brought before; `grown`: members with news."""
+        since = self._since(Origin.of_file(self.layout.history_bucket(bucket)))
+        behind = since is None or since < self.day
+        return pa.table({"grown": [self._write(bucket, since or "", rows[0]) if behind else 0]})
 
     def _since(self, kept: Origin | None) -> str | None:
         """The day through which a bucket's file holds the log; "" where it is to be made anew."""
@@ -121,7 +123,12 @@ class Buckets:
         oldest = self.spec.days_after(self.day, -DROPPED_DAYS)
         for day in folder.parent.glob("day=*"):
             if day.name < f"day={oldest}":
-                shutil.rmtree(day)
+                # Another bucket's step may be at it.
+                shutil.rmtree(day, ignore_errors=True)
+
+    @cached_property
+    def _posts(self) -> Posts:
+        return Posts(self.layout)
 
     def _remove_others(self) -> None:
         """Removes the files of another number of buckets, and those of single days."""

@@ -22,6 +22,7 @@ from components.features.unknown_posts import declared_since, note_unknown
 from components.layout.files import atomic_path, write_parquet
 from components.layout.paths import Layout
 from components.log.columns import column, packed_bytes, records
+from components.log.engines import Engine, engine_named
 from components.log.impressions import days_through, read_members, read_posts
 from feature_repo.kinds import View
 from feature_repo.quoting import duckdb_parquet
@@ -42,6 +43,7 @@ def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
     written: dict[str, int] = {}
     days_through(layout, day)
     key = Origin.key_of(spec, config.buckets)
+    engine = engine_named(config.engine, layout.root)
     with progress("features", len(spec.views)) as advance:
         for view in spec.views:
             since_day = previous_day(layout, view.name, day)
@@ -55,7 +57,7 @@ def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
                     buckets=config.buckets,
                     declared=declared_since(layout, since_day, key),
                 )
-                written[view.name] = _counted(layout, counting)
+                written[view.name] = _counted(layout, counting, engine)
             else:
                 table = _static(layout, view, day, spec)
                 write_parquet(layout.feature_day(view.name, day), table)
@@ -80,7 +82,7 @@ def feature_rows(keys: pa.Table, event_ms: npt.NDArray[np.int64], value: pa.Arra
     return pa.table({**columns, **stamps, "packed": value})
 
 
-def _counted(layout: Layout, counting: Counting) -> int:
+def _counted(layout: Layout, counting: Counting, engine: Engine) -> int:
     """Writes a view's rows of a day, a bucket a row group; returns how many."""
     view, day = counting.view, counting.day
     end, rows = counting.spec.day_end(day), 0
@@ -90,10 +92,11 @@ def _counted(layout: Layout, counting: Counting) -> int:
         atomic_path(layout.feature_day(view.name, day)) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        for keys, values in counting.rows():
-            cutoffs = np.full(keys.num_rows, end, np.int64)
-            writer.write_table(feature_rows(keys, cutoffs, packed_bytes(values)))
-            rows += keys.num_rows
+        for packed in counting.rows(engine):
+            cutoffs = np.full(packed.num_rows, end, np.int64)
+            keys, values = packed.select(list(view.keys)), packed["packed"].combine_chunks()
+            writer.write_table(feature_rows(keys, cutoffs, values))
+            rows += packed.num_rows
     return rows
 
 
