@@ -62,6 +62,12 @@ class Case:
         return f"{self.kind}-{self.impressions}-{self.days}-{self.members}-{self.engine}"
 
     @property
+    def log_name(self) -> str:
+        """The folder of its log, which cases of engines share with one of impressions."""
+        kind = "impressions" if self.kind == "engines" else self.kind
+        return replace(self, kind=kind, engine="local").name
+
+    @property
     def setting(self) -> dict[str, Any]:
         """For the record."""
         names = ("kind", "impressions", "days", "members", "buckets", "engine")
@@ -129,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def simulated(case: Case, code: Code, work: Path) -> Path:
     """The raw log of a case, drawn where it is not there."""
-    root = work / "logs" / case.name
+    root = work / "logs" / case.log_name
     if not (root / "raw" / "posts.parquet").is_file():
         log = {
             "impressions": case.impressions,

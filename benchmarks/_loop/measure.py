@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 STEP = Path(__file__).with_name("step.py")
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 1.0
 TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT_SECONDS = 3 * 3600
 
@@ -66,6 +66,7 @@ class Cost:
         read_mib: what the process asked to read, modules included; not what it maps.
         written_mib: files of the root that are new or were written anew, by their folder.
         died: the last line of a step that failed; "" of one that did not.
+        inside_s: seconds of the call that a step says it is about, without imports; else 0.
     """
 
     wall_s: float
@@ -74,6 +75,7 @@ class Cost:
     read_mib: float
     written_mib: dict[str, float]
     died: str
+    inside_s: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -103,6 +105,7 @@ def measure(call: Call) -> Cost:
         read_mib=round(own["read_bytes"] / 2**20, 1),
         written_mib=_written(before, files(call.root)),
         died=_death(status, lines[1]),
+        inside_s=own.get("inside_s", 0.0),
     )
 
 

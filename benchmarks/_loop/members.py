@@ -54,12 +54,20 @@ def run_members(case: Case, code: Code, own: Code, work: Path) -> Bench:
         for phase, day in (("backfill", days[-2]), ("day", days[-1])):
             for step in ("features", "histories"):
                 bench.step(f"{phase}:{step}", day, case.config(), alone=True)
+            if env and phase == "backfill":
+                _windows_alone(bench, day, case, work)
             for store in stores:
                 with _repository(root, store):
                     bench.step(f"{phase}:{store}:materialize", day, case.config(store), env=env)
         if env:
             bench.add_facts(online(env["FEEDSR_REDIS"]))
     return bench
+
+
+def _windows_alone(bench: Bench, day: str, case: Case, work: Path) -> None:
+    """Measures windows into a Redis of their own, by Feast's call and without other views."""
+    with redis_server(work) as address, _repository(bench.root, "alone"):
+        bench.step("alone:online", day, case.config("redis"), env={"FEEDSR_REDIS": address})
 
 
 def online(address: str) -> dict[str, float]:
@@ -90,7 +98,7 @@ def _repository(root: Path, store: str) -> Iterator[None]:
 
 def _log(case: Case, own: Code, work: Path) -> Path:
     """The checked impressions of a case, written where they are not there."""
-    root = work / "logs" / case.name
+    root = work / "logs" / case.log_name
     if not (root / "members.parquet").is_file():
         root.mkdir(parents=True, exist_ok=True)
         window = case.impressions // case.members - NEWS

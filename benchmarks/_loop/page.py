@@ -126,15 +126,16 @@ def _members(record: Record) -> str:
         for r in cases(record, "members", code):
             for name, cost in r["facts"]["steps"].items():
                 rate = ""
-                if "materialize" in name and not cost["died"]:
-                    rate = f"{r['setting']['members'] / cost['wall_s']:,.0f}"
+                if cost["inside_s"]:
+                    rate = f"{r['setting']['members'] / cost['inside_s']:,.0f}"
                 took = [f"{cost['cpu_s']:,.1f}", f"{cost['wall_s']:,.1f}"]
                 took = ["died", ""] if cost["died"] else took
                 peak = f"{cost['peak_mib']:,.0f}"
                 where = name.replace("backfill:", "before: ").replace("day:", "the day: ")
                 where = where.replace(":materialize", ", materialize")
+                where = where.replace("alone:online", "windows alone into Redis")
                 rows.append([f"{r['setting']['members']:,}", code, where, *took, peak, rate])
-    return _rows(["members", "code", "step", "CPU-s", "s", "peak MiB", "histories a second"], rows)
+    return _rows(["members", "code", "step", "CPU-s", "s", "peak MiB", "windows a second"], rows)
 
 
 def _engines(record: Record) -> str:
