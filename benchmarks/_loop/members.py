@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks._loop.cases import START_DAY, Bench, Case, Code, link
@@ -22,6 +22,8 @@ DAYS = 10
 """In which the windows were filled; the last day comes after them."""
 NEWS = 10
 """Impressions of each member on the last day."""
+MOST_ALONE = 20_000
+"""Members whose windows also go online without other views: for a rate, these are enough."""
 REPOSITORY = ("feast", "ledger")
 """What of a root is of one online store."""
 WAIT_SECONDS = 30.0
@@ -35,39 +37,54 @@ def full(members: int, window: int) -> Case:
 
 
 def run_members(case: Case, code: Code, own: Code, work: Path) -> Bench:
-    """Measures the day of a case anew, unless all of it was."""
+    """Measures the day of a case: into Redis from the day before, into SQLite from nothing.
+
+    A Redis that is gone has lost its rows, so what follows the states of the day before is measured
+    in one go or again.
+    """
     log = _log(case, own, work)
     root = work / f"{code.name}-{code.commit or 'tree'}" / case.name
     bench = Bench(code, root)
-    stores = ["redis", "sqlite"] if shutil.which("redis-server") else ["sqlite"]
-    if f"day:{stores[-1]}:materialize" in bench.costs:
-        return bench
-    bench.costs.clear()
-    for old in root.parent.glob(f"{root.name}*/"):
-        shutil.rmtree(old)
-    shutil.copytree(log, root, copy_function=link)
-    days = sorted(p.name[4:] for p in (root / "impressions").iterdir())
-    with contextlib.ExitStack() as stack:
-        env = {}
-        if "redis" in stores:
-            env = {"FEEDSR_REDIS": stack.enter_context(redis_server(work))}
-        for phase, day in (("backfill", days[-2]), ("day", days[-1])):
-            for step in ("features", "histories"):
-                bench.step(f"{phase}:{step}", day, case.config(), alone=True)
-            if env and phase == "backfill":
-                _windows_alone(bench, day, case, work)
-            for store in stores:
-                with _repository(root, store):
-                    bench.step(f"{phase}:{store}:materialize", day, case.config(store), env=env)
-        if env:
-            bench.add_facts(online(env["FEEDSR_REDIS"]))
+    days = sorted(p.name[4:] for p in (log / "impressions").iterdir())[-2:]
+    if "backfill:histories" not in bench.costs or _broken_off(bench):
+        bench.costs.clear()
+        for old in root.parent.glob(f"{root.name}*/"):
+            shutil.rmtree(old)
+        shutil.copytree(log, root, copy_function=link)
+        _states(bench, "backfill", days[0], case)
+    if shutil.which("redis-server"):
+        _into_redis(bench, days, case, work)
+    else:
+        _states(bench, "day", days[1], case)
+    with _repository(root, "sqlite"):
+        bench.step("all:sqlite:materialize", days[1], case.config())
     return bench
 
 
-def _windows_alone(bench: Bench, day: str, case: Case, work: Path) -> None:
-    """Measures windows into a Redis of their own, by Feast's call and without other views."""
-    with redis_server(work) as address, _repository(bench.root, "alone"):
-        bench.step("alone:online", day, case.config("redis"), env={"FEEDSR_REDIS": address})
+def _broken_off(bench: Bench) -> bool:
+    return "day:features" in bench.costs and "day:redis:materialize" not in bench.costs
+
+
+def _states(bench: Bench, phase: str, day: str, case: Case) -> None:
+    for step in ("features", "histories"):
+        bench.step(f"{phase}:{step}", day, case.config(), alone=True)
+
+
+def _into_redis(bench: Bench, days: Sequence[str], case: Case, work: Path) -> None:
+    if "day:redis:materialize" in bench.costs:
+        return
+    bench.costs.pop("backfill:redis:materialize", None)
+    if case.members <= MOST_ALONE:
+        with redis_server(work) as address, _repository(bench.root, "alone"):
+            env = {"FEEDSR_REDIS": address}
+            bench.step("alone:online", days[0], case.config("redis"), env=env)
+    with redis_server(work) as address, _repository(bench.root, "redis"):
+        for phase, day in zip(("backfill", "day"), days, strict=True):
+            if phase == "day":
+                _states(bench, phase, day, case)
+            env = {"FEEDSR_REDIS": address}
+            bench.step(f"{phase}:redis:materialize", day, case.config("redis"), env=env)
+        bench.add_facts(online(address))
 
 
 def online(address: str) -> dict[str, float]:

@@ -115,8 +115,10 @@ def test_members_with_full_windows_go_online(tmp_path: Path) -> None:
     (only,) = json.loads(done.stdout.splitlines()[-1])["results"]
     steps = only["facts"]["steps"]
     assert {name: step["died"] for name, step in steps.items()} == dict.fromkeys(steps, "")
-    assert {name for name in steps if name.startswith("day:")} == {
-        "day:features", "day:histories", "day:redis:materialize", "day:sqlite:materialize",
-    }  # fmt: skip
+    assert [name for name in steps if not name.startswith("backfill:")] == [
+        "alone:online", "day:features", "day:histories", "day:redis:materialize",
+        "all:sqlite:materialize",
+    ]  # fmt: skip
+    assert steps["alone:online"]["inside_s"] > 0
     assert only["facts"]["redis_keys"] >= 40
     assert isinstance(Case(**{k: v for k, v in only["setting"].items() if k != "code"}), Case)
