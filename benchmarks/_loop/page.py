@@ -176,11 +176,11 @@ def _estimates(record: Record) -> str:
             rows.append(
                 [f"{impressions:.0e}".replace("1e+", "10^"), f"{day.members:,}",
                  f"{day.cpu_hours:,.1f}", f"{day.executors:,}", f"{day.buckets:,}", *bytes_,
-                 f"{day.nodes:,}", day.longest]
+                 f"{day.nodes:,}", f"{day.gbit_s:,.2g}", day.longest]
             )  # fmt: skip
     head = ["impressions a day", "members with news", "CPU-hours"]
     head += [f"executors of {EXECUTOR_CORES} cores for an hour", "buckets", "TiB moved"]
-    head += ["TiB of windows", "TiB in Redis", "nodes of 64 GiB", "longest step"]
+    head += ["TiB of windows", "TiB in Redis", "nodes of 64 GiB", "Gbit/s to it", "longest step"]
     return _rows(head, rows)
 
 

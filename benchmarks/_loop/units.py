@@ -56,6 +56,7 @@ class Day:
         windows: bytes of the members' windows, offline.
         store: bytes of them in Redis.
         nodes: of the online store.
+        gbit_s: to the online store, where all windows are written in `HOURS`.
         buckets: that hold what a bucket held in the largest measured case.
         longest: the step that takes most of it.
     """
@@ -68,6 +69,7 @@ class Day:
     windows: float
     store: float
     nodes: int
+    gbit_s: float
     buckets: int
     longest: str
 
@@ -149,6 +151,7 @@ def estimate(record: Record, impressions: int) -> Day | None:
         windows=each * members,
         store=kept * members,
         nodes=math.ceil(kept * members / STORE_NODE),
+        gbit_s=8e-9 * kept * members / 3600 / HOURS,
         buckets=max(
             setting["buckets"], math.ceil(setting["buckets"] * members / setting["members"])
         ),
