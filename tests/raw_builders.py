@@ -18,6 +18,7 @@ from feature_repo.kinds import Binary, Categorical, Embedding, Feature, HashedId
 from feature_repo.spec import DAY_MS, Spec
 
 HOUR_MS = 3_600_000
+DAYS = ("2026-02-03", "2026-02-04", "2026-02-05")
 
 
 def exact_auc(label: npt.NDArray[Any], score: npt.NDArray[Any]) -> float:
@@ -50,6 +51,30 @@ def make_impressions(spec: Spec, day: str, rows: int, seed: int = 0) -> pa.Table
         if field.name not in columns:
             columns[field.name] = _values(features[field.name], rows, rng)
     return _table(columns, spec.impression_schema)
+
+
+def hard_days(spec: Spec, random: np.random.Generator) -> dict[str, pa.Table]:
+    """Days of few members, with pauses, late rows, rows again and rows that are refused."""
+    seen: list[dict[str, Any]] = []
+    days = {}
+    for day in DAYS:
+        start = int(spec.day_start(spec.day_number(day)))
+        rows = make_impressions(spec, day, 30, seed=int(random.integers(9))).to_pylist()
+        for row in rows:
+            step = int(random.integers(0, 40)) * (spec.session_gap_ms // 3)
+            late = int(random.choice([0, 0, 0, 1, 3, 9])) * DAY_MS
+            row["member_id"] = int(random.choice([-1, 3, 4, 5, 6, 2**62]))
+            row["arrival_time"] = start + step
+            row["event_time"] = start + step - late
+            row["request_id"] = row["request_id"] if random.random() < 0.2 else None
+            row["timed"] = bool(random.random() < 0.9)
+        again = [dict(seen[place]) for place in random.integers(0, len(seen), 8)] if seen else []
+        for row in again:
+            row["arrival_time"] = start + int(random.integers(DAY_MS))
+            row["position"] = max(-1, row["position"] - int(random.choice([0, 0, 1])))
+        seen += rows
+        days[day] = pa.Table.from_pylist(rows + again + rows[:3], spec.impression_schema)
+    return days
 
 
 def make_posts(spec: Spec, count: int, seed: int = 1) -> pa.Table:

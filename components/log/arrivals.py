@@ -8,7 +8,7 @@ module knows neither what is a duplicate nor what is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,13 +64,29 @@ def arrivals(layout: Layout, spec: Spec, day: str, buckets: int) -> Iterator[Ite
         ValueError: the day cannot be read, or has its times in another unit than milliseconds.
     """
     path, number = layout.raw_day(day), spec.day_number(day)
-    many = pq.read_metadata(path).num_rows > module.ROWS_IN_MEMORY
-    count, reach = buckets if many else 1, Reach(spec, number)
+    count, reach = share_count(path, buckets), Reach(spec, number)
     checked = _checked(path, spec, number, reach)
     with dealt(checked, refused_schema(spec.impression_schema), KEY, count) as rows:
-        before = _earlier(layout, spec, number, reach)
+        before = _earlier(earlier_files(layout, spec, number), spec, reach)
         with dealt(before, kept_schema(spec), KEY, count) as earlier:
             yield (Share(rows.bucket(b), earlier.bucket(b)) for b in range(count))
+
+
+def share_count(path: Path, buckets: int) -> int:
+    """How many shares a raw day has: one where its rows are held in memory."""
+    many = pq.read_metadata(path).num_rows > module.ROWS_IN_MEMORY
+    return buckets if many else 1
+
+
+def earlier_files(layout: Layout, spec: Spec, day: int) -> list[Path]:
+    """The impressions of the seven days before."""
+    names = [spec.day_name(d) for d in range(day - MAX_LATE_DAYS, day)]
+    return [p for p in map(layout.impressions_day, names) if p.is_file()]
+
+
+def with_reasons(rows: pa.Table, spec: Spec, day: int) -> pa.Table:
+    """The rows with the `reason` for which each is refused by itself, "" of the good."""
+    return rows.append_column("reason", pa.array(impression_reasons(rows, spec, day), pa.string()))
 
 
 def kept_schema(spec: Spec) -> pa.Schema:
@@ -84,9 +100,9 @@ def _checked(path: Path, spec: Spec, day: int, reach: Reach) -> Iterator[pa.Reco
     for rows in read_batches(path, spec.impression_schema):
         for name in TIMES:
             units[name].add(column(rows, name, "left out"))
-        reasons = impression_reasons(rows, spec, day)
-        reach.add(rows.filter(pa.array(reasons == "", pa.bool_())))
-        yield from rows.append_column("reason", pa.array(reasons, pa.string())).to_batches()
+        checked = with_reasons(rows, spec, day)
+        reach.add(rows.filter(pa.array(column(checked, "reason") == "", pa.bool_())))
+        yield from checked.to_batches()
     for name in TIMES:
         units[name].refuse_all(f"{path}: {name}")
 
@@ -160,10 +176,8 @@ def _places(ordered: Ints, values: Ints) -> Ints:
     return np.where(ordered[place] == values, place, -1)
 
 
-def _earlier(layout: Layout, spec: Spec, day: int, reach: Reach) -> Iterator[pa.RecordBatch]:
-    """The impressions of the seven days before that are in reach."""
-    names = [spec.day_name(d) for d in range(day - MAX_LATE_DAYS, day)]
-    files = [p for p in map(layout.impressions_day, names) if p.is_file()]
+def _earlier(files: Sequence[Path], spec: Spec, reach: Reach) -> Iterator[pa.RecordBatch]:
+    """The earlier impressions that are in reach."""
     if not files or reach.since is None:
         return
     for file in files:

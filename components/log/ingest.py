@@ -20,15 +20,14 @@ import pyarrow.parquet as pq
 
 from components.layout.files import parquet_writer, write_json
 from components.layout.paths import Layout
-from components.log.arrivals import Share, arrivals, kept_schema
-from components.log.checks import Reasons
+from components.log.arrivals import kept_schema
 from components.log.columns import Ints, column
 from components.log.counts import IngestCounts
 from components.log.declarations import ingest_members, ingest_posts
-from components.log.duplicates import DIFFERS, repeats
-from components.log.quarantine import refused_rows, refused_schema, tally
+from components.log.engines import engine_named
+from components.log.quarantine import refused_schema, tally
 from components.log.schema import check_schema, read_table
-from components.log.sessions import with_sessions
+from components.log.shares import sorted_shares
 from components.log.times import Units
 from feature_repo.spec import Spec
 
@@ -50,20 +49,20 @@ def ingest(layout: Layout, day: str, config: DailyConfig) -> IngestCounts:
     spec, number = config.spec, config.spec.day_number(day)
     sums, quarantined = Counter[str](), Counter[str]()
     ignored = _ignored_columns(layout, day, spec)
-    with arrivals(layout, spec, day, config.buckets) as shares:
+    engine = engine_named(config.engine, layout.root)
+    with sorted_shares(layout, spec, day, config.buckets, engine) as shares:
         _check_posts_unit(layout, spec)
         posts, post_counts = ingest_posts(layout, spec, day)
         members, member_counts = ingest_members(layout, spec)
         with _writers(layout, spec, day) as (impressions, quarantine):
             for share in shares:
-                kept, refused, reasons = _sort_out(share, spec)
-                impressions.write_table(kept)
-                quarantine.write_table(refused)
-                quarantined.update(tally(reasons))
-                sums.update(read=share.rows.num_rows, **_kept_counts(kept, spec, number))
+                impressions.write_table(share.kept)
+                quarantine.write_table(share.refused)
+                quarantined.update(tally(column(share.refused, "reason")))
+                sums.update(read=share.read, **_kept_counts(share.kept, spec, number))
                 sums.update(
-                    unknown_posts=_absent("post_id", kept, posts),
-                    unknown_members=_absent("member_id", kept, members),
+                    unknown_posts=_absent("post_id", share.kept, posts),
+                    unknown_members=_absent("member_id", share.kept, members),
                 )
     counts = IngestCounts(
         day=day,
@@ -104,21 +103,6 @@ def _writers(
         parquet_writer(layout.quarantine_day(day), refused) as quarantine,
     ):
         yield impressions, quarantine
-
-
-def _sort_out(share: Share, spec: Spec) -> tuple[pa.Table, pa.Table, Reasons]:
-    """The kept rows in history order, the refused ones, and why each row is refused."""
-    reasons, raw = column(share.rows, "reason"), share.rows.drop_columns("reason")
-    duplicate, differs = repeats(raw, reasons == "", share.earlier)
-    reasons = np.where(differs, DIFFERS, reasons)
-    new = raw.filter(pa.array((reasons == "") & ~duplicate, pa.bool_()))
-    kept = with_sessions(new, share.earlier, spec)
-    return _in_order(kept), refused_rows(raw, reasons), reasons
-
-
-def _in_order(table: pa.Table) -> pa.Table:
-    names = ("post_id", "member_id", "event_time", "arrival_time")
-    return table.take(np.lexsort([column(table, name) for name in names])).combine_chunks()
 
 
 def _kept_counts(kept: pa.Table, spec: Spec, day: int) -> dict[str, int]:

@@ -72,7 +72,7 @@ def nullable(schema: pa.Schema) -> pa.Schema:
 def read_table(path: Path, schema: pa.Schema, rows: pc.Expression | None = None) -> pa.Table:
     """The schema's columns of a file that `check_schema` accepts, in its order; nulls stay."""
     check_schema(path, schema)
-    with _one_sentence(path):
+    with one_sentence(path):
         table = pq.read_table(path, columns=schema.names, filters=rows)
         return table.select(schema.names).cast(nullable(schema))
 
@@ -80,14 +80,15 @@ def read_table(path: Path, schema: pa.Schema, rows: pc.Expression | None = None)
 def read_batches(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
     """As `read_table`, some rows at a time."""
     check_schema(path, schema)
-    with _one_sentence(path), pq.ParquetFile(path, pre_buffer=False) as file:
+    with one_sentence(path), pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=schema.names):
             rows = pa.Table.from_batches([batch]).select(schema.names)
             yield rows.cast(nullable(schema))
 
 
 @contextmanager
-def _one_sentence(path: Path) -> Iterator[None]:
+def one_sentence(path: Path) -> Iterator[None]:
+    """Turns what a damaged file raises into a ValueError of one sentence."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:

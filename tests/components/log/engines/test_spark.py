@@ -7,15 +7,21 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.features.histories import histories
 from components.features.offline import features
 from components.layout.paths import Layout
+from components.log import buckets as dealing
 from components.log.engines import LocalEngine, engine_named
+from components.log.ingest import ingest
+from feature_repo.specs import SIMULATOR
 from tests.engine_builders import Numbers, numbers
 from tests.log_builders import random_log, small_config, small_spec
+from tests.raw_builders import DAYS, hard_days, write_log
 from tests.spark_builders import needs_spark, stop_spark
 
 SPEC = small_spec("kuairand")
@@ -73,6 +79,24 @@ def test_a_state_that_is_lost_is_made_anew(logs) -> None:
         features(layout, days[-1], config)
         histories(layout, days[-1], config)
     assert files(spark) == files(local)
+
+
+def test_a_checked_day_is_that_of_the_local_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Impressions, quarantine, counts and tables, by shares and with earlier days in reach."""
+    monkeypatch.setattr(dealing, "ROWS_IN_MEMORY", 20)
+    roots = {name: Layout.at(tmp_path / name) for name in ("local", "spark")}
+    days = hard_days(SIMULATOR, np.random.default_rng(7))
+    for name, layout in roots.items():
+        write_log(layout, SIMULATOR, days)
+        for day, table in days.items():
+            pq.write_table(table, layout.raw_day(day), row_group_size=16)
+        for day in DAYS:
+            engine = name if day == DAYS[-1] else "local"
+            ingest(layout, day, small_config(SIMULATOR, buckets=3, engine=engine))
+    assert pq.ParquetFile(roots["local"].impressions_day(DAYS[-1])).num_row_groups == 3
+    assert files(roots["spark"]) == files(roots["local"])
 
 
 @pytest.mark.parametrize("buckets", [1, 12])
