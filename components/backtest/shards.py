@@ -20,7 +20,8 @@ from components.features.counters import counted_query
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import ImpressionLog, read_members
-from components.training.sequences import Cut, Loss, mark_loss, write_sequences
+from components.training.sequences import Cut, Work, write_sequences
+from components.training.windows import Loss, WholeLogs, mark_loss
 from feature_repo.spec import Freshness, Spec
 from kernels.loader import TARGET
 
@@ -102,10 +103,11 @@ def _write(
         cap=through is not None and plan.after_day is None,
         as_of_ms=plan.spec.day_end(plan.split.train_through),
     )
-    with ImpressionLog(layout, through or layout.impression_days()[-1]) as impressions:
-        counted = impressions.query(counted_query(plan.spec))
-        context = AsOfContext(counted, read_members(layout), plan.spec, plan.freshness)
-        counts = write_sequences(impressions, cut, context, folder)
+    logs = WholeLogs(layout=layout, day=through or layout.impression_days()[-1], spec=plan.spec)
+    with ImpressionLog(layout, logs.day) as log:
+        counted = log.query(counted_query(plan.spec))
+    context = AsOfContext(counted, read_members(layout), plan.spec, plan.freshness)
+    counts = write_sequences(Work(logs, cut, lambda: context), folder, plan.spec.hash)
     if not counts.targets:
         raise ValueError(f"the log holds no timed impression in the days of {folder.name}")
     return vars(counts)

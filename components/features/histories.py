@@ -21,7 +21,7 @@ from components.config import DailyConfig
 from components.console import progress
 from components.features.state import Origin
 from components.features.window_state import can_carry, slide, values_schema, window_rows_schema
-from components.layout.files import atomic_path, write_parquet
+from components.layout.files import atomic_path, parquet_writer
 from components.layout.paths import Layout
 from components.log.checks import MAX_LATE_DAYS
 from components.log.columns import column, select_list
@@ -29,8 +29,10 @@ from components.log.engines import Engine, LogRows, engine_named
 from components.log.impressions import Posts, days_through, history_order
 
 VIEW = "history"
-GROUP_ROWS = 256
+GROUP_ROWS = 64
 """Values of a row group of a file; each is up to 65 KB."""
+DROPPED_ROWS = 16_384
+"""Impressions of a row group of what windows dropped."""
 CHUNK_BYTES = 8 * 2**20
 """Values that are carried at once; bounds memory."""
 CHUNK_ROWS = 200_000
@@ -118,10 +120,12 @@ class Buckets:
 
     def _keep_dropped(self, bucket: int, dropped: list[pa.Table]) -> None:
         """Writes what a bucket's windows dropped on the day, and removes what is too old."""
-        folder = self.layout.dropped_day(self.day)
-        write_parquet(folder / f"bucket={bucket:05d}.parquet", pa.concat_tables(dropped))
+        path, rows = self.layout.dropped_bucket(self.day, bucket), pa.concat_tables(dropped)
+        schema = rows.schema.with_metadata(self.wanted.metadata())
+        with parquet_writer(path, schema) as writer:
+            writer.write_table(rows, row_group_size=DROPPED_ROWS)
         oldest = self.spec.days_after(self.day, -DROPPED_DAYS)
-        for day in folder.parent.glob("day=*"):
+        for day in self.layout.state("dropped").glob("day=*"):
             if day.name < f"day={oldest}":
                 # Another bucket's step may be at it.
                 shutil.rmtree(day, ignore_errors=True)

@@ -90,7 +90,7 @@ def slide(values: pa.Table, impressions: pa.Table, posts: Posts, spec: Spec) -> 
     count = counts.copy()
     count[known] += before
     index = np.arange(new.num_rows) - np.repeat(first - (count - counts), counts)
-    rows = pa.concat_tables([old, _window_rows(new, index, spec)])
+    rows = pa.concat_tables([old, logged_rows(new, index, spec)])
     rows = rows.take(np.lexsort([column(rows, INDEX), column(rows, "member_id")]))
     member = np.searchsorted(members, column(rows, "member_id"))
     start = window_start(count, spec.max_impressions, spec.block)
@@ -107,10 +107,22 @@ def slide(values: pa.Table, impressions: pa.Table, posts: Posts, spec: Spec) -> 
     )
 
 
+def impression_counts(values: pa.Table) -> Ints:
+    """How many impressions each of some values' members has had."""
+    schemas = (pa.ipc.read_schema(pa.py_buffer(v)) for v in values["history"].to_pylist())
+    return np.array([int(schema.metadata[b"count"]) for schema in schemas], np.int64)
+
+
 def window_rows(values: pa.Table, spec: Spec) -> pa.Table:
     """The impressions that some values hold, `window_rows_schema(spec)`, by member and index."""
     places = np.arange(values.num_rows)
     return _decoded(values, places, column(values, "member_id"), spec)[0]
+
+
+def logged_rows(impressions: pa.Table, index: Ints, spec: Spec) -> pa.Table:
+    """Impressions in history order as windows hold them, each at its index in the log."""
+    columns = [impressions["member_id"], pa.array(index), *logged_columns(impressions, spec)]
+    return pa.table(columns, schema=window_rows_schema(spec))
 
 
 def _places(values: pa.Table, members: Ints) -> tuple[Ints, Mask]:
@@ -135,11 +147,6 @@ def _decoded(values: pa.Table, places: Ints, members: Ints, spec: Spec) -> tuple
     columns = [pa.array(np.repeat(members, sizes)), pa.array(index), *table.columns]
     counts = np.array([h.count for h in histories], np.int64)
     return pa.table(columns, schema=schema), counts
-
-
-def _window_rows(impressions: pa.Table, index: Ints, spec: Spec) -> pa.Table:
-    columns = [impressions["member_id"], pa.array(index), *logged_columns(impressions, spec)]
-    return pa.table(columns, schema=window_rows_schema(spec))
 
 
 def _value_rows(members: Ints, end_ms: Ints, values: pa.Array) -> pa.Table:

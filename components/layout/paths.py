@@ -98,6 +98,10 @@ class Layout:
         """The impressions that windows dropped on a day, a Parquet file a bucket."""
         return self.state("dropped") / f"day={day}"
 
+    def dropped_bucket(self, day: str, bucket: int) -> Path:
+        """The impressions that the windows of a bucket dropped on a day."""
+        return self.dropped_day(day) / f"bucket={bucket:05d}.parquet"
+
     def history_buckets(self) -> list[Path]:
         """The files of history values that there are, in order."""
         return sorted(self.feature_dir("history").glob("bucket=*.parquet"))

@@ -57,22 +57,31 @@ def posts_of(layout: Layout, post_ids: Ints) -> pa.Table:
     path = layout.posts
     if not path.is_file():
         raise ValueError(f"there is no {path}; run ingest first")
-    wanted = np.unique(post_ids)
+    schema = pq.read_schema(path)
+    return pa.concat_tables([schema.empty_table(), *rows_of(path, "post_id", np.unique(post_ids))])
+
+
+def rows_of(path: Path, key: str, ids: Ints) -> Iterator[pa.Table]:
+    """The rows of a Parquet file with one of some ids, in order; groups of others stay unread.
+
+    Args:
+        path: a file whose rows are by the key.
+        key: an integer column.
+        ids: ascending, each once.
+    """
     with pq.ParquetFile(path) as file:
-        parts = [file.schema_arrow.empty_table()]
+        place = file.schema_arrow.get_field_index(key)
         for group in range(file.num_row_groups):
-            if _holds_any(file, group, wanted):
+            if _holds_any(file.metadata.row_group(group).column(place).statistics, ids):
                 rows = file.read_row_group(group)
-                parts.append(rows.filter(pa.array(np.isin(column(rows, "post_id"), wanted))))
-    return pa.concat_tables(parts)
+                yield rows.filter(pa.array(np.isin(column(rows, key), ids)))
 
 
-def _holds_any(file: pq.ParquetFile, group: int, ordered: Ints) -> bool:
-    """Whether a row group may hold a post of some ids, which are in order."""
-    held = file.metadata.row_group(group).column(0).statistics
+def _holds_any(held: pq.Statistics | None, ids: Ints) -> bool:
+    """Whether a row group may hold any of the ids."""
     if held is None or not held.has_min_max:
         return True
-    first, end = np.searchsorted(ordered, held.min), np.searchsorted(ordered, held.max, "right")
+    first, end = np.searchsorted(ids, held.min), np.searchsorted(ids, held.max, "right")
     return bool(first < end)
 
 

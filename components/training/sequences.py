@@ -14,6 +14,7 @@ R targets; C context columns.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +30,21 @@ from components.features.context import Context, PointInTimeContext
 from components.features.history_columns import history_batch
 from components.features.store import open_store
 from components.layout.paths import Layout
-from components.log.columns import column, select_list
-from components.log.impressions import ImpressionLog, history_order, with_content
+from components.log.columns import Ints, column
+from components.log.engines import Engine, LocalEngine, engine_named
+from components.log.impressions import ImpressionLog
 from components.training.shards import BATCH_ROWS, ShardCounts, write_shards
-from components.training.windows import Counts, Ints, Loss, Windows, windows
-from feature_repo.spec import Freshness, Spec
-from kernels.loader import AUXILIARY, TARGET
-
-NO_LOSS = 0
-"""An impression is only looked at; `TARGET` has context, `AUXILIARY` is trained on without."""
-
-LONG_AGO = -(2**40)
-"""A day before every day, for a cold start."""
+from components.training.windows import (
+    Counts,
+    Loss,
+    MemberLogs,
+    Windows,
+    logs_of_a_day,
+    mark_loss,
+    windows,
+)
+from feature_repo.spec import Freshness
+from kernels.loader import TARGET
 
 CHUNK_ROWS = 400_000
 """Impressions of whole members that become sequences at once; bounds memory."""
@@ -61,7 +65,7 @@ def sequences(
     Args:
         layout: the run.
         day: the as-of day D.
-        config: spec, freshness and store.
+        config: spec, freshness, store and engine.
         split: "train" or "eval"; where the shards go.
         after_day: the watermark; None is a cold start.
         through_day: targets are impressions served after the watermark and through this day.
@@ -73,16 +77,16 @@ def sequences(
     for view in spec.views:
         if not layout.feature_day(view.name, day).is_file():
             raise ValueError(f"view {view.name} has no rows of {day}; run features first")
-    context = PointInTimeContext(open_store(layout, config), spec)
+    logs = logs_of_a_day(layout, day, config, after_day, through_day)
     cut = Cut(
         mark=lambda impressions: [mark_loss(impressions, spec, after_day, through_day)],
         freshness=config.freshness,
         cap=after_day is None,
         as_of_ms=spec.day_end(through_day),
-        members=_members_with_targets(spec, after_day, through_day),
     )
-    with ImpressionLog(layout, day) as log:
-        return write_sequences(log, cut, context, layout.sequences(split, day))
+    work = Work(logs, cut, lambda: PointInTimeContext(open_store(layout, config), spec))
+    engine = engine_named(config.engine, layout.root)
+    return write_sequences(work, layout.sequences(split, day), spec.hash, engine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,64 +99,63 @@ class Cut:
         freshness: how late serving is.
         cap: see `build_sequences`.
         as_of_ms: everything that is trained on was served before it.
-        members: SQL for the members (`member_id`) and how many `rows` they have, in order.
     """
 
     mark: Callable[[pa.Table], Iterable[Loss]]
     freshness: Freshness
     cap: bool
     as_of_ms: int
-    members: str = "select member_id, count(*) as rows from impressions group by 1 order by 1"
 
 
-def write_sequences(log: ImpressionLog, cut: Cut, context: Context, folder: Path) -> ShardCounts:
-    """Writes the sequences of a log to a folder of shards, some members at a time."""
+class Work:
+    """Makes the sequences of some members; any process that sees the run's files can.
+
+    Args:
+        logs: the members' impressions.
+        cut: what of them becomes sequences.
+        open_context: gives the context features of the targets; it is opened where the work is.
+    """
+
+    def __init__(self, logs: MemberLogs, cut: Cut, open_context: Callable[[], Context]) -> None:
+        self.logs, self.cut, self._open_context = logs, cut, open_context
+
+    def __call__(self, members: pa.Table) -> Iterator[pa.RecordBatch]:
+        """The sequences of some members, once for each way to mark their impressions."""
+        impressions = self.logs.impressions(column(members, "member_id"))
+        for loss in self.cut.mark(impressions):
+            yield from build_sequences(
+                impressions, loss, self._context, self.cut.freshness, cap=self.cut.cap
+            )
+
+    @functools.cached_property
+    def _context(self) -> Context:
+        return self._open_context()
+
+
+def write_sequences(
+    work: Work, folder: Path, spec_hash: str, engine: Engine | None = None
+) -> ShardCounts:
+    """Writes the sequences of all members to a folder of shards, some members at a time."""
     metadata = {
-        "spec_hash": context.spec.hash,
-        "freshness": cut.freshness,
-        "as_of_ms": str(cut.as_of_ms),
+        "spec_hash": spec_hash,
+        "freshness": work.cut.freshness,
+        "as_of_ms": str(work.cut.as_of_ms),
     }
-    members = log.query(cut.members)
+    members = work.logs.members()
     ids, rows = column(members, "member_id"), column(members, "rows")
     with (
         write_shards(folder, metadata) as shards,
         progress(f"{folder.name} sequences", len(ids)) as advance,
     ):
-        for chunk in log.member_chunks(ids, rows, CHUNK_ROWS):
-            for batch in _chunk_sequences(log, chunk, cut, context):
-                shards.write(batch)
-            advance(chunk.num_rows)
+
+        def chunks() -> Iterator[pa.Table]:
+            for chunk in ImpressionLog.member_chunks(ids, rows, CHUNK_ROWS):
+                yield chunk
+                advance(chunk.num_rows)
+
+        for batch in (engine or LocalEngine()).each(chunks(), work):
+            shards.write(batch)
     return shards.counts
-
-
-def _chunk_sequences(
-    log: ImpressionLog, members: pa.Table, cut: Cut, context: Context
-) -> Iterator[pa.RecordBatch]:
-    """The sequences of some members, once for each way to mark their impressions."""
-    names = select_list((*context.spec.impression_schema.names, "session_id"))
-    query = f"select {names} from impressions semi join chunk using (member_id)"
-    impressions = history_order(log.query(query, chunk=members))
-    impressions = with_content(impressions, log.posts, context.spec)
-    for loss in cut.mark(impressions):
-        yield from build_sequences(impressions, loss, context, cut.freshness, cap=cut.cap)
-
-
-def mark_loss(impressions: pa.Table, spec: Spec, after_day: str | None, through_day: str) -> Loss:
-    """What each impression is in training between the watermark and a day: int8 `[N]`.
-
-    Timed rows are targets by the day they were served. One that was served before the watermark and
-    arrived too late for the run that set it (that run's log ended a day after its watermark) is a
-    target now, so no impression is lost and none is trained on twice. Untimed rows newer than the
-    watermark by arrival are auxiliary.
-    """
-    after = LONG_AGO if after_day is None else spec.day_number(after_day)
-    through = spec.day_number(through_day)
-    served, arrived = (spec.day(column(impressions, n)) for n in ("event_time", "arrival_time"))
-    timed = column(impressions, "timed").astype(np.bool_)
-    late = (served <= after) & (arrived > after + 1)
-    target = timed & (served <= through) & ((served > after) | late)
-    auxiliary = ~timed & (arrived > after) & (arrived <= through)
-    return np.select([target, auxiliary], [TARGET, AUXILIARY], NO_LOSS).astype(np.int8)
 
 
 def build_sequences(
@@ -167,7 +170,8 @@ def build_sequences(
 
     Args:
         impressions: of any members, with their content (`with_content`), members ascending, each
-            member's whole log in history order (`history_order`).
+            member's whole log in history order (`history_order`), or the newest of it with their
+            `index` in it.
         loss_N: int8, what each impression is (`mark_loss`).
         context: gives the context features of the targets, and the spec.
         freshness: how late serving is; decides what each impression knew.
@@ -243,15 +247,3 @@ class _Packed:
 
 def _lists(offsets: Ints, values: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
-
-def _members_with_targets(spec: Spec, after_day: str | None, through_day: str) -> str:
-    """SQL for the members with anything newer than the watermark, and how many rows they have."""
-    through = spec.day_end(through_day)
-    news = f"(timed and event_time < {through}) or (not timed and arrival_time < {through})"
-    if after_day is not None:
-        news = f"({news}) and arrival_time >= {spec.day_end(after_day)}"
-    return (
-        f"select member_id, count(*) as rows from impressions "
-        f"group by member_id having bool_or({news}) order by member_id"
-    )

@@ -20,7 +20,8 @@ from components.log.impressions import history_order, with_content
 from components.studies.config import fused_early
 from components.studies.experiments import POPULARITY
 from components.training import sequences as module
-from components.training.sequences import build_sequences, mark_loss, sequences
+from components.training.sequences import build_sequences, sequences
+from components.training.windows import mark_loss
 from feature_repo.spec import FRESHNESS, Spec, window_start
 from kernels.loader import AUXILIARY, TARGET
 from serving.history import decode_history, known_counts

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from components.training import shards as module
 from components.training.data import evaluation_batches
-from components.training.sequences import NO_LOSS
 from components.training.shards import BATCH_ROWS, SHARD_ROWS, ShardCounts, write_shards
+from components.training.windows import NO_LOSS
 from feature_repo.specs import KUAIRAND
 from kernels.loader import AUXILIARY, TARGET
 from kernels.loader.checksums import file_checksum, recorded_checksum
