@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from components.log.columns import column
 from components.log.impressions import history_order
-from components.training.windows import Windows, span, windows
+from components.training.windows import Windows, mark_loss, short_members, span, windows
 from feature_repo.spec import FRESHNESS, window_start
 from kernels.loader import AUXILIARY, TARGET
 from serving.history import known_counts
-from tests.log_builders import random_log, small_spec
+from tests.log_builders import FIRST_DAY, random_log, small_spec
 
 SPEC = small_spec("kuairand")  # a history of 12, in blocks of 4
 MOST = SPEC.max_impressions + SPEC.block - 1
@@ -113,6 +113,78 @@ def test_the_windows_of_members_are_each_ones_own(
         assert held.start_S[s] == begin
         assert (held.begin_S[s], held.end_S[s]) == (own[0] + begin, own[0] + end)
         assert held.known_N[own].tolist() == np.maximum(known - begin, 0).tolist()
+
+
+@pytest.mark.law
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32),
+    freshness=st.sampled_from(FRESHNESS),
+    after=st.integers(0, 5),
+    newest=st.lists(st.integers(1, 60), min_size=4, max_size=4),
+)
+def test_the_newest_of_a_log_have_its_windows_or_are_short(
+    seed: int, freshness, after: int, newest: list[int]
+) -> None:
+    """Rows came up to six days late, so a target may have known little."""
+    log = ordered(seed, rows=200, members=4, days=7)
+    member = column(log, "member_id")
+    first = np.searchsorted(member, member)
+    count = np.searchsorted(member, member, side="right") - first
+    index = np.arange(len(log)) - first
+    log = log.append_column("index", pa.array(index))
+    recent = log.filter(pa.array(index >= count - np.array(newest)[member - 1]))
+    after_day = SPEC.day_name(FIRST_DAY + after)
+    day = SPEC.day_name(FIRST_DAY + 6)
+    short = short_members(
+        recent, mark_loss(recent, SPEC, after_day, day), SPEC, freshness, SPEC.day_end(after_day)
+    )
+    held = []
+    for rows in (log, recent):
+        kept = rows.filter(pa.array(~np.isin(column(rows, "member_id"), short)))
+        found = windows(kept, mark_loss(kept, SPEC, after_day, day), SPEC, freshness, cap=False)
+        place = found.positions_M()
+        columns = (column(kept, "event_time")[place], found.known_N[place], found.start_S)
+        held.append([found.member_S.tolist(), *(values.tolist() for values in columns)])
+    assert held[0] == held[1]
+    assert not set(short.tolist()) & set(member[count <= np.array(newest)[member - 1]].tolist())
+
+
+def by_hand(first: int, served: list[int], arrived: list[int]) -> pa.Table:
+    """The newest impressions of one member by the days on which each was served and arrived."""
+    served_ms, arrived_ms = (SPEC.day_start(FIRST_DAY + ints(*days)) for days in (served, arrived))
+    return pa.table(
+        {
+            "member_id": np.ones(len(served), np.int64),
+            "event_time": served_ms + 1,
+            "arrival_time": arrived_ms + 1,
+            "timed": np.ones(len(served), np.bool_),
+            "index": first + np.arange(len(served)),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "served", "arrived", "short"),
+    [
+        (0, [3], [3], False),
+        (8, [*[1] * 12, 3], [*[1] * 12, 3], False),  # twenty known: the window began at the eighth
+        (9, [*[1] * 11, 3], [*[1] * 11, 3], True),  # and its first is not at hand
+        (8, [*[2] * 12, 1], [*[2] * 12, 4], True),  # a late one, that knew none of those at hand
+        (8, [*[1] * 8, 2], [*[1] * 8, 2], False),  # none that is new
+        (8, [3, 3], [3, 3], True),  # all are new: one before may be
+        (8, [*[1] * 8, *[3] * 30], [*[1] * 8, *[3] * 30], True),  # the oldest in reach knew sixteen
+    ],
+)
+def test_who_is_short_by_hand(
+    first: int, served: list[int], arrived: list[int], short: bool
+) -> None:
+    """Of a member whose impressions after the second day are to be trained on."""
+    after_day = SPEC.day_name(FIRST_DAY + 2)
+    rows = by_hand(first, served, arrived)
+    loss_N = mark_loss(rows, SPEC, after_day, SPEC.day_name(FIRST_DAY + 5))
+    got = short_members(rows, loss_N, SPEC, "day", SPEC.day_end(after_day))
+    assert got.tolist() == [1] * short
 
 
 def test_nobody_to_train_on_has_no_window() -> None:
