@@ -9,9 +9,12 @@ by options; the default takes about a minute.
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks._loop.cases import Bench, Case, Code, aged, run_case, simulated, sized
@@ -29,6 +32,8 @@ def main() -> None:
     if arguments.page:
         _render()
         return
+    # Whoever ends this process ends the step and the server that it started as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _folder(arguments.work) as work:
         results = measured(arguments, work)
     for one in results:
@@ -85,7 +90,7 @@ def _run(case: Case, code: Code, work: Path) -> Bench:
 def _cases(arguments: argparse.Namespace) -> Iterator[Case]:
     chosen = arguments.impressions or arguments.days or arguments.members or arguments.spark
     if arguments.toy:
-        yield sized(2_000, days=4)
+        yield replace(sized(2_000, days=4), brief=True)
     yield from map(sized, arguments.impressions or ([] if chosen or arguments.toy else [20_000]))
     yield from (aged(days, arguments.rows) for days in arguments.days)
     for size in arguments.spark:

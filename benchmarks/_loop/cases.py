@@ -47,6 +47,7 @@ class Case:
         members: that there are.
         buckets: of the state.
         engine: that deals buckets out.
+        brief: nothing goes online before the last day, and it has no sequences.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Case:
     members: int
     buckets: int = 16
     engine: str = "local"
+    brief: bool = False
 
     @property
     def name(self) -> str:
@@ -175,13 +177,13 @@ def run_case(case: Case, code: Code, log: Path, work: Path) -> Bench:
     if not bench.costs:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(log, root, copy_function=link)
-    for label, day in _labels(days):
+    for label, day in _labels(days, case.brief):
         bench.step(label, day, case.config())
     return bench
 
 
-def _labels(days: list[str]) -> Iterator[tuple[str, str]]:
-    for step in COUNTED:
+def _labels(days: list[str], brief: bool) -> Iterator[tuple[str, str]]:
+    for step in COUNTED[:-1] if brief else COUNTED:
         yield f"backfill:{step}", days[-2]
-    for step in STEPS:
+    for step in COUNTED if brief else STEPS:
         yield f"day:{step}", days[-1]

@@ -93,7 +93,11 @@ def measure(call: Call) -> Cost:
             env={**os.environ, **call.env, "FEEDSR_PROGRESS": "off"},
         )
         watch = Watch(process)
-        status, usage = watch.until_end(started + LIMIT_SECONDS)
+        try:
+            status, usage = watch.until_end(started + LIMIT_SECONDS)
+        finally:
+            if process.returncode is None:
+                process.kill()
         wall = time.monotonic() - started
         lines = [_last_line(out), _last_line(said)]
     own = json.loads(lines[0] or '{"peak_bytes": 0, "read_bytes": 0}')
