@@ -173,6 +173,10 @@ def by_hand(first: int, served: list[int], arrived: list[int]) -> pa.Table:
         (8, [*[2] * 12, 1], [*[2] * 12, 4], True),  # a late one, that knew none of those at hand
         (8, [*[1] * 8, 2], [*[1] * 8, 2], False),  # none that is new
         (8, [3, 3], [3, 3], True),  # all are new: one before may be
+        # The run before saw those that came on the next day: one before them may be a target.
+        (8, [2] * 12, [3] * 12, True),
+        (8, [*[2] * 12, 4], [*[3] * 12, 4], True),
+        (8, [*[2] * 16, 4], [*[3] * 16, 4], False),  # but none that is in reach
         (8, [*[1] * 8, *[3] * 30], [*[1] * 8, *[3] * 30], True),  # the oldest in reach knew sixteen
     ],
 )
