@@ -21,6 +21,7 @@ import yaml
 from components.config import DailyConfig
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
+from feature_repo.opening import open_repository
 from feature_repo.quoting import feast_yaml
 from feature_repo.spec import Spec
 
@@ -92,10 +93,9 @@ def open_store(layout: Layout, config: DailyConfig) -> Any:
     folder = render_store(layout, config)
     # Feast draws bars of its own; a step has its own progress.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from feast import FeatureStore
     from google.protobuf.message import DecodeError
 
-    store = FeatureStore(repo_path=str(folder))
+    store = open_repository(folder)
     try:
         store.list_projects()
     except DecodeError as error:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from feature_repo.opening import open_repository
 from feature_repo.spec import Spec
 from serving import metrics
 from serving.errors import Unavailable
@@ -105,10 +106,9 @@ class StoreClient:
         if not (feast_dir / "feature_store.yaml").is_file():
             raise ValueError(f"{feast_dir} is no Feast repository; run the features step first")
         # Importing Feast takes seconds, so only a process that reads from it pays.
-        from feast import FeatureStore
+        store = open_repository(feast_dir)
         from feast.infra.provider import get_provider
 
-        store = FeatureStore(repo_path=str(feast_dir))
         self._store, self._provider = store, get_provider(store.config)
         self._keys = {view.name: view.keys for view in spec.views} | {HISTORY: ("member_id",)}
         self._views = {name: _view(store, name, feast_dir) for name in self._keys}
