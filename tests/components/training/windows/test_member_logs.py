@@ -76,7 +76,7 @@ def whole(recent: RecentLogs) -> WholeLogs:
     back=st.tuples(st.integers(1, 6), st.integers(0, 1)),
     lost=st.sets(st.integers(0, 12)),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 def test_windows_give_the_sequences_of_the_log(
     seed, freshness, buckets, skipped, back, lost, tmp_path_factory
 ):
@@ -104,8 +104,8 @@ def test_a_warm_day_reads_of_the_log_what_arrived_since_the_watermark(
     freshness, tmp_path, monkeypatch
 ):
     """Though rows came up to six days late; once what windows dropped is lost, it is looked for."""
-    layout, config = Layout.at(tmp_path), small_config(SPEC, buckets=3, freshness=freshness)
-    log = random_log(SPEC, 21, rows=900, members=4, days=14)
+    layout, config = Layout.at(tmp_path), small_config(SPEC, buckets=2, freshness=freshness)
+    log = random_log(SPEC, 21, rows=600, members=3, days=11)
     days = log.write(layout)
     read: list[set[str]] = []
     opened = module.ImpressionLog
