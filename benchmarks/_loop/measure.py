@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -24,6 +25,9 @@ STEP = Path(__file__).with_name("step.py")
 LOOK_SECONDS = 1.0
 TICKS = os.sysconf("SC_CLK_TCK")
 LIMIT_SECONDS = 3 * 3600
+
+ERROR = re.compile(r"[\w.]+(Error|Exception): ")
+"""How the line of a traceback begins that says what happened; what follows may be hints."""
 
 State = dict[str, tuple[int, int, int]]
 """Files of a folder: when each was written, its number and size."""
@@ -65,7 +69,7 @@ class Cost:
         peak_mib: memory of the largest process.
         read_mib: what the process asked to read, modules included; not what it maps.
         written_mib: files of the root that are new or were written anew, by their folder.
-        died: the last line of a step that failed; "" of one that did not.
+        died: the error of a step that failed, or its last line; "" of one that did not.
         inside_s: seconds of the call that a step says it is about, without imports; else 0.
     """
 
@@ -199,6 +203,8 @@ def _stat(folder: Path) -> list[str] | None:
 
 
 def _last_line(file: Any) -> str:
+    """What a step said at last: its error where there is one."""
     file.seek(0)
     lines = [line for line in file.read().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+    errors = [line for line in lines if ERROR.match(line)]
+    return (errors or lines or [""])[-1].strip()
