@@ -52,8 +52,10 @@ def options() -> argparse.ArgumentParser:
     add("--window", type=int, default=1_000, help="impressions a window of --members")
     add("--spark", type=int, nargs="*", default=[], help="sizes of logs for both engines")
     add("--before", type=Path, help="another checkout, measured beside this one")
+    add("--after", type=Path, default=HERE, help="the checkout that is measured; this one")
     add("--only", choices=("before", "after"), help="leave the other checkout's new cases out")
     add("--work", type=Path, help="keep logs and measurements here, and go on from them")
+    add("--kept", action="store_true", help="measure nothing: what --work holds is the record")
     add("--page", action="store_true", help="render docs/scale.md from the newest record")
     return cases
 
@@ -75,7 +77,9 @@ def measured(arguments: argparse.Namespace, work: Path) -> list[Result]:
     results = []
     for case in _cases(arguments):
         for code in _codes(arguments):
-            results.append(result(case, code, _run(case, code, work)))
+            bench = Bench.of(case, code, work) if arguments.kept else _run(case, code, work)
+            if bench.costs:
+                results.append(result(case, code, bench))
     return growth(results)
 
 
@@ -109,7 +113,7 @@ def engines(size: int) -> Sequence[Case]:
 
 
 def _codes(arguments: argparse.Namespace) -> list[Code]:
-    codes = [Code(name="after", tree=HERE)]
+    codes = [Code(name="after", tree=arguments.after.resolve())]
     if arguments.before:
         codes.insert(0, Code(name="before", tree=arguments.before.resolve()))
     return [code for code in codes if arguments.only in (None, code.name)]

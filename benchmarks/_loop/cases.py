@@ -110,6 +110,11 @@ class Bench:
         self.costs = {name: Cost(**cost) for name, cost in _read(self._notes).items()}
         self.facts = _read(self._about)
 
+    @classmethod
+    def of(cls, case: Case, code: Code, work: Path) -> Bench:
+        """That of a case by a checkout in a folder of work."""
+        return cls(code, work / f"{code.name}-{code.commit or 'tree'}" / case.name)
+
     def add_facts(self, facts: Mapping[str, Any]) -> None:
         """Keeps what is no step's cost."""
         self.facts |= facts
@@ -172,11 +177,10 @@ def run_case(case: Case, code: Code, log: Path, work: Path) -> Bench:
 
     A step that died ends its own way: those that want its files die of that, and say so.
     """
-    root = work / f"{code.name}-{code.commit or 'tree'}" / case.name
-    bench, days = Bench(code, root), days_of(log, case.days)
+    bench, days = Bench.of(case, code, work), days_of(log, case.days)
     if not bench.costs:
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(log, root, copy_function=link)
+        shutil.rmtree(bench.root, ignore_errors=True)
+        shutil.copytree(log, bench.root, copy_function=link)
     for label, day in _labels(days, case.brief):
         bench.step(label, day, case.config())
     return bench

@@ -43,8 +43,8 @@ def run_members(case: Case, code: Code, own: Code, work: Path) -> Bench:
     in one go or again.
     """
     log = _log(case, own, work)
-    root = work / f"{code.name}-{code.commit or 'tree'}" / case.name
-    bench = Bench(code, root)
+    bench = Bench.of(case, code, work)
+    root = bench.root
     days = sorted(p.name[4:] for p in (log / "impressions").iterdir())[-2:]
     if "backfill:histories" not in bench.costs or _broken_off(bench):
         bench.costs.clear()
