@@ -78,7 +78,7 @@ def measured(arguments: argparse.Namespace, work: Path) -> list[Result]:
     for case in _cases(arguments):
         for code in _codes(arguments):
             bench = Bench.of(case, code, work) if arguments.kept else _run(case, code, work)
-            if bench.costs:
+            if bench.complete or not arguments.kept:
                 results.append(result(case, code, bench))
     return growth(results)
 

@@ -115,6 +115,11 @@ class Bench:
         """That of a case by a checkout in a folder of work."""
         return cls(code, work / f"{code.name}-{code.commit or 'tree'}" / case.name)
 
+    @property
+    def complete(self) -> bool:
+        """Whether its last step was measured."""
+        return bool({"day:sequences", "all:sqlite:materialize"} & self.costs.keys())
+
     def add_facts(self, facts: Mapping[str, Any]) -> None:
         """Keeps what is no step's cost."""
         self.facts |= facts

@@ -8,6 +8,7 @@ estimates nothing.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from components.layout.files import atomic_path
 MARK = re.compile(r"(<!-- loop (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "not measured\n"
 CODES = ("before", "after")
-GIB, TIB = 2**30, 2**40
+TIB = 2**40
 
 
 def render(page: Path, record: Record) -> None:
@@ -115,7 +116,7 @@ def _ratios(record: Record) -> str:
     rows = []
     for code in CODES:
         for r in cases(record, "days", code)[1:]:
-            ratio = r["ratios"].get("day_over_first", "died")
+            ratio = r["ratios"].get("day_over_first", "one died")
             rows.append([r["setting"]["days"], code, ratio])
     return _rows(["days of log", "code", "the last day's three over those of the first row"], rows)
 
@@ -125,17 +126,21 @@ def _members(record: Record) -> str:
     for code in CODES:
         for r in cases(record, "members", code):
             for name, cost in r["facts"]["steps"].items():
-                rate = ""
-                if cost["inside_s"]:
-                    rate = f"{r['setting']['members'] / cost['inside_s']:,.0f}"
                 took = [f"{cost['cpu_s']:,.1f}", f"{cost['wall_s']:,.1f}"]
                 took = ["died", ""] if cost["died"] else took
-                peak = f"{cost['peak_mib']:,.0f}"
-                where = name.replace("backfill:", "before: ").replace("day:", "the day: ")
-                where = where.replace(":materialize", ", materialize")
-                where = where.replace("alone:online", "windows alone into Redis")
-                rows.append([f"{r['setting']['members']:,}", code, where, *took, peak, rate])
+                rate = _rate(r) if name == "alone:online" else ""
+                cells = [_what(name), *took, f"{cost['peak_mib']:,.0f}", rate]
+                rows.append([f"{r['setting']['members']:,}", code, *cells])
     return _rows(["members", "code", "step", "CPU-s", "s", "peak MiB", "windows a second"], rows)
+
+
+def _what(label: str) -> str:
+    """A label of the members' case in words."""
+    phase, *store, step = label.split(":")
+    if phase == "alone":
+        return "windows alone into Redis"
+    when = {"backfill": "before", "day": "the day", "all": "all at once"}[phase]
+    return f"{when}: {step}" + (f" into {store[0]}" if store else "")
 
 
 def _engines(record: Record) -> str:
@@ -172,19 +177,56 @@ def _estimates(record: Record) -> str:
     rows = []
     for impressions in DAYS:
         if day := estimate(record, impressions):
-            bytes_ = [f"{x / TIB:,.3g}" for x in (day.moved, day.windows, day.store)]
-            rows.append(
-                [f"{impressions:.0e}".replace("1e+", "10^"), f"{day.members:,}",
-                 f"{day.cpu_hours:,.1f}", f"{day.executors:,}", f"{day.buckets:,}", *bytes_,
-                 f"{day.nodes:,}", f"{day.gbit_s:,.2g}", day.longest]
-            )  # fmt: skip
+            whole = [f"{day.members:,}", f"{day.cpu_hours:,.1f}", f"{day.executors:,}"]
+            sizes = [_short(x / TIB) for x in (day.moved, day.windows, day.store)]
+            rest = [f"{day.nodes:,}", _short(day.gbit_s), day.longest]
+            power = f"10^{round(math.log10(impressions))}"
+            rows.append([power, *whole, f"{day.buckets:,}", *sizes, *rest])
     head = ["impressions a day", "members with news", "CPU-hours"]
     head += [f"executors of {EXECUTOR_CORES} cores for an hour", "buckets", "TiB moved"]
     head += ["TiB of windows", "TiB in Redis", "nodes of 64 GiB", "Gbit/s to it", "longest step"]
     return _rows(head, rows)
 
 
+def _aims(record: Record) -> str:
+    """What was wanted of the code after, and what the record has of it."""
+    days, sizes = cases(record, "days"), cases(record, "impressions")
+    rows = []
+    for result in days[1:][-1:]:
+        ratio = result["ratios"].get("day_over_first", "died")
+        about = f"the last day at {result['setting']['days']} days over the youngest's"
+        rows.append([about, "at most 1.25", ratio])
+    for results in (days, sizes):
+        for result in results[1:][-1:]:
+            about = f"exponent of a backfill to {_log(result)}"
+            rows.append([about, "at most 1.1", result["ratios"].get("backfill_exponent", "died")])
+    for kind in ("days", "impressions", "members"):
+        for result in cases(record, kind)[-1:]:
+            about = f"largest process in MiB, {_log(result)}"
+            rows.append([about, "at most 1,536", f"{result['facts']['peak_mib']:,.0f}"])
+    timed = [r for r in cases(record, "members") if "alone:online" in r["facts"]["steps"]]
+    rows += [["windows a second into Redis", "at least 1,500", _rate(r)] for r in timed[-1:]]
+    return _rows(["what", "wanted", "have"], rows)
+
+
+def _log(result: Mapping[str, Any]) -> str:
+    setting = result["setting"]
+    if setting["kind"] == "members":
+        return f"{setting['members']:,} members with full windows"
+    return f"{setting['impressions']:,} impressions in {setting['days']} days"
+
+
+def _rate(result: Mapping[str, Any]) -> str:
+    cost = result["facts"]["steps"]["alone:online"]
+    return "died" if cost["died"] else f"{result['setting']['members'] / cost['inside_s']:,.0f}"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
 TABLES: Mapping[str, Callable[[Record], str]] = {
+    "aims": _aims,
     "sizes": _steps("impressions", "impressions", lambda s: f"{s['impressions']:,}"),
     "ages": _steps("days", "days of log", lambda s: str(s["days"])),
     "ratios": _ratios,

@@ -57,7 +57,7 @@ class Day:
         store: bytes of them in Redis.
         nodes: of the online store.
         gbit_s: to the online store, where all windows are written in `HOURS`.
-        buckets: that hold what a bucket held in the largest measured case.
+        buckets: whose rows of the day are as many as a bucket's of the largest measured case.
         longest: the step that takes most of it.
     """
 
@@ -152,8 +152,6 @@ def estimate(record: Record, impressions: int) -> Day | None:
         store=kept * members,
         nodes=math.ceil(kept * members / STORE_NODE),
         gbit_s=8e-9 * kept * members / 3600 / HOURS,
-        buckets=max(
-            setting["buckets"], math.ceil(setting["buckets"] * members / setting["members"])
-        ),
+        buckets=math.ceil(impressions * setting["buckets"] / setting["impressions"]),
         longest=max(seconds, key=lambda step: seconds[step]),
     )

@@ -78,6 +78,7 @@ def test_a_day_is_its_size_times_the_unit_costs(record: dict[str, Any]) -> None:
     assert day.windows == pytest.approx(day.members * 2 * 2**20 / 110)
     assert day.store == pytest.approx(2 * day.windows)
     assert 4 * (day.executors - 1) < day.cpu_hours <= 4 * day.executors
+    assert day.buckets == -(-DAYS[0] * 16 // 900)
     assert estimate({"results": []}, DAYS[0]) is None
 
 
@@ -102,7 +103,7 @@ def test_every_table_and_the_picture_are_made_of_a_record(
 def test_a_page_that_asks_for_another_table_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- loop nothing -->\n<!-- end -->\n")
-    with pytest.raises(ValueError, match="'nothing'; there are sizes"):
+    with pytest.raises(ValueError, match="'nothing'; there are aims"):
         render(page, {"results": []})
     with pytest.raises(ValueError, match="with --save first"):
         newest(tmp_path)
