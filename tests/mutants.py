@@ -118,7 +118,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "components/log/test_ingest_sessions.py",
     ),
     "components/features/counters.py": ("components/features/test_counters_by_hand.py",),
-    "components/features/histories.py": ("components/features/test_histories_by_hand.py",),
+    "components/features/history_columns.py": ("components/features/test_history_columns.py",),
     "components/registry/plan.py": ("components/registry/test_plan.py",),
     "components/registry/versions.py": ("components/registry/test_versions.py",),
     "components/layout/paths.py": ("components/layout/test_paths.py",),
