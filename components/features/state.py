@@ -9,7 +9,6 @@ knows no counter and no window.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.layout.files import write_json
 from components.layout.paths import Layout
+from components.layout.stamps import Digests
 from feature_repo.spec import Spec
 
 METADATA = b"feedsr.state"
-
-Seen = dict[str, tuple[int, int, str]]
-"""By day: when its impressions were written, in nanoseconds, their size, and a digest of them."""
 
 
 @dataclass(frozen=True)
@@ -76,30 +72,6 @@ class Origin:
 
 
 def _digests(layout: Layout) -> dict[str, str]:
-    """A digest of each day's impressions; a file is read again only where it was written since."""
-    path = layout.root / "ledger" / "impressions.json"
-    seen = _seen(path)
-    now = {
-        day: _look(layout.impressions_day(day), seen.get(day)) for day in layout.impression_days()
-    }
-    if now != seen:
-        write_json(path, now)
-    return {day: digest for day, (*_, digest) in now.items()}
-
-
-def _seen(path: Path) -> Seen:
-    try:
-        return {
-            day: (int(t), int(s), str(d)) for day, (t, s, d) in json.loads(path.read_text()).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _look(path: Path, seen: tuple[int, int, str] | None) -> tuple[int, int, str]:
-    state = path.stat()
-    if seen and seen[:2] == (state.st_mtime_ns, state.st_size):
-        return seen
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return state.st_mtime_ns, state.st_size, content
+    """A digest of each day's impressions."""
+    days = {day: layout.impressions_day(day) for day in layout.impression_days()}
+    return Digests(layout.root / "ledger" / "impressions.json").of(days)

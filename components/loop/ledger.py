@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from components.layout.stamps import Stamp, stamp
 from components.registry.json_record import Record
 
-Stamp = tuple[int, int]
-"""When a file was written, in nanoseconds, and its size."""
 T = TypeVar("T")
 
 
@@ -49,7 +48,7 @@ class Ledger:
         """
         days = sorted(d for d in inputs if d <= day)
         for place, earlier in enumerate(days):
-            if earlier == day or self.days.get(earlier) != _stamp(inputs[earlier]):
+            if earlier == day or self.days.get(earlier) != stamp(inputs[earlier]):
                 return days[place:]
         return []
 
@@ -62,15 +61,10 @@ class Ledger:
         """
         results = {}
         for day in days:
-            stamp = _stamp(inputs[day])
+            written = stamp(inputs[day])
             results[day] = step(day)
-            if self.days.get(day) != stamp:
+            if self.days.get(day) != written:
                 self.days = {d: s for d, s in self.days.items() if d < day}
-            self.days[day] = stamp
+            self.days[day] = written
             Covered(key=self.key, days=self.days).write(self.path)
         return results
-
-
-def _stamp(path: Path) -> Stamp:
-    state = path.stat()
-    return state.st_mtime_ns, state.st_size
