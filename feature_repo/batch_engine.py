@@ -30,7 +30,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _convert_arrow_to_proto, make_tzaware
 
-from feature_repo.sources import source_pattern
+from feature_repo.offline_store import own_pattern
 
 SLICE_BYTES = 16 * 2**20
 """Values that are written at once."""
@@ -58,7 +58,7 @@ class SlicedEngine(ComputeEngine):
     ) -> LocalMaterializationJob:
         view = task.feature_view
         span = _aware(task.start_time), _aware(task.end_time)
-        files = source_files(source_pattern(view.batch_source))
+        files = source_files(own_pattern(view.batch_source, self.repo_config))
         resume = Resume(self._notes() / f".{view.name}.json", view, span, files)
         told = self._told(task, files)
         for number, rows in enumerate(_slices(view, files, span)):
@@ -106,7 +106,7 @@ class Resume:
     def __init__(
         self, path: Path, view: FeatureView, span: tuple[datetime, datetime], files: Sequence[Path]
     ) -> None:
-        states = [(str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files]
+        states = [(f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in files]
         tags = sorted(view.tags.items())
         text = json.dumps([view.name, tags, [str(s) for s in span], states])
         self._path, self._key = path, sha256(text.encode()).hexdigest()

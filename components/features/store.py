@@ -26,6 +26,8 @@ from feature_repo.quoting import feast_yaml
 from feature_repo.spec import Spec
 
 STORES = Path(__file__).parents[2] / "feature_repo" / "stores"
+RUN = ".."
+"""A run, from its Feast repository; what lies in the repository itself goes by its name alone."""
 DEFAULT_REDIS = "127.0.0.1:6379"
 REDIS_ADDRESS = re.compile(r"[^:,\s]+:\d+(,[^,\s]+)*")
 """host:port, then what else Feast takes (further hosts, `password=...`)."""
@@ -50,6 +52,7 @@ globals().update(repository(spec_by_name("$spec"), Path(__file__).resolve().pare
 def render_store(layout: Layout, config: DailyConfig) -> Path:
     """Writes `feast/feature_store.yaml` and `feast/definitions.py` of a run; returns the folder.
 
+    What they name of the run is relative to the folder: a run that is copied or moved has its own.
     The Redis address is `FEEDSR_REDIS` (host:port), by default 127.0.0.1:6379.
 
     Raises:
@@ -59,7 +62,7 @@ def render_store(layout: Layout, config: DailyConfig) -> Path:
     declared = STORES / f"{config.online_store}.yaml"
     if not declared.is_file():
         raise ValueError(f"there is no {declared}; declare the online store there")
-    known = {"FEEDSR_ROOT": str(layout.root), "FEEDSR_REDIS": _redis_address()}
+    known = {"FEEDSR_ROOT": RUN, "FEEDSR_REDIS": _redis_address()}
     text = feast_yaml(_filled(yaml.safe_load(declared.read_text()), known))
     _write_text(layout.feast / "feature_store.yaml", HEADER + text)
     definitions = DEFINITIONS.substitute(spec=config.spec_name)
@@ -67,11 +70,28 @@ def render_store(layout: Layout, config: DailyConfig) -> Path:
     return layout.feast
 
 
+def follow_root(layout: Layout) -> None:
+    """Makes a repository that names the place it was rendered in, as older ones do, name its own.
+
+    A root that was copied would serve the other's rows. What is of no root stays as it is.
+    """
+    path = layout.feast / "feature_store.yaml"
+    declared = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    if not Path(str(declared.get("registry") or RUN)).is_absolute():
+        return
+    declared["registry"] = "registry.db"
+    if "path" in declared["online_store"]:
+        declared["online_store"]["path"] = "online_store.db"
+    _write_text(path, HEADER + feast_yaml(declared))
+
+
 def _filled(declared: Any, known: dict[str, str]) -> Any:
     """The declaration with the values of its variables, which are values and not YAML."""
     if isinstance(declared, dict):
         return {name: _filled(value, known) for name, value in declared.items()}
-    return Template(declared).substitute(known) if isinstance(declared, str) else declared
+    if isinstance(declared, str):
+        return Template(declared).substitute(known).removeprefix(f"{RUN}/feast/")
+    return declared
 
 
 def _redis_address() -> str:
@@ -109,13 +129,19 @@ def open_store(layout: Layout, config: DailyConfig) -> Any:
 def apply_store(layout: Layout, spec: Spec, store: Any) -> None:
     """`feast apply` for a run: registers what is declared, and makes the online tables.
 
+    Feast's command also notes where it made them, and would take those of a copied root's first
+    place away when it makes its own; that note is dropped.
+
     Raises:
         ConnectionError: the online store cannot be reached.
     """
+    from feast.infra.infra_object import Infra
+
     from feature_repo.services import repository
 
     with reachable(store), quiet():
         store.apply(list(repository(spec, layout.root).values()))
+        store.registry.update_infra(Infra(), store.project)
 
 
 @contextmanager
@@ -145,8 +171,9 @@ def reachable(store: Any) -> Iterator[None]:
 def online_address(store: Any) -> str:
     """The kind of the online store and where it is; what follows a host may be a password."""
     online = store.config.online_store
-    where = getattr(online, "connection_string", None) or getattr(online, "path", None)
-    return f"{online.type} at {str(where or '').split(',')[0]}"
+    hosts = str(getattr(online, "connection_string", "")).split(",")[0]
+    where = hosts or os.path.normpath(Path(store.repo_path).absolute() / online.path)
+    return f"{online.type} at {where}"
 
 
 def _is_connection_error(error: BaseException) -> bool:

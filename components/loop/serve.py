@@ -24,6 +24,7 @@ from rich.table import Table
 from components.config import DailyConfig
 from components.console import awaited
 from components.features.state import Origin
+from components.features.store import follow_root
 from components.layout.paths import Layout
 from components.layout.writer import is_alive
 from components.registry.json_record import Record
@@ -149,6 +150,7 @@ def serving_of(layout: Layout, config: DailyConfig, http_port: int = 0) -> Servi
     current = layout.registry / "current"
     if not current.exists():
         raise ValueError(f"{layout.root} has no model in production; run feedsr daily first")
+    follow_root(layout)
     return Serving(
         model_dir=current,
         feast_dir=layout.feast,

@@ -33,7 +33,7 @@ def feast(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
-def test_a_rendered_store_has_absolute_paths_and_the_chosen_online_store(
+def test_a_rendered_store_names_its_own_run_and_the_chosen_online_store(
     tmp_path, store, monkeypatch
 ):
     monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380")
@@ -42,13 +42,10 @@ def test_a_rendered_store_has_absolute_paths_and_the_chosen_online_store(
     folder = render_store(layout, config)
     declared = yaml.safe_load((folder / "feature_store.yaml").read_text())
     assert declared["online_store"]["type"] == store
-    assert declared["offline_store"]["type"] == "duckdb"
-    assert Path(declared["registry"]).is_absolute()
+    assert declared["offline_store"]["root"] == ".."
+    assert declared["registry"] == "registry.db"
     where = declared["online_store"].get("path") or declared["online_store"]["connection_string"]
-    assert (
-        where
-        == {"sqlite": f"{tmp_path}/feast/online_store.db", "redis": "redis.example:6380"}[store]
-    )
+    assert where == {"sqlite": "online_store.db", "redis": "redis.example:6380"}[store]
     stamp = (folder / "feature_store.yaml").stat().st_mtime_ns
     render_store(layout, config)
     assert (folder / "feature_store.yaml").stat().st_mtime_ns == stamp
@@ -159,12 +156,15 @@ def test_what_is_declared_is_what_feast_reads(tmp_path, monkeypatch, store):
     monkeypatch.setenv("EXPANDED", "/elsewhere")
     monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380,password=#a$EXPANDED:${EXPANDED}'\"")
     layout = Layout.at(tmp_path / "x #y: $EXPANDED")
-    folder = render_store(layout, small_config(SIMULATOR, online_store=store))
+    config = small_config(SIMULATOR, online_store=store)
+    folder = render_store(layout, config)
     read = load_repo_config(folder, folder / "feature_store.yaml")
-    assert read.registry.path == f"{tmp_path}/x #y: $EXPANDED/feast/registry.db"
+    assert read.registry.path == "registry.db"
     online = read.online_store
     if store == "sqlite":
-        assert online.path == f"{tmp_path}/x #y: $EXPANDED/feast/online_store.db"
+        assert online.path == "online_store.db"
+        open_store(layout, config).apply([])
+        assert (layout.feast / "registry.db").is_file()
     else:
         assert online.connection_string == os.environ["FEEDSR_REDIS"]
     assert [p.name for p in tmp_path.iterdir()] == ["x #y: $EXPANDED"]
