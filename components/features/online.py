@@ -32,8 +32,8 @@ from serving.history import decode_history
 READ_CHUNK = 2_000
 """Members whose online histories are read at once."""
 
-LOST_PROBES = 16
-"""Members that were brought online and are looked for, to see whether the store was emptied."""
+PROBES = 16
+"""Members that were brought online and are looked for: a store may be emptied, or another's."""
 
 
 def materialize(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
@@ -79,10 +79,10 @@ def push_history(store: Any, values: Mapping[int, bytes], time_ms: int, spec: Sp
         ValueError: a value that cannot be decoded; nothing is pushed then.
         ConnectionError: the online store cannot be reached.
     """
-    counts = {member: decode_history(value, spec).count for member, value in values.items()}
+    counts = {member: _count(value, spec) for member, value in values.items()}
     with reachable(store):
         before = online_histories(store, list(values))
-        fresh = [m for m in values if counts[m] > decode_history(before.get(m), spec).count]
+        fresh = [m for m in values if counts[m] > _count(before.get(m), spec)]
         if fresh:
             _push(store, {m: values[m] for m in fresh}, time_ms)
     return len(fresh)
@@ -102,16 +102,48 @@ def online_histories(store: Any, members: Sequence[int]) -> dict[int, bytes]:
 
 
 def _online_files(layout: Layout, store: Any, spec: Spec) -> OnlineFiles:
-    """What is online; nothing where the store is another one or has lost its rows."""
+    """What is online; nothing where the store is another one, or has lost its rows."""
     path = layout.root / "ledger" / "online.json"
     kept = OnlineFiles(path, f"{online_address(store)}, {spec.hash}")
-    if kept.last_day(HISTORY) and (files := layout.history_buckets()):
-        data = ds.dataset([str(p) for p in files])
-        old = ds.field("event_timestamp") <= _utc(spec.day_end(kept.last_day(HISTORY) or ""))
-        members = data.head(LOST_PROBES, columns=["member_id"], filter=old)
-        if members.num_rows and not online_histories(store, column(members, "member_id").tolist()):
-            kept.views.clear()
+    if (last := kept.last_day(HISTORY)) and (built := _built(layout, spec.day_end(last))):
+        there = online_histories(store, list(built))
+        if any(not _is_ours(value, built[member], spec) for member, value in there.items()):
+            # Another root's, which must not look like histories that were pushed.
+            kept.forget(*kept.views)
+            _empty(layout, store, HISTORY, spec)
+        elif not there:
+            kept.forget(*kept.views)
     return kept
+
+
+def _built(layout: Layout, end_ms: int) -> dict[int, bytes]:
+    """History values of some members who had no news since a time."""
+    files = [str(path) for path in layout.history_buckets()]
+    old = ds.field("event_timestamp") <= _utc(end_ms)
+    rows = ds.dataset(files).head(PROBES, filter=old).to_pylist() if files else []
+    return {row["member_id"]: row[HISTORY] for row in rows}
+
+
+def _is_ours(online: bytes, built: bytes, spec: Spec) -> bool:
+    """Whether an online history is what was built, or goes on from it, as one that was pushed."""
+    if online == built:
+        return True
+    try:
+        pushed, kept = decode_history(online, spec), decode_history(built, spec)
+    except ValueError:
+        return False
+    first = max(pushed.start, kept.start)
+    same = all(
+        pushed.batch[name][first - pushed.start : kept.count - pushed.start].equals(
+            kept.batch[name][first - kept.start :]
+        )
+        for name in ("post_id", "arrival_time")
+    )
+    return pushed.count > kept.count and (first >= kept.count or same)
+
+
+def _count(value: bytes | None, spec: Spec) -> int:
+    return decode_history(value, spec).count
 
 
 def _materialize_view(

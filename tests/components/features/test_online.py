@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -116,6 +117,21 @@ def test_a_store_that_lost_its_rows_is_filled_again(layout):
     days = build_run(layout, random_log(SPEC, 13, members=12, days=6), CONFIG)
     materialize(layout, days[-1], CONFIG)
     (layout.feast / "online_store.db").unlink()
+    materialize(layout, days[-1], CONFIG)
+    assert_online_is_offline(layout, days)
+
+
+@pytest.mark.law
+def test_a_store_that_another_root_filled_is_filled_again(layout, tmp_path_factory):
+    """At the same address: of its rows none stays, though they look newer than what was built."""
+    other = Layout.at(tmp_path_factory.mktemp("other"))
+    days = build_run(layout, random_log(SPEC, 13, members=12, days=6), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    longer = build_run(other, random_log(SPEC, 14, rows=400, members=12, days=8), CONFIG)
+    materialize(other, longer[-1], CONFIG)
+    shutil.copy(other.feast / "online_store.db", layout.feast / "online_store.db")
+    with pytest.raises(AssertionError):
+        assert_online_is_offline(layout, days)
     materialize(layout, days[-1], CONFIG)
     assert_online_is_offline(layout, days)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -28,6 +29,19 @@ def through(files: dict[str, Path], day: str) -> dict[str, Path]:
     return {d: p for d, p in files.items() if d <= day}
 
 
+def chained(*days: str) -> str:
+    """The digest of some days' content as the files of `files` have it, worked out anew."""
+    content = ""
+    for day in days:
+        own = short(f"rows of {day}")
+        content = short(f"{content} {day} {own}")
+    return content
+
+
+def short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def test_nothing_is_online_at_first(tmp_path: Path, files: dict[str, Path]) -> None:
     online = OnlineFiles(tmp_path / "o.json", STORE)
     assert online.last_day("affinity") is None
@@ -44,8 +58,7 @@ def test_what_was_noted_is_known_by_the_next_process(
     online = OnlineFiles(path, STORE)
     assert online.last_day("affinity") == "2026-01-02"
     assert online.last_day("history") is None
-    kept = online.views["affinity"]["2026-01-01"]["bytes"]
-    assert kept == hashlib.sha256(b"rows of 2026-01-01").hexdigest()[:16]
+    assert online.views["affinity"]["bytes"] == chained("2026-01-01", "2026-01-02")
     assert not online.changed("affinity", files), "a newer day is new, not changed"
     online.note("history", through(files, "2026-01-01"))
     online.forget("affinity")
@@ -102,8 +115,58 @@ def test_a_file_that_did_not_move_is_not_read(
     assert read == []
     files["2026-01-02"].write_text("more rows")
     assert again.changed("affinity", files)
-    assert read == [files["2026-01-02"]]
-    os.truncate(files["2026-01-02"], 3)
-    os.utime(files["2026-01-01"], ns=(9, 9))
-    again.note("affinity", files)
-    assert read[1:] == [files["2026-01-01"], files["2026-01-02"]]
+    assert read == [files[day] for day in sorted(files)], (
+        "what is told moved is read, with the rest"
+    )
+
+
+def test_a_new_day_is_read_alone_and_makes_the_record_no_longer(
+    tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "o.json"
+    OnlineFiles(path, STORE).note("affinity", through(files, "2026-01-02"))
+    read, digest = [], online_files._file_digest
+    monkeypatch.setattr(
+        online_files, "_file_digest", lambda path: read.append(path) or digest(path)
+    )
+    size = path.stat().st_size
+    online = OnlineFiles(path, STORE)
+    assert not online.changed("affinity", files)
+    online.note("affinity", files)
+    assert read == [files["2026-01-03"]]
+    assert path.stat().st_size == size
+    assert online.views["affinity"]["bytes"] == chained(*sorted(files))
+
+
+def test_files_that_were_only_copied_are_read_once(
+    tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OnlineFiles(tmp_path / "o.json", STORE).note("affinity", files)
+    for path in files.values():
+        os.utime(path, ns=(9, 9))
+    read, digest = [], online_files._file_digest
+    monkeypatch.setattr(
+        online_files, "_file_digest", lambda path: read.append(path) or digest(path)
+    )
+    online = OnlineFiles(tmp_path / "o.json", STORE)
+    assert not online.changed("affinity", files)
+    online.note("affinity", files)
+    assert len(read) == len(files)
+
+
+def test_lists_of_files_that_were_kept_before_say_nothing(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
+    path = tmp_path / "o.json"
+    online = OnlineFiles(path, STORE)
+    views = {"affinity": {"2026-01-01": {"stamp": [1, 2], "bytes": "ab"}}}
+    path.write_text(json.dumps({"store": online.store, "views": views}))
+    assert OnlineFiles(path, STORE).last_day("affinity") is None
+
+
+def test_no_files_are_no_day(tmp_path: Path, files: dict[str, Path]) -> None:
+    online = OnlineFiles(tmp_path / "o.json", STORE)
+    online.note("affinity", files)
+    assert online.changed("affinity", {})
+    online.note("affinity", {})
+    assert OnlineFiles(tmp_path / "o.json", STORE).last_day("affinity") is None
