@@ -44,7 +44,7 @@ class Counting:
         day: YYYY-MM-DD, ingested.
         since_day: the day before it that has rows; None if it is the first.
         buckets: how many shares of its keys the state has.
-        declared: the posts that were declared since then.
+        declared: the posts that were declared since then; None where no key is a post's content.
     """
 
     layout: Layout
@@ -53,7 +53,7 @@ class Counting:
     day: str
     since_day: str | None
     buckets: int
-    declared: Declared
+    declared: Declared | None
 
     def rows(self, engine: Engine) -> Iterator[pa.Table]:
         """The keys that changed and their records, a bucket after the other, keys ascending."""
@@ -69,7 +69,7 @@ class Counting:
             step = partial(self._at_once, None if later else wanted)
             yield from engine.by_bucket(sources, self.buckets, step)
         else:
-            news = self._arrivals(self._span, self.declared if self._by_content else None)
+            news = self._arrivals(self._span, self.declared)
             step = partial(self._carried, before is None, wanted)
             yield from engine.by_bucket([news], self.buckets, step)
         self._remove_others()
@@ -80,18 +80,13 @@ class Counting:
         return Span(since, self.spec.day_end(self.day))
 
     @property
-    def _by_content(self) -> bool:
-        """Whether a key of the view is known by the post alone."""
-        return bool(CONTENT & set(self.view.keys))
-
-    @property
     def _posts_moved(self) -> bool:
-        return self._by_content and bool(len(self.declared.post_ids))
+        return self.declared is not None and bool(len(self.declared.post_ids))
 
     @property
     def _carries(self) -> bool:
         """Whether the state of the day before can take in what was declared since."""
-        if not self._by_content:
+        if self.declared is None:
             return True
         return self.declared.complete and not (self._posts_moved and counts_last(self.view))
 
@@ -143,13 +138,14 @@ class Counting:
 
     def _days(self, span: Span) -> set[str]:
         """The days whose files hold what arrived in a span, or left a window in it."""
-        spec, first = self.spec, 0 if span.since is None else _day(self.spec, span.since)
-        numbers = {*range(first, _day(spec, span.end))} if span.since is not None else set()
-        for days in windows(self.view) if span.since is not None else ():
-            left = first - days, _day(spec, span.end) - days + MAX_LATE_DAYS
-            numbers |= {*range(*left)}
         there = self.layout.impression_days()
-        return {d for d in there if span.since is None or spec.day_number(d) in numbers}
+        if span.since is None:
+            return set(there)
+        first, end = (_day(self.spec, time_ms) for time_ms in (span.since, span.end))
+        numbers = {*range(first, end)}
+        for days in windows(self.view):
+            numbers |= {*range(first - days, end - days + MAX_LATE_DAYS)}
+        return {day for day in there if self.spec.day_number(day) in numbers}
 
     def _path(self, bucket: int) -> Path:
         return self.layout.state(self.view.name) / f"bucket={bucket:05d}.parquet"
@@ -165,6 +161,11 @@ class Counting:
         for path in self.layout.state(self.view.name).glob("bucket=*.parquet"):
             if path not in ours:
                 path.unlink()
+
+
+def by_content(view: View) -> bool:
+    """Whether a key of a view is known by the post alone."""
+    return bool(CONTENT & set(view.keys))
 
 
 def _day(spec: Spec, time_ms: int) -> int:

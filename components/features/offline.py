@@ -7,6 +7,8 @@ latest one. It knows nothing of Feast; the files are what Feast reads.
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import duckdb
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 from components.config import DailyConfig
 from components.console import progress
 from components.features.counter_state import empty_state
-from components.features.counting import Counting
+from components.features.counting import Counting, by_content
 from components.features.state import Origin
 from components.features.unknown_posts import declared_since, note_unknown
 from components.layout.files import atomic_path, write_parquet
@@ -44,6 +46,7 @@ def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
     days_through(layout, day)
     key = Origin.key_of(spec, config.buckets)
     engine = engine_named(config.engine, layout.root)
+    declared = cache(partial(declared_since, layout, key=key))
     with progress("features", len(spec.views)) as advance:
         for view in spec.views:
             since_day = previous_day(layout, view.name, day)
@@ -55,7 +58,7 @@ def features(layout: Layout, day: str, config: DailyConfig) -> dict[str, int]:
                     day=day,
                     since_day=since_day,
                     buckets=config.buckets,
-                    declared=declared_since(layout, since_day, key),
+                    declared=declared(since_day) if by_content(view) else None,
                 )
                 written[view.name] = _counted(layout, counting, engine)
             else:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.features import offline, unknown_posts
 from components.features.counters import count_as_of
 from components.features.offline import features
 from components.layout.files import write_parquet
@@ -171,3 +172,17 @@ def test_posts_made_after_the_day_are_not_in_it(tmp_path):
 def test_without_impressions_it_says_what_to_do(tmp_path: Path):
     with pytest.raises(ValueError, match="run ingest first"):
         features(Layout.at(tmp_path), "2022-05-01", CONFIG)
+
+
+def test_who_was_declared_since_is_asked_once_a_day(tmp_path, monkeypatch):
+    layout, asked = Layout.at(tmp_path), []
+
+    def declared_since(layout, since_day, key):
+        asked.append(since_day)
+        return unknown_posts.declared_since(layout, since_day, key)
+
+    days = random_log(SPEC, 3, rows=60, days=3).write(layout)
+    monkeypatch.setattr(offline, "declared_since", declared_since)
+    for day in days:
+        features(layout, day, CONFIG)
+    assert asked == [None, *days[:-1]]
