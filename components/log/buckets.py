@@ -96,11 +96,14 @@ class Dealt:
         """Deals all rows out."""
         with ExitStack() as files:
             writers: list[pa.ipc.RecordBatchStreamWriter] = []
+            held = 0
             for batch in batches:
                 self._held.append(batch)
-                if sum(held.num_rows for held in self._held) > ROWS_IN_MEMORY:
+                held += batch.num_rows
+                if held > ROWS_IN_MEMORY:
                     writers = writers or [self._writer(files, b) for b in range(self._buckets)]
                     self._put_aside(writers)
+                    held = 0
             if writers:
                 self._put_aside(writers)
             else:
