@@ -25,8 +25,8 @@ from serving.history import decode_history
 INDEX = "index"
 """Of an impression: how many of the member's came before it."""
 
-Posts = Callable[[Ints], pa.Table]
-"""The declared posts of some ids."""
+PostsOf = Callable[[Ints], pa.Table]
+"""Gives the declared posts of some ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class Slid:
     """Members' windows at the end of a day.
 
     Attributes:
-        values: the state: a row a member, `history_schema()`, members ascending.
-        dropped: the impressions that windows dropped, `dropped_schema(spec)`.
+        values: the state: a row a member, `values_schema()`, members ascending.
+        dropped: the impressions that windows dropped, `window_rows_schema(spec)`.
         grown: how many members had news.
     """
 
@@ -68,14 +68,14 @@ def can_carry(spec: Spec) -> bool:
     return "post_id" in spec.history_schema.names
 
 
-def slide(values: pa.Table, impressions: pa.Table, posts: Posts, spec: Spec) -> Slid:
+def slide(values: pa.Table, impressions: pa.Table, posts_of: PostsOf, spec: Spec) -> Slid:
     """Some members' windows after new impressions.
 
     Args:
         values: `values_schema()`, members ascending; those without one begin here.
         impressions: the members' new ones (`spec.impression_schema` and `session_id`), all of which
             arrived after those that the values hold.
-        posts: gives the content of posts.
+        posts_of: gives the content of posts.
         spec: names the columns, and says how windows slide.
     """
     if not impressions.num_rows:
@@ -96,7 +96,7 @@ def slide(values: pa.Table, impressions: pa.Table, posts: Posts, spec: Spec) -> 
     start = window_start(count, spec.max_impressions, spec.block)
     inside = column(rows, INDEX) >= start[member]
     windows = rows.filter(pa.array(inside)).append_column("count", pa.array(count[member[inside]]))
-    content = with_content(windows, posts(column(windows, "post_id")), spec)
+    content = with_content(windows, posts_of(column(windows, "post_id")), spec)
     encoded = pa.array([value for _, value in encode_histories(content, spec)], pa.binary())
     arrived = column(new, "arrival_time")[first + counts - 1]
     grown = _value_rows(members, spec.day_start(spec.day(arrived) + 1), encoded)
