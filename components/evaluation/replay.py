@@ -24,9 +24,12 @@ from components.evaluation.requests import LoggedRequest
 from components.features.context import PointInTimeContext
 from components.features.history_columns import encode_histories
 from components.features.store import open_store
+from components.features.window_files import WindowFiles
+from components.features.window_state import INDEX, logged_rows, window_rows_schema
 from components.layout.paths import Layout
-from components.log.columns import column, records, select_list
-from components.log.impressions import ImpressionLog, read_posts, with_content
+from components.log.columns import Ints, column, records
+from components.log.impressions import Posts, with_content
+from components.training.windows.member_logs import WholeLogs
 from feature_repo.kinds import UNKNOWN, Binary, Kind
 from feature_repo.spec import Freshness, Spec
 from model.batch import Impressions, RankBatch, TrainBatch
@@ -65,9 +68,9 @@ class Offline:
     """The offline side of a run."""
 
     def __init__(self, layout: Layout, config: DailyConfig) -> None:
-        self.layout, self.spec = layout, config.spec
+        self.layout, self.config, self.spec = layout, config, config.spec
         self._context = PointInTimeContext(open_store(layout, config), config.spec)
-        self._posts = read_posts(layout)
+        self._posts = Posts(layout)
 
     def replay(self, logged: Sequence[LoggedRequest], as_of_ms: int) -> list[Replayed]:
         """Served requests again, all of them answered when the store was as of `as_of_ms`.
@@ -79,7 +82,8 @@ class Offline:
         if not logged:
             return []
         values = self._histories(sorted({each.member_id for each in logged}), as_of_ms)
-        known = self._posts.filter(pa.array(column(self._posts, "created_ms") < as_of_ms))
+        posts = self._posts.of(np.array([p for each in logged for p in each.post_ids], np.int64))
+        known = posts.filter(pa.array(column(posts, "created_ms") < as_of_ms))
         tables = [with_content(_impressions(each), known, self.spec) for each in logged]
         contexts = self._context.matrix(pa.concat_tables(tables))
         parts = np.split(contexts, np.cumsum([t.num_rows for t in tables])[:-1])
@@ -97,18 +101,35 @@ class Offline:
         return sequence_features(self.spec, ids, content, logged.request, logged.time_ms)
 
     def _histories(self, members: Sequence[int], as_of_ms: int) -> dict[int, bytes]:
-        """History values by member, built from the log before `as_of_ms`."""
-        names = select_list([*self.spec.impression_schema.names, "session_id"])
-        chunk = pa.table({"member_id": pa.array(members, pa.int64())})
-        with ImpressionLog(self.layout, self.layout.impression_days()[-1]) as log:
-            impressions = log.query(
-                f"select {names}, count(*) over (partition by member_id) as count "
-                f"from impressions semi join chunk using (member_id) "
-                f"where arrival_time < {int(as_of_ms)}",
-                chunk=chunk,
-            )
-        read = with_content(impressions, self._posts, self.spec)
+        """History values by member, of what had arrived before `as_of_ms`."""
+        ids, day = np.array(members, np.int64), self.layout.impression_days()[-1]
+        files = WindowFiles(self.layout, day, self.config)
+        parts, missing = [window_rows_schema(self.spec).empty_table()], ids
+        if files.fit():
+            rows, missing = files.rows_before(ids, as_of_ms)
+            parts.append(rows)
+        if len(missing):
+            parts.append(self._from_log(missing, day, as_of_ms))
+        rows = pa.concat_tables(parts)
+        read = with_content(_counted(rows), self._posts.of(column(rows, "post_id")), self.spec)
         return dict(encode_histories(read, self.spec))
+
+    def _from_log(self, members: Ints, day: str, as_of_ms: int) -> pa.Table:
+        """The members' impressions that arrived before a time, of the whole log."""
+        rows = WholeLogs(layout=self.layout, day=day, spec=self.spec).logged(members)
+        member = column(rows, "member_id")
+        index = np.arange(len(member)) - np.searchsorted(member, member)
+        known = pa.array(column(rows, "arrival_time") < as_of_ms)
+        return logged_rows(rows, index, self.spec).filter(known)
+
+
+def _counted(rows: pa.Table) -> pa.Table:
+    """Impressions with the `count` of all that their member had up to the last of them."""
+    member, index = column(rows, "member_id"), column(rows, INDEX)
+    own, place = np.unique(member, return_inverse=True)
+    last = np.zeros(len(own), np.int64)
+    np.maximum.at(last, place, index)
+    return rows.append_column("count", pa.array(last[place] + 1))
 
 
 def _impressions(logged: LoggedRequest) -> pa.Table:

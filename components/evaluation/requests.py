@@ -164,7 +164,7 @@ def probe_instances(
 
 def _impressions_of(layout: Layout, day: str, spec: Spec) -> pa.Table:
     """What was served on a day; ValueError where nothing was."""
-    with ImpressionLog(layout, day) as log:
+    with ImpressionLog(layout, day, {day}) as log:
         served = log.query(
             "select * from impressions where event_time >= "
             f"{int(spec.day_start(spec.day_number(day)))} order by event_time, member_id, post_id"

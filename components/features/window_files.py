@@ -27,6 +27,7 @@ from components.layout.paths import Layout
 from components.log.buckets import bucket_numbers
 from components.log.columns import Ints, column
 from components.log.impressions import rows_of
+from feature_repo.spec import window_start
 
 
 class WindowFiles:
@@ -72,6 +73,27 @@ class WindowFiles:
             for day, path in self._dropped[bucket]:
                 parts += rows_of(path, "member_id", own) if day > dropped_after else ()
         return unbroken(pa.concat_tables(parts))
+
+    def rows_before(self, members: Ints, time_ms: int) -> tuple[pa.Table, Ints]:
+        """The members' windows as of a time, and those of whom more of the log is needed for it.
+
+        Args:
+            members: ascending.
+            time_ms: what arrived before it was known.
+
+        Returns:
+            `window_rows_schema(spec)` by member and index, from where each window began or before
+            it; and the members whose rows at hand do not reach so far back, who have none there.
+        """
+        rows = self.rows(members, "")
+        member, index = column(rows, "member_id"), column(rows, INDEX)
+        own, first, rows_each = np.unique(member, return_index=True, return_counts=True)
+        known = column(rows, "arrival_time") < time_ms
+        # Those known are the first: a member's impressions are in the order of arrival.
+        count = index[first] + np.add.reduceat(known, first, dtype=np.int64) if len(own) else first
+        start = window_start(count, self._spec.max_impressions, self._spec.block)
+        whole = index[first] <= start
+        return rows.filter(pa.array(known & np.repeat(whole, rows_each))), own[~whole]
 
     @cached_property
     def _dropped(self) -> list[list[tuple[str, Path]]]:

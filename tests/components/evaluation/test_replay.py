@@ -7,21 +7,35 @@ That the offline inputs are serving's, feature by feature, is the parity step's 
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from components.evaluation.replay import (
+    Offline,
     Replayed,
     forward_probabilities,
     rank_probabilities,
     training_batch,
 )
+from components.features.history_columns import encode_histories
+from components.features.window_files import WindowFiles
+from components.log.columns import column
+from components.log.impressions import ImpressionLog, history_order, read_posts, with_content
 from feature_repo.spec import FRESHNESS, Freshness
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from model.feed_sr import FeedSR
 from serving.predictor.rank_batch import SERVING_POSITION, build_rank_batch
 from serving.wire import RankRequest
-from tests.serving_builders import NOW_MS, candidates, history_value, noisy_ranker, rank_request
+from tests.run_builders import logged_request
+from tests.serving_builders import (
+    NOW_MS,
+    SmallRun,
+    candidates,
+    history_value,
+    noisy_ranker,
+    rank_request,
+)
 
 BOTH = pytest.mark.parametrize("spec", [SIMULATOR, KUAIRAND], ids=lambda s: s.name)
 
@@ -109,3 +123,34 @@ def test_a_replayed_request_is_one_to_the_model() -> None:
     assert (request.history.count, request.num_candidates, request.time_ms) == (4, 3, NOW_MS)
     assert request.features is features
     assert request.context_NC is context_NC
+
+
+def test_a_history_is_that_of_the_log_by_its_windows_or_without(small_run: SmallRun) -> None:
+    """As of each day's end; where the windows are of another day the whole log is read."""
+    layout, spec = small_run.layout, small_run.config.spec
+    days, offline = layout.impression_days(), Offline(small_run.layout, small_run.config)
+    with ImpressionLog(layout, days[-1]) as log:
+        whole = history_order(log.query("select * from impressions"))
+    members = np.unique(column(whole, "member_id"))[:40]
+    path = layout.history_bucket(0)
+    kept = path.read_bytes()
+    assert WindowFiles(layout, days[-1], small_run.config).fit()
+    for day in days:
+        end = spec.day_end(day)
+        mask = np.isin(column(whole, "member_id"), members) & (column(whole, "arrival_time") < end)
+        known = whole.filter(pa.array(mask))
+        own, place, counts = np.unique(
+            column(known, "member_id"), return_inverse=True, return_counts=True
+        )
+        counted = known.append_column("count", pa.array(counts[place]))
+        expected = dict(encode_histories(with_content(counted, read_posts(layout), spec), spec))
+        assert len(expected) == len(own)
+        requests = [logged_request(int(member), [1], time_ms=end) for member in members]
+        for content in (kept, b"no window"):
+            path.write_bytes(content)
+            try:
+                again = offline.replay(requests, end)
+            finally:
+                path.write_bytes(kept)
+            values = {r.member_id: a.history for r, a in zip(requests, again, strict=True)}
+            assert {m: v for m, v in values.items() if v} == expected

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
+
 import numpy as np
 import pyarrow as pa
 
@@ -49,6 +52,38 @@ def test_the_rows_of_members_reach_back_as_far_as_what_was_dropped(tmp_path, mon
         assert str(rows.to_pylist()) == str(logged.filter(pa.array(kept)).to_pylist())
     assert files.rows(wanted[:0], "").num_rows == 0
     assert files.counts(wanted[:0]).tolist() == []
+
+
+def test_a_window_as_of_an_earlier_time_is_that_of_the_log_or_short(tmp_path):
+    layout, log = Layout.at(tmp_path), random_log(SPEC, 31, rows=400, members=7, days=6)
+    days = log.write(layout)
+    for day in days:
+        histories(layout, day, CONFIG)
+    whole = history_order(log.impressions)
+    member, arrival = (column(whole, name) for name in ("member_id", "arrival_time"))
+    index = np.arange(len(whole)) - np.searchsorted(member, member)
+    logged, outcomes = logged_rows(whole, index, SPEC), set()
+    times = (0, *(SPEC.day_end(day) for day in days), int(np.median(arrival)))
+    for dropped, time_ms in itertools.product((True, False), times):
+        if not dropped:
+            shutil.rmtree(layout.state("dropped"), ignore_errors=True)
+        files = WindowFiles(layout, days[-1], CONFIG)
+        rows, short = files.rows_before(np.unique(member), time_ms)
+        for number in np.unique(member):
+            mine = rows.filter(pa.array(column(rows, "member_id") == number))
+            outcomes.add((bool(len(mine)), number in short))
+            if number in short:
+                assert not len(mine)
+                continue
+            known = (member == number) & (arrival < time_ms)
+            start = window_start(known.sum(), SPEC.max_impressions, SPEC.block)
+            first = column(mine, INDEX)[0] if len(mine) else 0
+            assert first <= start
+            wanted = pa.array(known & (index >= first))
+            assert str(mine.to_pylist()) == str(logged.filter(wanted).to_pylist())
+    assert outcomes == {(True, False), (False, True), (False, False)}
+    rows, short = files.rows_before(np.array([10**12]), SPEC.day_end(days[-1]))
+    assert (rows.num_rows, len(short)) == (0, 0), "somebody without impressions lacks none"
 
 
 def test_rows_before_a_gap_are_left_out_and_each_is_there_once():
