@@ -112,6 +112,7 @@ class DailyConfig(Config):
             at a time. Another number than a root was made with rebuilds its state.
         engine: what deals the shares out: this process, or Spark at FEEDSR_SPARK_MASTER. The bytes
             are the same; not written where it is this process.
+        offline_store: what Feast joins features in time with; not written where it is duckdb.
     """
 
     spec_name: str
@@ -121,7 +122,10 @@ class DailyConfig(Config):
     cold: TrainConfig = TrainConfig()
     warm: TrainConfig = TrainConfig()
     gate: GateConfig = GateConfig()
-    online_store: Literal["sqlite", "redis"] = "sqlite"
+    online_store: Literal["sqlite", "redis", "redis_cluster"] = "sqlite"
+    offline_store: Literal["duckdb", "spark"] = Field(
+        "duckdb", exclude_if=lambda name: name == "duckdb"
+    )
     buckets: int = Field(16, ge=1, le=4096)
     engine: Literal["local", "spark"] = Field("local", exclude_if=lambda name: name == "local")
     parity_requests: int = Field(16, ge=1)

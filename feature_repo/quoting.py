@@ -20,6 +20,9 @@ pattern at a backslash as at a slash, so none can be written out.
 """
 PATTERN = {"*": "[*]", "?": "[?]", "[": "[[]", "\\": f"[!{NO_BACKSLASH}]"}
 
+SECRETS = ("FEEDSR_REDIS_PASSWORD",)
+"""Variables that Feast itself replaces, whenever it reads a declaration: in no file in clear."""
+
 HADOOP = frozenset("\\*?[]{}^,")
 """What Hadoop reads as part of a pattern."""
 
@@ -49,10 +52,14 @@ def feast_yaml(values: Any) -> str:
     """YAML that Feast reads as these values.
 
     It replaces `$NAME` in the text before it reads YAML, so no `$` is written out: a text with one
-    is quoted, as is all that is no plain word, and in quotes YAML knows an escape for it.
+    is quoted, as is all that is no plain word, and in quotes YAML knows an escape for it. Those of
+    `SECRETS` stay names.
     """
     text = yaml.dump(values, Dumper=_Quoting, sort_keys=False, width=math.inf)
-    return text.replace("$", "\\x24")
+    text = text.replace("$", "\\x24")
+    for name in SECRETS:
+        text = text.replace(f"\\x24{{{name}}}", f"${{{name}}}")
+    return text
 
 
 class _Quoting(yaml.SafeDumper):

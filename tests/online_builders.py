@@ -93,11 +93,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A redis-server of its own on loopback; gives host:port."""
+def redis_server(folder: Path, *options: str, listen: str = "port") -> Iterator[str]:
+    """A redis-server of its own on loopback; gives host:port.
+
+    Args:
+        folder: where it keeps what it keeps.
+        options: more of its own.
+        listen: "port" in clear, "tls-port" with TLS.
+    """
     port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL)
+    command = ["redis-server", "--bind", "127.0.0.1", "--save", "", "--port", "0"]
+    command += [f"--{listen}", str(port), "--dir", str(folder), *options]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         for _ in range(100):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
@@ -107,3 +114,28 @@ def redis_server(folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(10)
+
+
+@contextlib.contextmanager
+def redis_cluster(folder: Path) -> Iterator[list[str]]:
+    """A Redis Cluster of three nodes on loopback, each with a third of the keys."""
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for name in "abc":
+            (folder / name).mkdir(parents=True)
+            # The other nodes' port is this one's and 10,000 if it is not said.
+            bus = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+            nodes.append(stack.enter_context(redis_server(folder / name, *bus)))
+        command = ["redis-cli", "--cluster", "create", *nodes, "--cluster-yes"]
+        subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
+        yield nodes
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of loopback's that signs itself, and its key."""
+    key, own = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-keyout", str(key), "-out", str(own), "-days", "2"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, timeout=60, stderr=subprocess.DEVNULL)
+    return own, key

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,15 +22,21 @@ from components.config import DailyConfig
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
 from feature_repo.opening import open_repository
-from feature_repo.quoting import feast_yaml
+from feature_repo.quoting import SECRETS, feast_yaml
 from feature_repo.spec import Spec
+
+if TYPE_CHECKING:
+    from feature_repo.sources import Offline
 
 STORES = Path(__file__).parents[2] / "feature_repo" / "stores"
 RUN = ".."
 """A run, from its Feast repository; what lies in the repository itself goes by its name alone."""
 DEFAULT_REDIS = "127.0.0.1:6379"
-REDIS_ADDRESS = re.compile(r"[^:,\s]+:\d+(,[^,\s]+)*")
-"""host:port, then what else Feast takes (further hosts, `password=...`)."""
+REDIS_ADDRESS = re.compile(r"[^:,=\s]+:\d+(,[^,\s]+)*")
+"""host:port, then what else Feast takes: further hosts, `ssl=true`."""
+PASSWORD = SECRETS[0]
+NO_PASSWORD = re.compile(r"[\s\"\\,\x00-\x1f\x7f]")
+"""What a password in a text in YAML, in a list of options of Feast's, cannot hold."""
 
 HEADER = """# SPDX-License-Identifier: Apache-2.0
 # The Feast repository of the run around this folder. Written by the daily loop.
@@ -44,7 +50,8 @@ from pathlib import Path
 from feature_repo.services import repository
 from feature_repo.specs import spec_by_name
 
-globals().update(repository(spec_by_name("$spec"), Path(__file__).resolve().parent.parent))
+root = Path(__file__).resolve().parent.parent
+globals().update(repository(spec_by_name("$spec"), root, "$offline"))
 '''
 )
 
@@ -56,18 +63,30 @@ def render_store(layout: Layout, config: DailyConfig) -> Path:
     The Redis address is `FEEDSR_REDIS` (host:port), by default 127.0.0.1:6379.
 
     Raises:
-        ValueError: the store has no declaration under feature_repo/stores, or FEEDSR_REDIS is no
+        ValueError: a store has no declaration under feature_repo/stores, or FEEDSR_REDIS is no
             address.
     """
-    declared = STORES / f"{config.online_store}.yaml"
-    if not declared.is_file():
-        raise ValueError(f"there is no {declared}; declare the online store there")
-    known = {"FEEDSR_ROOT": RUN, "FEEDSR_REDIS": _redis_address()}
-    text = feast_yaml(_filled(yaml.safe_load(declared.read_text()), known))
+    declared = _declared(config.online_store)
+    if config.offline_store != "duckdb":
+        declared |= _declared(config.offline_store)
+    known = {
+        "FEEDSR_ROOT": RUN,
+        "FEEDSR_REDIS": _redis_address(),
+        "FEEDSR_SPARK_MASTER": os.environ.get("FEEDSR_SPARK_MASTER") or "local[*]",
+    }
+    text = feast_yaml(_filled(declared, known))
     _write_text(layout.feast / "feature_store.yaml", HEADER + text)
-    definitions = DEFINITIONS.substitute(spec=config.spec_name)
+    definitions = DEFINITIONS.substitute(spec=config.spec_name, offline=config.offline_store)
     _write_text(layout.feast / "definitions.py", definitions)
     return layout.feast
+
+
+def _declared(store: str) -> dict[str, Any]:
+    path = STORES / f"{store}.yaml"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; declare the store there")
+    declared: dict[str, Any] = yaml.safe_load(path.read_text())
+    return declared
 
 
 def follow_root(layout: Layout) -> None:
@@ -95,13 +114,24 @@ def _filled(declared: Any, known: dict[str, str]) -> Any:
 
 
 def _redis_address() -> str:
-    address = os.environ.get("FEEDSR_REDIS") or DEFAULT_REDIS
+    """Where Redis is, with the name of the variable that its password is in, if there is one."""
+    address, password = (os.environ.get(n, "") for n in ("FEEDSR_REDIS", PASSWORD))
+    address = address or DEFAULT_REDIS
     if not REDIS_ADDRESS.fullmatch(address):
         raise ValueError(
             f"FEEDSR_REDIS starts with {address.split(',')[0]!r}, want host:port, "
             f"for example {DEFAULT_REDIS}"
         )
-    return address
+    if ",password=" in address:
+        raise ValueError(
+            f"FEEDSR_REDIS holds a password, which a file would; want it in {PASSWORD}"
+        )
+    if NO_PASSWORD.search(password):
+        raise ValueError(
+            f"{PASSWORD} holds a space, a quote, a comma or a backslash, which Feast does not take"
+        )
+    # In quotes, a password of digits is a text too.
+    return f'{address},password="${{{PASSWORD}}}"' if password else address
 
 
 def open_store(layout: Layout, config: DailyConfig) -> Any:
@@ -139,8 +169,9 @@ def apply_store(layout: Layout, spec: Spec, store: Any) -> None:
 
     from feature_repo.services import repository
 
+    offline: Offline = "spark" if store.config.offline_store.type == "spark" else "duckdb"
     with reachable(store), quiet():
-        store.apply(list(repository(spec, layout.root).values()))
+        store.apply(list(repository(spec, layout.root, offline).values()))
         store.registry.update_infra(Infra(), store.project)
 
 
@@ -171,7 +202,8 @@ def reachable(store: Any) -> Iterator[None]:
 def online_address(store: Any) -> str:
     """The kind of the online store and where it is; what follows a host may be a password."""
     online = store.config.online_store
-    hosts = str(getattr(online, "connection_string", "")).split(",")[0]
+    options = str(getattr(online, "connection_string", "")).split(",")
+    hosts = next((option for option in options if "=" not in option), "")
     where = hosts or os.path.normpath(Path(store.repo_path).absolute() / online.path)
     return f"{online.type} at {where}"
 

@@ -22,6 +22,8 @@ MOUNT = "/feedsr"
 """Where the run's root is mounted in every pod."""
 SETTINGS, LOOP = "feedsr", "feedsr-loop"
 """The config maps of the manifests: addresses, and the configuration file of the loop."""
+REDIS_SECRET = "feedsr-redis"
+"""The secret with Redis' `password`, where it has one."""
 
 component = functools.partial(dsl.component, base_image=IMAGE, install_kfp_package=False)
 
@@ -151,6 +153,8 @@ def _place(task: dsl.PipelineTask, cpu: str, memory: str) -> dsl.PipelineTask:
     kubernetes.mount_pvc(task, pvc_name=VOLUME_CLAIM, mount_path=MOUNT)
     kubernetes.use_config_map_as_volume(task, LOOP, mount_path="/etc/feedsr")
     kubernetes.use_config_map_as_env(task, SETTINGS, {"FEEDSR_REDIS": "FEEDSR_REDIS"})
+    password = {"password": "FEEDSR_REDIS_PASSWORD"}
+    kubernetes.use_secret_as_env(task, REDIS_SECRET, password, optional=True)
     # Pods of one run write into the root together; the run's id is a label of each.
     kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)

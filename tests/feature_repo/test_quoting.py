@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from feast.repo_config import load_repo_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.quoting import duckdb_files, duckdb_pattern, feast_yaml
+from feature_repo.quoting import SECRETS, duckdb_files, duckdb_pattern, feast_yaml
 from feature_repo.sources import file_source
 from tests.path_builders import NAMES
 
@@ -59,6 +61,17 @@ def test_files_come_in_the_order_given(
 def test_a_path_without_special_characters_stays_as_it_is() -> None:
     assert duckdb_pattern("/runs/demo-1/day=2.parquet") == "/runs/demo-1/day=2.parquet"
     assert feast_yaml({"a": "b_1", "c": 3, "d": {"e": "yes"}}) == "a: b_1\nc: 3\nd:\n  e: 'yes'\n"
+
+
+def test_the_name_of_a_secret_stays_one_that_feast_replaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(SECRETS[0], "a$b'#: c")
+    declared = {"x": f'h:1,password="${{{SECRETS[0]}}}"', "y": "$HOME ${HOME}"}
+    text = feast_yaml(declared)
+    assert "a$b" not in text
+    read = yaml.safe_load(os.path.expandvars(text))
+    assert read == {"x": 'h:1,password="a$b\'#: c"', "y": "$HOME ${HOME}"}
 
 
 def test_a_source_of_feast_reads_the_files_of_its_root_alone(folders: Path) -> None:

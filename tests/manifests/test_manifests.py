@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from components.config import load_config
-from components.loop.pipeline import LOOP, SETTINGS, VOLUME_CLAIM
+from components.loop.pipeline import LOOP, REDIS_SECRET, SETTINGS, VOLUME_CLAIM
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 PLACES = ("base", "overlays/production")
@@ -108,6 +108,9 @@ def test_the_loop_finds_what_it_names(documents: dict[tuple[str, str], dict[str,
     loop = load_config(str(MANIFESTS / "base" / "loop.json"))
     assert loop.spec_name == settings["FEEDSR_SPEC"]
     assert loop.online_store == "redis"
+    transformer = documents["InferenceService", "feed-sr"]["spec"]["transformer"]["containers"][0]
+    (secret,) = [e["valueFrom"]["secretKeyRef"] for e in transformer["env"] if "valueFrom" in e]
+    assert (secret["name"], secret["optional"]) == (REDIS_SECRET, True)
 
 
 @needs_kubectl

@@ -127,7 +127,7 @@ def joined(layout: Layout) -> pa.Table:
 
 
 def feast(layout: Layout, *arguments: str) -> None:
-    """One of Feast's commands in a root's repository, run from elsewhere where the spec is known."""
+    """One of Feast's commands in a root's repository, from elsewhere; the spec is known there."""
     variables = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", FEAST_CLI, "-c", layout.feast, *arguments]
     done = subprocess.run(

@@ -11,11 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from components.features.store import STORES, apply_store, open_store, quiet
+from components.features.store import apply_store, open_store, quiet
 from components.layout.paths import Layout
-from feature_repo.services import repository
 from tests.log_builders import build_run, random_log, small_config, small_spec
 from tests.path_builders import nested
 from tests.spark_builders import QUICK, needs_spark, stop_spark
@@ -42,21 +40,13 @@ def layout(tmp_path: Path) -> Layout:
 
 @pytest.fixture
 def spark_store(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The run's repository as `stores/spark.yaml` declares it; Feast fills its variables in."""
-    from feast import FeatureStore
-
-    for name, value in (
-        ("ROOT", str(layout.root)),
-        ("REDIS", "127.0.0.1:1"),
-        ("SPARK_MASTER", "local[2]"),
-    ):
-        monkeypatch.setenv(f"FEEDSR_{name}", value)
+    """The run's store with Spark for duckdb, as the configuration chooses it, and applied."""
+    monkeypatch.setenv("FEEDSR_SPARK_MASTER", "local[2]")
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-    declared = yaml.safe_load((STORES / "spark.yaml").read_text())
-    declared["offline_store"]["spark_conf"] |= QUICK
-    path = layout.root.parent / "feature_store.yaml"
-    path.write_text(yaml.dump(declared))
-    yield FeatureStore(fs_yaml_file=path)
+    store = open_store(layout, small_config(SPEC, offline_store="spark"))
+    store.config.offline_store.spark_conf |= QUICK
+    apply_store(layout, SPEC, store)
+    yield store
     stop_spark()
 
 
@@ -85,7 +75,6 @@ def joined(store: Any, rows: pd.DataFrame) -> list[dict[str, Any]]:
 def test_point_in_time_rows_are_those_of_duckdb(layout: Layout, spark_store: Any) -> None:
     rows = targets(layout)
     names = [name.replace(":", "__") for name in FEATURES]
-    spark_store.apply(list(repository(SPEC, layout.root, "spark").values()))
     spark = joined(spark_store, rows.copy())
     local = open_store(layout, CONFIG)
     apply_store(layout, SPEC, local)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 import yaml
+from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.repo_config import load_repo_config
 
 from components.features.online import materialize, online_histories
@@ -45,6 +46,7 @@ def test_a_rendered_store_names_its_own_run_and_the_chosen_online_store(
     assert declared["offline_store"]["root"] == ".."
     assert declared["registry"] == "registry.db"
     where = declared["online_store"].get("path") or declared["online_store"]["connection_string"]
+    where = where.split(",")[-1]
     assert where == {"sqlite": "online_store.db", "redis": "redis.example:6380"}[store]
     stamp = (folder / "feature_store.yaml").stat().st_mtime_ns
     render_store(layout, config)
@@ -53,7 +55,7 @@ def test_a_rendered_store_names_its_own_run_and_the_chosen_online_store(
 
 def test_an_undeclared_store_is_one_sentence(tmp_path):
     config = small_config(SIMULATOR, online_store="cassandra")
-    with pytest.raises(ValueError, match="declare the online store there"):
+    with pytest.raises(ValueError, match="declare the store there"):
         render_store(Layout.at(tmp_path), config)
 
 
@@ -71,8 +73,25 @@ def test_an_address_that_is_none_is_one_sentence(tmp_path, monkeypatch, address)
     assert "secret" not in str(error.value)
 
 
-def test_the_redis_password_is_not_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize("password", ["x y", 'a"b', "a,b", "a\\b", "a\tb"])
+def test_a_password_that_feast_does_not_take_is_one_sentence(tmp_path, monkeypatch, password):
+    monkeypatch.setenv("FEEDSR_REDIS_PASSWORD", password)
+    with pytest.raises(ValueError, match="FEEDSR_REDIS_PASSWORD holds a space") as error:
+        render_store(Layout.at(tmp_path), small_config(SIMULATOR, online_store="redis"))
+    assert password not in str(error.value)
+
+
+def test_a_password_beside_the_address_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380,password=secret")
+    with pytest.raises(ValueError, match="want it in FEEDSR_REDIS_PASSWORD") as error:
+        render_store(Layout.at(tmp_path), small_config(SIMULATOR, online_store="redis"))
+    assert "secret" not in str(error.value)
+    assert list(tmp_path.rglob("*.yaml")) == []
+
+
+def test_the_redis_password_is_not_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380")
+    monkeypatch.setenv("FEEDSR_REDIS_PASSWORD", "secret")
     store = open_store(Layout.at(tmp_path), small_config(SIMULATOR, online_store="redis"))
     with pytest.raises(ConnectionError, match=r"redis at redis.example:6380\)") as error:
         refuse(store, "Command # 1 (HSET \0\1) of pipeline caused error: out of memory")
@@ -154,7 +173,8 @@ def test_feast_apply_works_from_the_command_line(tmp_path, monkeypatch):
 def test_what_is_declared_is_what_feast_reads(tmp_path, monkeypatch, store):
     """Paths and passwords with characters of YAML's and with names of variables."""
     monkeypatch.setenv("EXPANDED", "/elsewhere")
-    monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380,password=#a$EXPANDED:${EXPANDED}'\"")
+    monkeypatch.setenv("FEEDSR_REDIS", "redis.example:6380,username=#a$EXPANDED:${EXPANDED}'\"")
+    monkeypatch.setenv("FEEDSR_REDIS_PASSWORD", "#b$EXPANDED:${EXPANDED}'")
     layout = Layout.at(tmp_path / "x #y: $EXPANDED")
     config = small_config(SIMULATOR, online_store=store)
     folder = render_store(layout, config)
@@ -166,5 +186,9 @@ def test_what_is_declared_is_what_feast_reads(tmp_path, monkeypatch, store):
         open_store(layout, config).apply([])
         assert (layout.feast / "registry.db").is_file()
     else:
-        assert online.connection_string == os.environ["FEEDSR_REDIS"]
+        written = (folder / "feature_store.yaml").read_text()
+        assert os.environ["FEEDSR_REDIS_PASSWORD"] not in written
+        _, options = RedisOnlineStore._parse_connection_string(online.connection_string)
+        assert options["username"] == "#a$EXPANDED:${EXPANDED}'\""
+        assert options["password"] == os.environ["FEEDSR_REDIS_PASSWORD"]
     assert [p.name for p in tmp_path.iterdir()] == ["x #y: $EXPANDED"]

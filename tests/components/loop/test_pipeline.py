@@ -96,6 +96,16 @@ def test_every_pod_mounts_the_root_and_is_not_root(compiled: list[dict[str, Any]
     assert selector == {"nvidia.com/gpu.present": "true"}
 
 
+def test_every_pod_has_the_password_of_redis_where_there_is_one(
+    compiled: list[dict[str, Any]],
+) -> None:
+    for place in compiled[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        (secret,) = place["secretAsEnv"]
+        assert (secret["secretName"], secret["optional"]) == (pipeline.REDIS_SECRET, True)
+        (named,) = secret["keyToEnv"]
+        assert named == {"secretKey": "password", "envVar": "FEEDSR_REDIS_PASSWORD"}
+
+
 def test_a_shim_is_at_most_thirty_lines_and_every_step_has_one() -> None:
     for name in steps.STEPS:
         shim = getattr(pipeline, name).python_func
