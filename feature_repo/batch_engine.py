@@ -2,25 +2,23 @@
 """Feast's batch engine of a run: offline rows go online some at a time, in bounded memory.
 
 `feature_store.yaml` names the class, so `feast materialize` and `feast materialize-incremental` do
-what the loop's step does. It goes on where a killed one stopped. It reads the Parquet files of a
-view's source, and writes through Feast's own online store.
+what the loop's step does. It goes on where a killed one stopped, and never takes a key back to an
+older row. It writes through Feast's own online store; which rows, online_slices.py says.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
@@ -28,17 +26,17 @@ from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.utils import _convert_arrow_to_proto, make_tzaware
+from feast.utils import _convert_arrow_to_proto
 
 from feature_repo.offline_store import own_pattern
-
-SLICE_BYTES = 16 * 2**20
-"""Values that are written at once."""
-SLICE_ROWS = 10_000
-PASS_ROWS = 2_000_000
-"""Rows of several days from which the newest of each key are chosen at once."""
-MEMORY_LIMIT = "512MB"
-"""What duckdb may hold while it chooses; the rest it puts aside."""
+from feature_repo.online_slices import (
+    Interval,
+    aware,
+    files_in,
+    is_history,
+    slices,
+    source_files,
+)
 
 WRITTEN: ContextVar[Callable[[int], None] | None] = ContextVar("written", default=None)
 """Who is told how many rows went online, instead of Feast's own bar."""
@@ -56,14 +54,14 @@ class SlicedEngine(ComputeEngine):
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
     ) -> LocalMaterializationJob:
-        view = task.feature_view
-        span = _aware(task.start_time), _aware(task.end_time)
+        view, interval = task.feature_view, Interval(aware(task.start_time), aware(task.end_time))
         files = source_files(own_pattern(view.batch_source, self.repo_config))
-        resume = Resume(self._notes() / f".{view.name}.json", view, span, files)
-        told = self._told(task, files)
-        for number, rows in enumerate(_slices(view, files, span)):
+        files = files_in(view, files, interval)
+        resume = Resume(self._notes() / f".{view.name}.json", view, interval, files)
+        told, behind = self._told(task, files), _is_behind(view, interval)
+        for number, rows in enumerate(slices(view, files, interval)):
             if number >= resume.done:
-                self._write(view, rows)
+                self._write(view, rows, behind or is_history(view))
                 resume.note(number + 1)
             told(rows.num_rows)
         resume.forget()
@@ -80,11 +78,12 @@ class SlicedEngine(ComputeEngine):
     def _notes(self) -> Path:
         return Path(self.repo_config.repo_path or ".") / "materializing"
 
-    def _write(self, view: FeatureView, rows: pa.RecordBatch) -> None:
-        """Writes a slice, but for keys that hold something newer, which a push brought."""
+    def _write(self, view: FeatureView, rows: pa.RecordBatch, look: bool) -> None:
+        """Writes a slice; if told to look, without the keys that hold something newer."""
         types = {entity.name: entity.dtype.to_value_type() for entity in view.entity_columns}
         protos = _convert_arrow_to_proto(rows, view, types)
-        if is_history(view) and not isinstance(self.online_store, RedisOnlineStore):
+        # Redis looks itself.
+        if look and not isinstance(self.online_store, RedisOnlineStore):
             keys = [key for key, *_ in protos]
             fields = [feature.name for feature in view.features]
             there = self.online_store.online_read(self.repo_config, view, keys, fields)
@@ -99,16 +98,16 @@ class Resume:
     Args:
         path: the file; another materialization's says nothing.
         view: the feature view.
-        span: from when to when.
+        interval: what is brought.
         files: what is read.
     """
 
     def __init__(
-        self, path: Path, view: FeatureView, span: tuple[datetime, datetime], files: Sequence[Path]
+        self, path: Path, view: FeatureView, interval: Interval, files: Sequence[Path]
     ) -> None:
         states = [(f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in files]
         tags = sorted(view.tags.items())
-        text = json.dumps([view.name, tags, [str(s) for s in span], states])
+        text = json.dumps([view.name, tags, str(interval), states])
         self._path, self._key = path, sha256(text.encode()).hexdigest()
         kept: Any = {}
         with suppress(OSError, ValueError):
@@ -127,78 +126,15 @@ class Resume:
         self._path.unlink(missing_ok=True)
 
 
-def is_history(view: FeatureView) -> bool:
-    """Whether a view's values are members' windows: large, and in one row a member."""
-    return bool(view.tags.get("kind") == "history")
+def _is_behind(view: FeatureView, interval: Interval) -> bool:
+    """Whether a view is online as of a later time than an interval's end.
 
-
-def source_files(pattern: str) -> list[Path]:
-    """The files of a source by its pattern, as duckdb reads it, in the order of their names."""
-    with closing(duckdb.connect()) as connection:
-        rows = connection.execute("select file from glob(?) order by file", [pattern]).fetchall()
-    return [Path(name) for (name,) in rows]
-
-
-def _slices(
-    view: FeatureView, files: Sequence[Path], span: tuple[datetime, datetime]
-) -> Iterator[pa.RecordBatch]:
-    """A view's rows of a span, some at a time: the newest of a key comes last, or alone."""
-    if is_history(view) or len(files) == 1:
-        for file in files:
-            yield from _file_slices(file, span)
-        return
-    keys = [column.name for column in view.entity_columns]
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
-    for number in range(passes := rows // PASS_ROWS + 1):
-        yield from _newest(files, keys, span, f"hash({', '.join(keys)}) % {passes} = {number}")
-
-
-def _file_slices(file: Path, span: tuple[datetime, datetime]) -> Iterator[pa.RecordBatch]:
-    """A file's rows of a span, a row group's times at a time."""
-    with pq.ParquetFile(file) as parquet:
-        for group in range(parquet.num_row_groups):
-            times = parquet.read_row_group(group, columns=["event_timestamp"])["event_timestamp"]
-            inside = pc.and_(
-                pc.greater_equal(times, pa.scalar(span[0], times.type)),
-                pc.less_equal(times, pa.scalar(span[1], times.type)),
-            )
-            if pc.any(inside).as_py():
-                yield from _cut(parquet.read_row_group(group).filter(inside))
-
-
-def _newest(
-    files: Sequence[Path], keys: Sequence[str], span: tuple[datetime, datetime], share: str
-) -> Iterator[pa.RecordBatch]:
-    """The newest row of each key of a share of them, by key."""
-    names = ", ".join(keys)
-    with closing(duckdb.connect()) as connection:
-        connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute("set timezone = 'UTC'")
-        tables = [pq.ParquetFile(file) for file in files]
-        batches = (batch for table in tables for batch in table.iter_batches())
-        rows = pa.RecordBatchReader.from_batches(tables[0].schema_arrow, batches)
-        connection.register("rows", rows)
-        answer = connection.execute(
-            f"select * from rows where {share} and event_timestamp between ? and ? "
-            f"qualify row_number() over (partition by {names} order by event_timestamp desc, "
-            f"created_timestamp desc) = 1 order by {names}",
-            list(span),
-        )
-        for batch in answer.to_arrow_reader(SLICE_ROWS):
-            yield from _cut(pa.Table.from_batches([batch]))
-
-
-def _cut(rows: pa.Table) -> Iterator[pa.RecordBatch]:
-    """Rows as slices of a bounded size."""
-    each = max(rows.nbytes // max(rows.num_rows, 1), 1)
-    most = max(min(SLICE_ROWS, SLICE_BYTES // each), 1)
-    yield from (batch for batch in rows.combine_chunks().to_batches(most) if batch.num_rows)
+    Else what an interval brings of a key is never older than what is online.
+    """
+    last = view.most_recent_end_time
+    return last is not None and aware(last) > interval.end
 
 
 def _newer(when: datetime | None, row: tuple[Any, ...]) -> bool:
     """Whether a key holds a value that became true after the row's."""
-    return when is not None and _aware(when) > _aware(row[2])
-
-
-def _aware(when: datetime) -> datetime:
-    return make_tzaware(when).astimezone(UTC)
+    return when is not None and aware(when) > aware(row[2])

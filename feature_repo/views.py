@@ -36,7 +36,7 @@ def feature_views(spec: Spec, root: Path, offline: Offline = "duckdb") -> list[F
             + [Field(name=PACKED, dtype=Bytes)],
             source=rows_source(view.name, root, offline=offline),
             ttl=UNLIMITED,
-            tags={"spec": spec.name, "spec_hash": spec.hash, "kind": view.kind},
+            tags=_tags(spec, view.kind),
         )
         for view in spec.views
     ]
@@ -51,5 +51,15 @@ def history_view(spec: Spec, root: Path, offline: Offline = "duckdb") -> Feature
         schema=[Field(name="member_id", dtype=Int64), Field(name=HISTORY, dtype=Bytes)],
         source=push_source(root, offline),
         ttl=UNLIMITED,
-        tags={"spec": spec.name, "spec_hash": spec.hash, "kind": "history"},
+        tags=_tags(spec, "history"),
     )
+
+
+def _tags(spec: Spec, kind: str) -> dict[str, str]:
+    """What a view says to whoever reads the registry alone, as when its days end."""
+    return {
+        "spec": spec.name,
+        "spec_hash": spec.hash,
+        "kind": kind,
+        "utc_offset_hours": str(spec.utc_offset_hours),
+    }

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -26,7 +24,7 @@ from components.features.store import apply_store, online_address, open_store, q
 from components.layout.paths import Layout
 from components.log.columns import column
 from feature_repo.batch_engine import WRITTEN
-from feature_repo.spec import Spec
+from feature_repo.spec import DAY_MS, Spec
 from serving.history import decode_history
 
 READ_CHUNK = 2_000
@@ -161,21 +159,13 @@ def _materialize_view(
         online.forget(name)
         _empty(layout, store, name, spec)
         last = None
-    new = [p for d, p in files.items() if last is None or d > last or d == day]
-    first = spec.day_end(last) if last else 0
-    start = first if name == HISTORY else min(first, _first_time(new))
-    written = _bring_online(store, name, start, spec.day_end(day))
+    end = spec.day_end(day)
+    start = min(spec.day_end(last), end - DAY_MS) if last else 0
+    written = _bring_online(store, name, start, end)
     for time_ms, values in pushed.items():
         _push(store, values, time_ms)
     online.note(name, files)
     return written
-
-
-def _first_time(files: Sequence[Path]) -> int:
-    """When the oldest row of some files became true, in ms: a post may be declared late."""
-    times = [pq.read_table(path, columns=["event_timestamp"])["event_timestamp"] for path in files]
-    first = [pc.min(t.cast(pa.int64())).as_py() for t in times if len(t)]
-    return min(first, default=2**62) // 1000
 
 
 def _bring_online(store: Any, name: str, start: int, end: int) -> int:
@@ -189,7 +179,7 @@ def _bring_online(store: Any, name: str, start: int, end: int) -> int:
     token = WRITTEN.set(count)
     try:
         # An interval without rows is recorded too: the next day starts from here.
-        store.materialize(_utc(min(start, end - 1)), _utc(end), feature_views=[name])
+        store.materialize(_utc(start), _utc(end), feature_views=[name])
     finally:
         WRITTEN.reset(token)
     return rows

@@ -7,24 +7,31 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from components.features.histories import histories
 from components.features.offline import features
 from components.features.online import materialize, online_histories, push_history
 from components.features.store import apply_store, open_store
+from components.layout.files import write_parquet
 from components.layout.paths import Layout
 from feature_repo import batch_engine as module
-from feature_repo.batch_engine import SlicedEngine, source_files
+from feature_repo import online_slices
+from feature_repo.batch_engine import SlicedEngine
+from feature_repo.spec import DAY_MS
 from tests.log_builders import build_run, random_log
 from tests.loop_builders import online_rows
 from tests.online_builders import CONFIG, SPEC, assert_online_is_offline
 
 FEAST = Path(sys.executable).with_name("feast")
 ROOT = Path(__file__).parents[2]
+INCREMENTAL = "materialize-incremental"
 
 
 def feast(layout: Layout, *arguments: str) -> None:
@@ -45,26 +52,90 @@ def feast(layout: Layout, *arguments: str) -> None:
 @pytest.mark.law
 @pytest.mark.slow
 def test_the_commands_bring_the_rows_that_the_step_brings(tmp_path: Path) -> None:
-    """`feast materialize` through one day, and `materialize-incremental` through the next."""
+    """`feast materialize` through a day, and `materialize-incremental` through each of the next."""
     ours, theirs = Layout.at(tmp_path / "ours"), Layout.at(tmp_path / "theirs")
-    log = random_log(SPEC, 21, rows=160, members=9)
-    days = log.write(ours)
-    log.write(theirs)
-    for layout in (ours, theirs):
-        for day in days[:-1]:
+    *earlier, first, second, third = declared_late(21, ours, theirs)
+    apply_store(theirs, SPEC, open_store(theirs, CONFIG))
+    for _, build in earlier:
+        build()
+    for day, build in (first, second, third):
+        build()
+        materialize(ours, day, CONFIG)
+        start = ["materialize", "1970-01-01T00:00:00"] if day == first[0] else [INCREMENTAL]
+        feast(theirs, *start, written(SPEC.day_end(day)))
+        assert online_rows(theirs) == online_rows(ours)
+    assert min(late_rows(ours, day) for day, _ in (second, third)) > 0, "posts declared late"
+    assert_online_is_offline(theirs, theirs.impression_days())
+
+
+@pytest.mark.law
+@pytest.mark.parametrize("seed", range(3))
+def test_day_by_day_is_the_newest_row_of_each_key(tmp_path: Path, seed: int) -> None:
+    """Also of posts that were declared after the day in which they were made."""
+    layout, days = Layout.at(tmp_path), []
+    for day, build in declared_late(seed, layout):
+        build()
+        days.append(day)
+        store = open_store(layout, CONFIG)
+        end = datetime.fromtimestamp(SPEC.day_end(day) / 1000, UTC)
+        if len(days) == 1:
+            apply_store(layout, SPEC, store)
+            store.materialize(datetime(1970, 1, 1, tzinfo=UTC), end)
+        store.materialize_incremental(end)
+        assert_online_is_offline(layout, days)
+    assert sum(late_rows(layout, day) for day in days[1:]) > 1, "posts were declared late"
+
+
+def declared_late(seed: int, *layouts: Layout) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The days of a log, each with what builds it; each declares a post more than before."""
+    log = random_log(SPEC, seed, rows=160, members=9)
+    (days, *_) = [log.write(layout) for layout in layouts]
+
+    def build(day: str, posts: int) -> None:
+        for layout in layouts:
+            write_parquet(layout.posts, log.posts.slice(0, posts))
             features(layout, day, CONFIG)
             histories(layout, day, CONFIG)
-    materialize(ours, days[-2], CONFIG)
-    apply_store(theirs, SPEC, open_store(theirs, CONFIG))
-    feast(theirs, "materialize", "1970-01-01T00:00:00", written(SPEC.day_end(days[-2])))
-    assert online_rows(theirs) == online_rows(ours)
-    for layout in (ours, theirs):
-        features(layout, days[-1], CONFIG)
-        histories(layout, days[-1], CONFIG)
-    materialize(ours, days[-1], CONFIG)
-    feast(theirs, "materialize-incremental", written(SPEC.day_end(days[-1])))
-    assert online_rows(theirs) == online_rows(ours)
-    assert_online_is_offline(ours, days)
+
+    for number, day in enumerate(days, 1):
+        yield day, partial(build, day, log.posts.num_rows - len(days) + number)
+
+
+def late_rows(layout: Layout, day: str) -> int:
+    """How many rows of a day's posts are older than the day."""
+    times = pq.read_table(layout.feature_day("post_content", day))["event_timestamp"]
+    start = SPEC.day_end(day) - DAY_MS
+    return sum(when.timestamp() * 1000 < start for when in times.to_pylist())
+
+
+def test_an_increment_reads_the_files_of_its_days_alone(tmp_path, monkeypatch):
+    layout = Layout.at(tmp_path)
+    days = build_run(layout, random_log(SPEC, 25, members=4, days=4), CONFIG)
+    materialize(layout, days[-2], CONFIG)
+    read, slices = {}, module.slices
+    monkeypatch.setattr(
+        module,
+        "slices",
+        lambda view, files, interval: (
+            read.update({view.name: [file.stem for file in files]}) or slices(view, files, interval)
+        ),
+    )
+    materialize(layout, days[-1], CONFIG)
+    assert read.pop("history") == [path.stem for path in layout.history_buckets()]
+    assert read == {view.name: [f"day={days[-1]}"] for view in SPEC.views}
+
+
+@pytest.mark.law
+def test_an_older_interval_takes_no_key_back(tmp_path):
+    """In SQLite, which writes whatever it is told to; Redis refuses what is no newer."""
+    layout = Layout.at(tmp_path)
+    days = build_run(layout, random_log(SPEC, 26, members=4), CONFIG)
+    materialize(layout, days[-1], CONFIG)
+    before, store = online_rows(layout), open_store(layout, CONFIG)
+    for end in (SPEC.day_end(days[0]), SPEC.day_end(days[-1])):
+        end_date = datetime.fromtimestamp(end / 1000, UTC)
+        store.materialize(datetime(1970, 1, 1, tzinfo=UTC), end_date)
+        assert online_rows(layout) == before
 
 
 def written(time_ms: int) -> str:
@@ -76,15 +147,15 @@ def written(time_ms: int) -> str:
 def test_killed_between_two_slices_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
     layout = Layout.at(tmp_path)
     days = build_run(layout, random_log(SPEC, 22, members=12), CONFIG)
-    monkeypatch.setattr(module, "SLICE_ROWS", 2)
+    monkeypatch.setattr(online_slices, "SLICE_ROWS", 2)
     write, slices = SlicedEngine._write, []
 
-    def dies(self, view, rows):
+    def dies(self, view, rows, look):
         if view.name == "history":
             slices.append(rows.num_rows)
             if len(slices) == 4:
                 raise KeyboardInterrupt
-        write(self, view, rows)
+        write(self, view, rows, look)
 
     monkeypatch.setattr(SlicedEngine, "_write", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -116,10 +187,3 @@ def test_a_push_that_is_newer_than_the_row_stays(tmp_path):
     (other.root / "ledger" / "online.json").unlink()
     materialize(other, days[-2], CONFIG)
     assert online_histories(behind, [1, 2, 3, 4]) == newest
-
-
-def test_the_files_of_a_source_come_in_order(tmp_path):
-    for name in ("day=2", "day=10", "bucket=1", "day=1"):
-        (tmp_path / f"{name}.parquet").touch()
-    names = [path.stem for path in source_files(f"{tmp_path}/day=*.parquet")]
-    assert names == ["day=1", "day=10", "day=2"]

@@ -28,7 +28,12 @@ def test_a_view_is_its_keys_and_one_value(spec: Spec) -> None:
             PACKED: Bytes,
         }
         assert declared.batch_source == file_source(view.name, ROOT)
-        assert declared.tags == {"spec": spec.name, "spec_hash": spec.hash, "kind": view.kind}
+        assert declared.tags == {
+            "spec": spec.name,
+            "spec_hash": spec.hash,
+            "kind": view.kind,
+            "utc_offset_hours": str(spec.utc_offset_hours),
+        }
     assert history.name == HISTORY
     assert {view.ttl for view in (*views, history)} == {timedelta(0)}
 
