@@ -7,11 +7,9 @@ Probes go through the real servers on the day's own model. What a difference is,
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import pyarrow as pa
 from components.config import DailyConfig
 from components.console import awaited
 from components.features.store import open_store
+from components.layout.aside import aside
 from components.layout.paths import Layout
 from components.log.columns import column
 from components.log.impressions import ImpressionLog
@@ -114,21 +113,20 @@ def _served(
     layout: Layout, day: str, config: DailyConfig, instances: Iterable[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The rows that the day's model, served for this call, logs of some V1 requests."""
-    with tempfile.TemporaryDirectory(prefix="feedsr-parity-") as folder:
+    with aside("parity") as folder:
         serving = Serving(
             model_dir=layout.model(day, CANDIDATE),
             feast_dir=layout.feast,
             spec_name=config.spec_name,
-            log_dir=Path(folder),
+            log_dir=folder / "requests",
             max_candidates=config.max_candidates,
             dtype=config.serving_dtype,
         )
         with awaited("starting transformer and predictor", launch(serving)) as pair:
             for instance in instances:
                 ask(pair.transformer.url, [instance])
-        return [
-            row for day_folder in sorted(Path(folder).iterdir()) for row in read_log(day_folder)
-        ]
+        days = sorted((folder / "requests").iterdir())
+        return [row for day_folder in days for row in read_log(day_folder)]
 
 
 def _online_as_of(layout: Layout, config: DailyConfig) -> int:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from components.layout.aside import aside
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def path_without(text: str, path: str) -> Iterator[str]:
     if text not in path:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="feedsr-link-") as folder:
-        link = Path(folder) / "link"
+    with aside("link") as folder:
+        link = folder / "link"
         link.symlink_to(path)
         yield str(link)

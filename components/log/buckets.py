@@ -8,7 +8,6 @@ file but those that it puts rows aside in.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from components.layout.aside import aside
 from components.log.columns import Ints, column
 from components.log.sessions import mix
 
@@ -77,31 +77,38 @@ def dealt_by(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, numbers: Numbers, buckets: int
 ) -> Iterator[Dealt]:
     """As `dealt`, by another rule of which bucket a row is in."""
-    with tempfile.TemporaryDirectory(prefix="feedsr-buckets-") as folder:
-        rows = Dealt(Path(folder), schema, numbers, buckets)
+    with ExitStack() as held:
+        rows = Dealt(held, schema, numbers, buckets)
         rows.take(batches)
         yield rows
 
 
 class Dealt:
-    """Rows by bucket: in memory as long as they are few, else in a file a bucket."""
+    """Rows by bucket: in memory as long as they are few, else in a file a bucket.
 
-    def __init__(self, folder: Path, schema: pa.Schema, numbers: Numbers, buckets: int) -> None:
-        self._folder, self._schema, self._numbers, self._buckets = folder, schema, numbers, buckets
+    Args:
+        files: keeps the files until it is closed.
+        schema: that of the rows.
+        numbers: says which bucket a row is in.
+        buckets: how many there are.
+    """
+
+    def __init__(self, files: ExitStack, schema: pa.Schema, numbers: Numbers, buckets: int) -> None:
+        self._files, self._schema, self._numbers, self._buckets = files, schema, numbers, buckets
         self._held: list[pa.RecordBatch] = []
         self._shares: list[pa.Table] = []
-        self._files = False
+        self._folder: Path | None = None
 
     def take(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Deals all rows out."""
-        with ExitStack() as files:
+        with ExitStack() as open_:
             writers: list[pa.ipc.RecordBatchStreamWriter] = []
             held = 0
             for batch in batches:
                 self._held.append(batch)
                 held += batch.num_rows
                 if held > ROWS_IN_MEMORY:
-                    writers = writers or [self._writer(files, b) for b in range(self._buckets)]
+                    writers = writers or self._writers(open_)
                     self._put_aside(writers)
                     held = 0
             if writers:
@@ -111,15 +118,17 @@ class Dealt:
 
     def bucket(self, number: int) -> pa.Table:
         """The rows of one bucket, in the order they came."""
-        if self._files:
-            with pa.OSFile(str(self._path(number))) as file:
+        if self._folder:
+            with pa.OSFile(str(_path(self._folder, number))) as file:
                 return pa.ipc.open_stream(file).read_all()
         return self._shares[number]
 
-    def _writer(self, files: ExitStack, number: int) -> pa.ipc.RecordBatchStreamWriter:
-        self._files = True
-        sink = files.enter_context(pa.OSFile(str(self._path(number)), "wb"))
-        return files.enter_context(pa.ipc.new_stream(sink, self._schema, options=ASIDE))
+    def _writers(self, open_: ExitStack) -> list[pa.ipc.RecordBatchStreamWriter]:
+        self._folder = self._files.enter_context(aside("buckets"))
+        paths = [_path(self._folder, number) for number in range(self._buckets)]
+        sinks = [open_.enter_context(pa.OSFile(str(path), "wb")) for path in paths]
+        streams = [pa.ipc.new_stream(sink, self._schema, options=ASIDE) for sink in sinks]
+        return [open_.enter_context(stream) for stream in streams]
 
     def _put_aside(self, writers: Sequence[pa.ipc.RecordBatchStreamWriter]) -> None:
         for writer, share in zip(writers, self._deal_held(), strict=True):
@@ -130,5 +139,6 @@ class Dealt:
         self._held.clear()
         return _deal(rows, self._numbers, self._buckets)
 
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number}.arrow"
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number}.arrow"

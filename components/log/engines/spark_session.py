@@ -11,13 +11,14 @@ import atexit
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from components.layout.aside import aside
 
 LOCAL = "local[*]"
 START_SECONDS = 120
@@ -35,9 +36,11 @@ def spark_session() -> Any:
     master = os.environ.get("FEEDSR_SPARK_MASTER") or LOCAL
     session = SparkSession.getActiveSession()
     if session is None:
-        folder = Path(tempfile.mkdtemp(prefix="feedsr-spark-"))
-        session = _started(SparkSession.builder, master, folder)
-        atexit.register(_stop, session, folder)
+        with ExitStack() as stack:
+            folder = stack.enter_context(aside("spark"))
+            session = _started(SparkSession.builder, master, folder)
+            stack.callback(_stop, session)
+            atexit.register(stack.pop_all().close)
     for name, value in _settings().items():
         session.conf.set(name, value)
     return session
@@ -70,7 +73,6 @@ def _started(builder: Any, master: str, folder: Path) -> Any:
     except Exception as error:
         said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         why = (said or [str(error)])[-1][:200]
-        shutil.rmtree(folder, ignore_errors=True)
         raise ValueError(f"Spark at {master} did not start: {why}") from error
     if not local:
         _wait_for_executor(session, master)
@@ -130,7 +132,6 @@ def _stderr_into(path: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def _stop(session: Any, folder: Path) -> None:
+def _stop(session: Any) -> None:
     with suppress(Exception):
         session.stop()
-    shutil.rmtree(folder, ignore_errors=True)
