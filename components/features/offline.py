@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from functools import cache, partial
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -25,7 +24,7 @@ from components.layout.files import atomic_path, write_parquet
 from components.layout.paths import Layout
 from components.log.columns import column, packed_bytes, records
 from components.log.engines import Engine, engine_named
-from components.log.impressions import days_through, read_members, read_posts
+from components.log.impressions import bounded_duckdb, days_through, read_members, read_posts
 from feature_repo.kinds import View
 from feature_repo.quoting import duckdb_parquet
 from feature_repo.spec import Spec
@@ -128,7 +127,7 @@ def _only_changed(layout: Layout, view: View, day: str, rows: pa.Table, end: int
     )
     if not earlier:
         return rows
-    with duckdb.connect() as connection:
+    with bounded_duckdb() as connection:
         connection.register("rows", rows)
         answer = connection.execute(
             f"with last as (select {key}, arg_max(packed, event_timestamp) as packed "

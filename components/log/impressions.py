@@ -6,11 +6,11 @@ It knows nothing of counters, histories or Feast.
 
 from __future__ import annotations
 
+import atexit
 import os
-import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import duckdb
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.layout.aside import aside
 from components.layout.paths import Layout
 from components.log.columns import Array, Ints, arrow_column, column, lookup, select_list
 from feature_repo.kinds import arrow_field
@@ -49,7 +50,8 @@ def read_members(layout: Layout) -> pa.Table:
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     if not path.is_file():
         raise ValueError(f"there is no {path}; run ingest first")
-    return pq.read_table(path, columns=columns)
+    with pq.ParquetFile(path) as file:
+        return file.read(columns)
 
 
 def posts_of(layout: Layout, post_ids: Ints) -> pa.Table:
@@ -143,15 +145,23 @@ def days_through(layout: Layout, day: str) -> list[str]:
 
 @contextmanager
 def bounded_duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection for the length of a block, which spills beyond its memory."""
+    """A connection for the length of a block; all of a process spill beyond one memory.
+
+    What it makes for others to see is temporary.
+    """
     memory = max(MEMORY_MB, THREAD_MB * (os.cpu_count() or 1))
-    with (
-        tempfile.TemporaryDirectory(prefix="feedsr-duckdb-") as folder,
-        duckdb.connect(
-            config={"memory_limit": f"{memory}MB", "temp_directory": folder}
-        ) as connection,
-    ):
+    with _database(os.getpid(), memory).cursor() as connection:
         yield connection
+
+
+@cache
+def _database(pid: int, memory_mb: int) -> duckdb.DuckDBPyConnection:
+    """A process's database, which takes longer to open than most queries; it ends with it."""
+    held = ExitStack()
+    atexit.register(held.close)
+    folder = held.enter_context(aside("duckdb"))
+    settings = {"memory_limit": f"{memory_mb}MB", "temp_directory": str(folder)}
+    return held.enter_context(duckdb.connect(config={**settings}))
 
 
 class ImpressionLog:
@@ -178,9 +188,9 @@ class ImpressionLog:
         with ExitStack() as stack:
             self.connection = stack.enter_context(bounded_duckdb())
             self._register_posts()
-            self.connection.execute(f"create view impressions as select * from {rows}")
+            self.connection.execute(f"create temp view impressions as select * from {rows}")
             self.connection.execute(
-                "create view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "
+                "create temp view events as select i.*, coalesce(p.actor_id, 0) as actor_id, "
                 "coalesce(p.root_actor_id, 0) as root_actor_id "
                 "from impressions i left join posts p using (post_id)"
             )
@@ -193,7 +203,7 @@ class ImpressionLog:
             self.connection.register("posts", _read(path, AUTHORS))
             return
         authors = f"select {select_list(AUTHORS)} from {duckdb_parquet([path])}"
-        self.connection.execute(f"create view posts as {authors}")
+        self.connection.execute(f"create temp view posts as {authors}")
 
     def __enter__(self) -> ImpressionLog:
         return self

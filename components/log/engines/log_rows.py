@@ -15,7 +15,7 @@ from components.log.impressions import ImpressionLog
 
 @dataclass(frozen=True, kw_only=True)
 class LogRows:
-    """The rows of a query over some days, each of which answers for itself.
+    """The rows of a query over some days, each of which answers for itself; in no order.
 
     Attributes:
         layout: the run.
