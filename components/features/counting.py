@@ -70,7 +70,7 @@ class Counting:
             yield from engine.by_bucket(sources, self.buckets, step)
         else:
             news = self._arrivals(self._span, self.declared)
-            step = partial(self._carried, before is None, wanted)
+            step = partial(self._carried, before, wanted)
             yield from engine.by_bucket([news], self.buckets, step)
         self._remove_others()
 
@@ -94,14 +94,14 @@ class Counting:
         return Origin.of_log(self.layout, day, Origin.key_of(self.spec, self.buckets))
 
     def _carried(
-        self, begins: bool, wanted: Origin, bucket: int, rows: Sequence[pa.Table]
+        self, before: Origin | None, wanted: Origin, bucket: int, rows: Sequence[pa.Table]
     ) -> pa.Table:
         """A bucket's rows of the day, its state carried on; one that was before stays."""
-        path, (news,) = self._path(bucket), rows
-        finished = Origin.of_file(path) == wanted
-        state = empty_state(self.view) if begins and not finished else pq.read_table(path)
-        if not finished:
-            state = carry(state, news, self.view, self._span)
+        kept, state = self._read(bucket)
+        if kept != wanted:
+            assert before is None or kept == before, "the state is that of the day before"
+            state = empty_state(self.view) if before is None else state
+            state = carry(state, rows[0], self.view, self._span)
             self._write(bucket, state, wanted)
         return self._packed(state)
 
@@ -149,6 +149,14 @@ class Counting:
 
     def _path(self, bucket: int) -> Path:
         return self.layout.state(self.view.name) / f"bucket={bucket:05d}.parquet"
+
+    def _read(self, bucket: int) -> tuple[Origin | None, pa.Table]:
+        """A bucket's state and what it was made from; of nothing where there is no such file."""
+        try:
+            with pq.ParquetFile(self._path(bucket)) as file:
+                return Origin.of_schema(file.schema_arrow), file.read()
+        except (pa.ArrowException, OSError):
+            return None, empty_state(self.view)
 
     def _write(self, bucket: int, state: pa.Table, origin: Origin) -> None:
         with atomic_path(self._path(bucket)) as temporary:

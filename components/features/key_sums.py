@@ -70,10 +70,19 @@ class Merge:
 
     def put(self, old: Array, new_K: Array) -> Array:
         """The state's values with those of the day's keys."""
-        values = old.copy()
-        values[self.place_K[self.known_K]] = new_K[self.known_K]
-        fresh = ~self.known_K
-        return np.insert(values, self.place_K[fresh], new_K[fresh], axis=0)
+        size = len(old) + len(new_K) - int(self.known_K.sum())
+        values = np.empty((size, *old.shape[1:]), old.dtype)
+        stays = np.ones(size, np.bool_)
+        stays[self._merged_K[~self.known_K]] = False
+        values[stays] = old
+        values[self._merged_K] = new_K
+        return values
+
+    @cached_property
+    def _merged_K(self) -> Ints:
+        """Where each key of the day is in the state with all of them."""
+        fresh = (~self.known_K).astype(np.int64)
+        return self.place_K + np.cumsum(fresh) - fresh
 
 
 class DaySums:
@@ -91,18 +100,19 @@ class DaySums:
         self.keys, self._first, self._key_N = np.unique(
             codes, return_index=True, return_inverse=True
         )
-        arrival = column(rows, "arrival_time")
-        self._past_N = (
-            np.zeros(len(arrival), np.bool_) if span.since is None else arrival < span.since
-        )
-        moved = MOVED in rows.column_names
-        self._moved_N = column(rows, MOVED) if moved else np.zeros(len(arrival), np.int8)
+        self._columns = {name: column(rows, name) for name in rows.column_names}
+        arrival_N, since = self._columns["arrival_time"], span.since
+        self._past_N = np.zeros(len(codes), np.bool_) if since is None else arrival_N < since
+        self._moved_N = self._columns.get(MOVED, np.zeros(len(codes), np.int8))
+        self._timed_N = self._columns["timed"].astype(np.bool_)
+        self._observed: dict[object, tuple[Mask, Mask]] = {}
+        self._windows: dict[int, Array] = {}
 
     def first(self, key: str) -> Ints:
         """A key column of the day's keys, `[K]`."""
-        return column(self._rows, key)[self._first]
+        return np.asarray(self._columns[key][self._first])
 
-    @property
+    @cached_property
     def _arrived_N(self) -> Mask:
         return ~self._past_N & (self._moved_N == 0)
 
@@ -111,21 +121,21 @@ class DaySums:
         """Which keys have an impression that arrived or left a window, `[K]`."""
         said = ~self._past_N
         for days in windows(self._view):
-            said |= self._left_N(days) & column(self._rows, "timed").astype(np.bool_)
+            said |= self._left_N(days) & self._timed_N
         return self._per_key(said & (self._moved_N == 0)) > 0
 
     def sum(self, counter: Counter, what: str) -> Ints:
         """What is added to the sum of a counter's known impressions or hits, `[K]`."""
-        known, hit = observed(self._rows, counter)
+        known, hit = self._observe(counter)
         sign_N = self._ever_N if counter.days is None else self._window_N(counter.days)
-        return self._per_key(np.where(known if what == "known" else hit, sign_N, 0))
+        return self._per_key(sign_N * (known if what == "known" else hit))
 
     def last(self, counter: Counter, flags: Flags) -> Flags:
         """The flags of the keys' last impressions, oldest first, as of the end, `[K, most]`."""
-        known, hit = observed(self._rows, counter)
+        known, hit = self._observe(counter)
         flag_N = np.where(hit, HIT, np.where(known, KNOWN, NONE)).astype(np.int8)
         names = ("post_id", "event_time", "arrival_time")
-        order = np.lexsort([*(column(self._rows, n) for n in names), self._key_N])
+        order = np.lexsort([*(self._columns[name] for name in names), self._key_N])
         order = order[self._arrived_N[order]]
         most = flags.shape[1]
         count_K = np.bincount(self._key_N[order], minlength=len(flags))
@@ -139,13 +149,20 @@ class DaySums:
             newest[older, most - 1 - back] = flags[older, most - 1 - back + count_K[older]]
         return newest
 
+    def _observe(self, counter: Counter) -> tuple[Mask, Mask]:
+        """As `observed`; the same for counters that look at the same of an impression."""
+        what = (counter.of, counter.dwell_ms)
+        if what not in self._observed:
+            self._observed[what] = observed(self._rows, counter)
+        return self._observed[what]
+
     @cached_property
     def _ever_N(self) -> Array:
         return self._arrived_N + self._moved_N
 
     def _left_N(self, days: int) -> Mask:
         """Which impressions leave a window of days within the span."""
-        leaves = column(self._rows, "event_time") + days * DAY_MS
+        leaves = self._columns["event_time"] + days * DAY_MS
         if self._span.since is None:
             return np.zeros(len(leaves), np.bool_)
         return (leaves >= self._span.since) & (leaves < self._span.end)
@@ -155,13 +172,17 @@ class DaySums:
 
         One that arrived after it had already left never counts.
         """
-        leaves = column(self._rows, "event_time") + days * DAY_MS
-        inside = column(self._rows, "timed").astype(np.bool_)
-        inside &= column(self._rows, "arrival_time") < leaves
+        if days not in self._windows:
+            self._windows[days] = self._window(days)
+        return self._windows[days]
+
+    def _window(self, days: int) -> Array:
+        leaves = self._columns["event_time"] + days * DAY_MS
+        inside = self._timed_N & (self._columns["arrival_time"] < leaves)
         came = self._arrived_N & (leaves >= self._span.end)
         left = self._past_N & (self._moved_N == 0) & self._left_N(days)
         moved = self._moved_N * (leaves >= (self._span.since or 0))
-        return np.where(inside, came.astype(np.int64) - left + moved, 0)
+        return np.asarray(inside * (came.astype(np.int64) - left + moved))
 
     def _per_key(self, weights_N: Array) -> Ints:
         total = np.bincount(self._key_N, weights=weights_N, minlength=len(self.keys))

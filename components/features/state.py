@@ -43,12 +43,18 @@ class Origin:
     @classmethod
     def of_file(cls, path: Path) -> Origin | None:
         """The origin of a file of state; None where there is none, or it is no such file."""
-        if not path.is_file():
-            return None
         try:
-            kept = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"null"))
+            return cls.of_schema(pq.read_schema(path)) if path.is_file() else None
+        except (pa.ArrowException, OSError):
+            return None
+
+    @classmethod
+    def of_schema(cls, schema: pa.Schema) -> Origin | None:
+        """The origin of a file of state by its schema; None where that says none."""
+        try:
+            kept = json.loads((schema.metadata or {}).get(METADATA, b"null"))
             return cls(str(kept["key"]), {str(d): str(s) for d, s in kept["days"].items()})
-        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
     @staticmethod
