@@ -9,8 +9,9 @@ Intervals are open at their start, so that one goes on where another ended.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -21,13 +22,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView
 
+from feature_repo.quoting import duckdb_parquet
+
 SLICE_BYTES = 16 * 2**20
 """Values that are written at once."""
 SLICE_ROWS = 10_000
 PASS_ROWS = 2_000_000
 """Rows of several days from which the newest of each key are chosen at once."""
 MEMORY_LIMIT = "512MB"
-"""What duckdb may hold while it chooses; the rest it puts aside."""
+"""What duckdb may hold while it chooses; the rest it puts aside in a folder of its own."""
+ASIDE_LIMIT = "16GB"
+THREADS = 2
+"""Each holds some of the memory; choosing is a small part of the work."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +119,33 @@ def _file_slices(file: Path, interval: Interval | None = None) -> Iterator[pa.Re
 
 
 def _newest(files: Sequence[Path], keys: Sequence[str], share: str) -> Iterator[pa.RecordBatch]:
-    """The newest row of each key of a share of them, by key."""
-    names = ", ".join(keys)
-    with closing(duckdb.connect()) as connection:
-        connection.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute("set timezone = 'UTC'")
-        tables = [pq.ParquetFile(file) for file in files]
-        batches = (batch for table in tables for batch in table.iter_batches())
-        rows = pa.RecordBatchReader.from_batches(tables[0].schema_arrow, batches)
-        connection.register("rows", rows)
+    """The newest row of each key of a share of them, by key; a key has one row a file."""
+    names, rows = ", ".join(keys), duckdb_parquet(files)
+    with _bounded_duckdb() as connection:
+        # The keys alone are chosen from, so that the values are held once, where they are sorted.
         answer = connection.execute(
-            f"select * from rows where {share} "
-            f"qualify row_number() over (partition by {names} order by event_timestamp desc, "
-            f"created_timestamp desc) = 1 order by {names}"
+            f"with newest as (select {names}, max(event_timestamp) as event_timestamp "
+            f"from {rows} where {share} group by all) "
+            f"select rows.* from {rows} as rows "
+            f"join newest using ({names}, event_timestamp) order by {names}"
         )
         for batch in answer.to_arrow_reader(SLICE_ROWS):
             yield from _cut(pa.Table.from_batches([batch]))
+
+
+@contextmanager
+def _bounded_duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for the length of a block, bounded in memory and on disk, with times in UTC."""
+    with tempfile.TemporaryDirectory(prefix="feedsr-online-") as folder:
+        config = {
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": folder,
+            "max_temp_directory_size": ASIDE_LIMIT,
+            "threads": THREADS,
+        }
+        with closing(duckdb.connect(config=config)) as connection:
+            connection.execute("set timezone = 'UTC'")
+            yield connection
 
 
 def _cut(rows: pa.Table) -> Iterator[pa.RecordBatch]:

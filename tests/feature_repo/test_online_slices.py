@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureView
@@ -83,6 +84,8 @@ def test_a_view_of_an_older_registry_says_what_to_run():
 
 @pytest.mark.parametrize("passes", [1, 3])
 def test_of_several_days_the_newest_row_of_each_key_comes_once(tmp_path, monkeypatch, passes):
+    folder = tmp_path / "post_id=7[*]'"
+    folder.mkdir()
     monkeypatch.setattr(module, "SLICE_ROWS", 4)
     monkeypatch.setattr(module, "PASS_ROWS", 30 // passes)
     built = {
@@ -90,13 +93,31 @@ def test_of_several_days_the_newest_row_of_each_key_comes_once(tmp_path, monkeyp
         DAYS[1]: dict.fromkeys(range(5, 10), b"second"),
         DAYS[2]: {5: b"third"},
     }
-    files = rows(built, tmp_path)
+    files = rows(built, folder)
     batches = list(slices(view_named("post_content"), files, Interval(*[utc(DAYS[0])] * 2)))
     assert max(batch.num_rows for batch in batches) <= 4
     posts = [post for batch in batches for post in batch["post_id"].to_pylist()]
     values = [value for batch in batches for value in batch["packed"].to_pylist()]
     assert sorted(posts) == list(range(20))
     assert dict(zip(posts, values, strict=True)) == built[DAYS[0]] | built[DAYS[1]] | built[DAYS[2]]
+
+
+def test_what_is_too_large_for_the_memory_is_put_aside_and_removed(tmp_path, monkeypatch):
+    aside, work = tmp_path / "aside", tmp_path / "work"
+    for folder in (aside, work):
+        folder.mkdir()
+    monkeypatch.setattr(module.tempfile, "tempdir", str(aside))
+    monkeypatch.setattr(module, "MEMORY_LIMIT", "64MB")
+    monkeypatch.chdir(work)
+    days = {day: dict.fromkeys(range(400_000), day.encode() * 8) for day in DAYS}
+    files, count = rows(days, tmp_path), 0
+    for batch in slices(view_named("post_content"), files, Interval(*[utc(DAYS[0])] * 2)):
+        assert pc.all(pc.equal(batch["packed"], DAYS[-1].encode() * 8)).as_py()
+        assert batch["post_id"].to_pylist() == list(range(count, count + batch.num_rows))
+        count += batch.num_rows
+    assert count == 400_000
+    assert not list(aside.iterdir())
+    assert not list(work.iterdir())
 
 
 def test_a_history_comes_where_it_became_true_in_the_interval(tmp_path):
