@@ -2,15 +2,16 @@
 """Feast's batch engine of a run: offline rows go online some at a time, in bounded memory.
 
 `feature_store.yaml` names the class, so `feast materialize` and `feast materialize-incremental` do
-what the loop's step does. It goes on where a killed one stopped, and never takes a key back to an
-older row. It writes through Feast's own online store; which rows, online_slices.py says.
+what the loop's step does. It goes on where a killed one stopped, if the store has what that wrote,
+and never takes a key back to an older row. It writes through Feast's own online store; which rows,
+online_slices.py says.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
@@ -26,6 +27,8 @@ from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import _convert_arrow_to_proto
 
 from feature_repo.offline_store import own_pattern
@@ -40,6 +43,12 @@ from feature_repo.online_slices import (
 
 WRITTEN: ContextVar[Callable[[int], None] | None] = ContextVar("written", default=None)
 """Who is told how many rows went online, instead of Feast's own bar."""
+
+
+Probe = tuple[dict[str, int], int]
+"""The keys of a row and when it became true, in seconds."""
+PROBES = 8
+"""Of a slice that is online so many rows are looked for before the next ones are written."""
 
 
 class SlicedEngine(ComputeEngine):
@@ -58,11 +67,13 @@ class SlicedEngine(ComputeEngine):
         files = source_files(own_pattern(view.batch_source, self.repo_config))
         files = files_in(view, files, interval)
         resume = Resume(self._notes() / f".{view.name}.json", view, interval, files)
+        if not self._has(view, resume.probes):
+            resume.forget()
         told, behind = self._told(task, files), _is_behind(view, interval)
         for number, rows in enumerate(slices(view, files, interval)):
             if number >= resume.done:
                 self._write(view, rows, behind or is_history(view))
-                resume.note(number + 1)
+                resume.note(number + 1, _probes(view, rows))
             told(rows.num_rows)
         resume.forget()
         name = f"{view.name}-{task.start_time}-{task.end_time}"
@@ -91,9 +102,24 @@ class SlicedEngine(ComputeEngine):
         if protos:
             self.online_store.online_write_batch(self.repo_config, view, protos, None)
 
+    def _has(self, view: FeatureView, probes: Sequence[Probe]) -> bool:
+        """Whether these rows are online, or newer ones of their keys."""
+        keys = [_entity_key(values) for values, _ in probes]
+        fields = [feature.name for feature in view.features]
+        there = self.online_store.online_read(self.repo_config, view, keys, fields) if keys else []
+        return all(
+            when is not None and int(aware(when).timestamp()) >= second
+            for (when, _), (_, second) in zip(there, probes, strict=True)
+        )
+
 
 class Resume:
     """How many slices of a materialization are online, kept in a file until it ends.
+
+    Attributes:
+        done: how many.
+        probes: some rows of the last of them: a store that was emptied since, or is another one,
+            has them not.
 
     Args:
         path: the file; another materialization's says nothing.
@@ -112,18 +138,36 @@ class Resume:
         kept: Any = {}
         with suppress(OSError, ValueError):
             kept = json.loads(path.read_text())
-        self.done = int(kept["done"]) if kept.get("key") == self._key else 0
+        ours = kept.get("key") == self._key
+        self.done: int = kept["done"] if ours else 0
+        self.probes: list[Probe] = kept["probes"] if ours else []
 
-    def note(self, done: int) -> None:
-        """So many slices are online."""
+    def note(self, done: int, probes: Sequence[Probe]) -> None:
+        """So many slices are online, the last of them with these rows."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"key": self._key, "done": done}))
+        temporary.write_text(json.dumps({"key": self._key, "done": done, "probes": probes}))
         temporary.replace(self._path)
 
     def forget(self) -> None:
-        """All of it is."""
+        """Nothing is told of what is online: all of it is, or none."""
+        self.done, self.probes = 0, []
         self._path.unlink(missing_ok=True)
+
+
+def _probes(view: FeatureView, rows: pa.RecordBatch) -> list[Probe]:
+    """Some rows of a slice, from its first to its last."""
+    places = sorted({place * (rows.num_rows - 1) // PROBES for place in range(PROBES + 1)})
+    keys = rows.select([column.name for column in view.entity_columns]).take(places).to_pylist()
+    times = rows["event_timestamp"].take(pa.array(places)).to_pylist()
+    return [(key, int(when.timestamp())) for key, when in zip(keys, times, strict=True)]
+
+
+def _entity_key(values: Mapping[str, int]) -> EntityKey:
+    return EntityKey(
+        join_keys=list(values),
+        entity_values=[Value(int64_val=value) for value in values.values()],
+    )
 
 
 def _is_behind(view: FeatureView, interval: Interval) -> bool:

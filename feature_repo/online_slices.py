@@ -137,7 +137,7 @@ def _newest(files: Sequence[Path], keys: Sequence[str], share: str) -> Iterator[
 def _bounded_duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection for the length of a block, bounded in memory and on disk, with times in UTC."""
     with tempfile.TemporaryDirectory(prefix="feedsr-online-") as folder:
-        config = {
+        config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": folder,
             "max_temp_directory_size": ASIDE_LIMIT,

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,9 @@ from feature_repo import batch_engine as module
 from feature_repo import online_slices
 from feature_repo.batch_engine import SlicedEngine
 from feature_repo.spec import DAY_MS
-from tests.log_builders import build_run, random_log
+from tests.log_builders import build_run, random_log, small_config
 from tests.loop_builders import online_rows
-from tests.online_builders import CONFIG, SPEC, assert_online_is_offline
+from tests.online_builders import CONFIG, SPEC, assert_online_is_offline, redis_server
 
 FEAST = Path(sys.executable).with_name("feast")
 ROOT = Path(__file__).parents[2]
@@ -141,6 +143,65 @@ def test_an_older_interval_takes_no_key_back(tmp_path):
 def written(time_ms: int) -> str:
     """A time as Feast's commands take it."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A root whose materialization was killed in the affinity view, after three slices of two."""
+    layout, write = Layout.at(tmp_path), SlicedEngine._write
+    days = build_run(layout, random_log(SPEC, 27, members=12), CONFIG)
+    slices = []
+
+    def dies(self, view, rows, look):
+        slices.append(view.name)
+        if slices.count("affinity") == 4:
+            raise KeyboardInterrupt
+        write(self, view, rows, look)
+
+    monkeypatch.setattr(online_slices, "SLICE_ROWS", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(SlicedEngine, "_write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            materialize(layout, days[-1], CONFIG)
+    return layout
+
+
+@pytest.mark.law
+def test_killed_and_the_store_emptied_it_starts_over(killed: Layout) -> None:
+    with closing(sqlite3.connect(killed.feast / "online_store.db")) as store:
+        store.execute("delete from feedsr_affinity")
+        store.commit()
+    days = killed.impression_days()
+    materialize(killed, days[-1], CONFIG)
+    assert_online_is_offline(killed, days)
+
+
+@pytest.mark.law
+@pytest.mark.redis
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server on PATH")
+def test_killed_and_the_store_another_it_starts_over(killed: Layout, monkeypatch) -> None:
+    """A redis-server in place of SQLite."""
+    config, days = small_config(SPEC, online_store="redis"), killed.impression_days()
+    with redis_server(killed.root) as address:
+        monkeypatch.setenv("FEEDSR_REDIS", address)
+        materialize(killed, days[-1], config)
+        assert_online_is_offline(killed, days, config)
+
+
+def test_killed_and_newer_rows_written_since_it_goes_on(killed: Layout, monkeypatch) -> None:
+    with closing(sqlite3.connect(killed.feast / "online_store.db")) as store:
+        store.execute("update feedsr_affinity set event_ts = event_ts + 1")
+        store.commit()
+    write, written = SlicedEngine._write, []
+    monkeypatch.setattr(
+        SlicedEngine,
+        "_write",
+        lambda self, view, *rest: written.append(view.name) or write(self, view, *rest),
+    )
+    days = killed.impression_days()
+    rows = materialize(killed, days[-1], CONFIG)["affinity"]
+    assert written.count("affinity") == -(-rows // 2) - 3
+    assert_online_is_offline(killed, days)
 
 
 @pytest.mark.law
