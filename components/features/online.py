@@ -23,7 +23,6 @@ from components.features.online_files import OnlineFiles
 from components.features.store import apply_store, online_address, open_store, quiet, reachable
 from components.layout.paths import Layout
 from components.log.columns import column
-from feature_repo.batch_engine import WRITTEN
 from feature_repo.spec import DAY_MS, Spec
 from serving.history import decode_history
 
@@ -170,6 +169,9 @@ def _materialize_view(
 
 def _bring_online(store: Any, name: str, start: int, end: int) -> int:
     """Materializes a view's rows from a time to another; how many there were."""
+    # Loaded here, since it imports the whole of Feast.
+    from feature_repo.batch_engine import WRITTEN
+
     rows = 0
 
     def count(written: int) -> None:

@@ -30,6 +30,7 @@ from tests.online_builders import (
     change_the_log,
     flipped,
     free_port,
+    offline,
     online,
 )
 
@@ -96,6 +97,21 @@ def test_an_older_day_never_brings_the_store_back(layout):
 @pytest.mark.law
 def test_older_days_that_were_written_anew_come_online(layout):
     change_the_log(layout, CONFIG)
+
+
+@pytest.mark.law
+def test_files_that_are_gone_as_they_are_old_take_no_row_away(layout):
+    """Of a key without news since nothing else is left."""
+    days = build_run(layout, random_log(SPEC, 15, rows=60, members=12, days=6), CONFIG)
+    materialize(layout, days[-2], CONFIG)
+    before = online(layout)["affinity"]
+    for day in days[:-2]:
+        layout.feature_day("affinity", day).unlink()
+    written = materialize(layout, days[-1], CONFIG)["affinity"]
+    news = offline(layout, "affinity", "packed", days[-1:])
+    assert written == len(news)
+    assert len(news) < len([value for value in before.values() if value])
+    assert online(layout)["affinity"] == {k: news.get(k, value) for k, value in before.items()}
 
 
 @pytest.mark.law

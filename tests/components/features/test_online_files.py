@@ -29,15 +29,6 @@ def through(files: dict[str, Path], day: str) -> dict[str, Path]:
     return {d: p for d, p in files.items() if d <= day}
 
 
-def chained(*days: str) -> str:
-    """The digest of some days' content as the files of `files` have it, worked out anew."""
-    content = ""
-    for day in days:
-        own = short(f"rows of {day}")
-        content = short(f"{content} {day} {own}")
-    return content
-
-
 def short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -58,7 +49,10 @@ def test_what_was_noted_is_known_by_the_next_process(
     online = OnlineFiles(path, STORE)
     assert online.last_day("affinity") == "2026-01-02"
     assert online.last_day("history") is None
-    assert online.views["affinity"]["bytes"] == chained("2026-01-01", "2026-01-02")
+    assert [kept[2] for kept in online.views["affinity"].values()] == [
+        short("rows of 2026-01-01"),
+        short("rows of 2026-01-02"),
+    ]
     assert not online.changed("affinity", files), "a newer day is new, not changed"
     online.note("history", through(files, "2026-01-01"))
     online.forget("affinity")
@@ -88,8 +82,8 @@ def test_other_bytes_of_any_day_are_a_change_and_another_time_is_none(
     assert online.changed("affinity", files)
 
 
-@pytest.mark.parametrize("day", ["2026-01-01", "2026-01-03"])
-def test_a_day_that_is_gone_or_came_late_is_a_change(
+@pytest.mark.parametrize("day", ["2026-01-02", "2026-01-03"])
+def test_a_later_day_that_is_gone_and_a_day_that_came_late_are_changes(
     tmp_path: Path, files: dict[str, Path], day: str
 ) -> None:
     online = OnlineFiles(tmp_path / "o.json", STORE)
@@ -99,43 +93,64 @@ def test_a_day_that_is_gone_or_came_late_is_a_change(
     assert online.changed("affinity", files)
 
 
+@pytest.mark.law
+@pytest.mark.parametrize("gone", [1, 2])
+def test_the_first_days_may_go_and_what_stays_is_watched(
+    tmp_path: Path, files: dict[str, Path], gone: int
+) -> None:
+    OnlineFiles(tmp_path / "o.json", STORE).note("affinity", files)
+    stays = {day: files[day] for day in sorted(files)[gone:]}
+    online = OnlineFiles(tmp_path / "o.json", STORE)
+    assert not online.changed("affinity", stays)
+    online.note("affinity", stays)
+    assert list(json.loads(online.path.read_text())["online"]["affinity"]) == list(stays)
+    again = OnlineFiles(tmp_path / "o.json", STORE)
+    assert not again.changed("affinity", stays)
+    assert again.last_day("affinity") == "2026-01-03"
+    stays[min(stays)].write_text("rows that were made anew")
+    assert again.changed("affinity", stays)
+
+
+@pytest.mark.law
+def test_the_first_of_those_that_stay_may_not_be_written_anew_meanwhile(
+    tmp_path: Path, files: dict[str, Path]
+) -> None:
+    online = OnlineFiles(tmp_path / "o.json", STORE)
+    online.note("affinity", files)
+    files.pop("2026-01-01")
+    files["2026-01-02"].write_text("rows of two days")
+    assert online.changed("affinity", files)
+
+
 def test_a_file_that_did_not_move_is_not_read(
     tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Histories are gigabytes: time and length tell that nothing moved."""
     online = OnlineFiles(tmp_path / "o.json", STORE)
     online.note("affinity", files)
-    read, digest = [], online_files._file_digest
-    monkeypatch.setattr(
-        online_files, "_file_digest", lambda path: read.append(path) or digest(path)
-    )
+    read, digest = [], online_files.file_digest
+    monkeypatch.setattr(online_files, "file_digest", lambda path: read.append(path) or digest(path))
     again = OnlineFiles(tmp_path / "o.json", STORE)
     assert not again.changed("affinity", files)
     again.note("affinity", files)
     assert read == []
     files["2026-01-02"].write_text("more rows")
     assert again.changed("affinity", files)
-    assert read == [files[day] for day in sorted(files)], (
-        "what is told moved is read, with the rest"
-    )
+    assert read == [files["2026-01-02"]]
 
 
-def test_a_new_day_is_read_alone_and_makes_the_record_no_longer(
+def test_a_new_day_is_read_alone(
     tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "o.json"
     OnlineFiles(path, STORE).note("affinity", through(files, "2026-01-02"))
-    read, digest = [], online_files._file_digest
-    monkeypatch.setattr(
-        online_files, "_file_digest", lambda path: read.append(path) or digest(path)
-    )
-    size = path.stat().st_size
+    read, digest = [], online_files.file_digest
+    monkeypatch.setattr(online_files, "file_digest", lambda path: read.append(path) or digest(path))
     online = OnlineFiles(path, STORE)
     assert not online.changed("affinity", files)
     online.note("affinity", files)
     assert read == [files["2026-01-03"]]
-    assert path.stat().st_size == size
-    assert online.views["affinity"]["bytes"] == chained(*sorted(files))
+    assert list(online.views["affinity"]) == sorted(files)
 
 
 def test_files_that_were_only_copied_are_read_once(
@@ -144,23 +159,20 @@ def test_files_that_were_only_copied_are_read_once(
     OnlineFiles(tmp_path / "o.json", STORE).note("affinity", files)
     for path in files.values():
         os.utime(path, ns=(9, 9))
-    read, digest = [], online_files._file_digest
-    monkeypatch.setattr(
-        online_files, "_file_digest", lambda path: read.append(path) or digest(path)
-    )
+    read, digest = [], online_files.file_digest
+    monkeypatch.setattr(online_files, "file_digest", lambda path: read.append(path) or digest(path))
     online = OnlineFiles(tmp_path / "o.json", STORE)
     assert not online.changed("affinity", files)
     online.note("affinity", files)
     assert len(read) == len(files)
 
 
-def test_lists_of_files_that_were_kept_before_say_nothing(
-    tmp_path: Path, files: dict[str, Path]
-) -> None:
+def test_what_was_kept_before_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "o.json"
     online = OnlineFiles(path, STORE)
     views = {"affinity": {"2026-01-01": {"stamp": [1, 2], "bytes": "ab"}}}
-    path.write_text(json.dumps({"store": online.store, "views": views}))
+    chains = {"affinity": {"day": "2026-01-01", "stamps": "ab", "bytes": "cd"}}
+    path.write_text(json.dumps({"store": online.store, "views": views, "online": chains}))
     assert OnlineFiles(path, STORE).last_day("affinity") is None
 
 
