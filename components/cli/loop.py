@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from components.cli.options import (
     Root,
     chosen_day,
     opened,
+    opened_to_write,
 )
 
 loop = typer.Typer()
@@ -108,6 +110,29 @@ def train(
 
 for _name, _about in AFTER_TRAINING.items():
     _step_command(_name, _about)
+
+
+@command()
+def prune(
+    keep_days: Annotated[
+        int, typer.Option(min=1, max=36_500, help="days of the log, back from its last")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    root: Root = DEFAULT_ROOT,
+    config: ConfigName = "",
+) -> None:
+    """Remove what is older: features, shards, models and requests.
+
+    The log, versions and what a later day needs stay.
+    """
+    from components.loop.prune import prune as run
+    from components.loop.prune import table
+
+    layout, _, loaded = opened(root, config)
+    held = nullcontext() if dry_run else opened_to_write(root, "feedsr prune")
+    with held:
+        pruned = run(layout, loaded, keep_days, dry_run=dry_run)
+    typer.echo(table(pruned, "would go" if dry_run else "gone"))
 
 
 @command()

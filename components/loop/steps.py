@@ -21,6 +21,7 @@ from components.layout.writer import follow_run, writing
 from components.loop.errors import sentence
 from components.loop.ledger import Ledger
 from components.loop.refusals import refuse_day_without_log, refuse_first_day, refuse_other_log
+from components.loop.retention import bring_back, joined_from, pruned_through, refuse_pruned
 from components.registry.gate import CANDIDATE
 from components.registry.metrics import DayMetrics
 from components.registry.plan import plan
@@ -148,8 +149,19 @@ def _ingested(layout: Layout) -> dict[str, Path]:
 def _features(layout: Layout, day: str, config: DailyConfig) -> Values:
     from components.features.offline import features
 
+    again = _brought_back(layout, day, config)
     days = _cover(features, layout, day, config, _ingested(layout))
-    return {"days": len(days), "views": len(config.spec.views)}
+    return {"days": len(days), "views": len(config.spec.views), **again}
+
+
+def _brought_back(layout: Layout, day: str, config: DailyConfig) -> Values:
+    """Has features of pruned days made anew where the day's run joins them; says why."""
+    pruned = pruned_through(layout, config.spec)
+    chosen = plan(layout, day, config) if pruned else None
+    if chosen is None or joined_from(chosen.after_day, config.spec) > pruned:
+        return {}
+    bring_back(layout, config.spec)
+    return {"made anew": f"the days through {pruned}, which were pruned: {chosen.reason}"}
 
 
 def _histories(layout: Layout, day: str, config: DailyConfig) -> Values:
@@ -159,6 +171,9 @@ def _histories(layout: Layout, day: str, config: DailyConfig) -> Values:
 
 
 def _materialize(layout: Layout, day: str, config: DailyConfig) -> Values:
+    from feature_repo.opening import load_feast
+
+    load_feast()  # before anything imports it as a whole
     from components.features.online import materialize
 
     materialize(layout, day, config)
@@ -170,6 +185,7 @@ def _sequences(layout: Layout, day: str, config: DailyConfig) -> Values:
 
     refuse_first_day(layout.impression_days() or [day], day)
     chosen = plan(layout, day, config)
+    refuse_pruned(layout, day, config.spec, chosen.after_day)
     train = sequences(layout, day, config, "train", chosen.after_day, chosen.through_day)
     if not train.targets + train.auxiliary:
         since = f"after {chosen.after_day}" if chosen.after_day else "of the log"

@@ -124,13 +124,19 @@ def prune(layout: Layout, keep: int) -> list[str]:
     with locked(layout.registry / ".lock"):
         registered = versions(layout)
         newest = registered[max(len(registered) - keep, 0) :]
-        stay = {current(layout), *_stack(_history(layout))[-2:], *newest}
+        stay = {*in_use(layout), *newest}
         gone = [version for version in registered if version not in stay]
         for version in gone:
             hidden = _folder(layout, version).with_name(f".{version}.pruned")
             _folder(layout, version).rename(hidden)
             _remove(hidden)
     return gone
+
+
+def in_use(layout: Layout) -> list[str]:
+    """What a rollback would go to, and what is in production; nothing before a promotion."""
+    now = current(layout)
+    return sorted({*_stack(_history(layout))[-2:], *([now] if now else [])})
 
 
 def current(layout: Layout) -> str | None:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from components.layout.files import write_json
 from components.layout.paths import Layout
 from components.loop.daily import DayResult
 from components.loop.steps import ORDER, STEPS
 from components.loop.submit import Target
 from tests.components.cli.conftest import Feedsr, StandIn
 from tests.loop_builders import tiny_log
+from tests.retention_builders import logged
+from tests.writer_builders import holder
 
 DAY = "2026-01-05"
 REPORTED: dict[str, tuple[dict[str, Any], str]] = {
@@ -114,6 +117,26 @@ def test_a_run_is_submitted_to_the_service_that_is_named(
     ]
 
 
+def test_a_prune_says_what_would_go_and_then_what_went(feedsr: Feedsr, tmp_path: Path) -> None:
+    layout, days = logged(tmp_path / "root", seed=2)
+    for day in days[-2:]:
+        write_json(layout.sequences("train", day) / "checksums.json", {})
+    words = ["prune", "--keep-days", 1, "--root", layout.root]
+    would = feedsr(*words, "--dry-run").out
+    assert would.splitlines()[:2] == [
+        "features are kept: the next run starts cold, as no model is in production",
+        f"kept from {days[-1]} on",
+    ]
+    assert "would go         files             bytes" in would
+    assert "sequences            1                 3" in would
+    assert len(list(layout.root.glob("sequences/*"))) == 2
+    assert feedsr(*words).out == would.replace("would go", "gone    ")
+    assert list(layout.root.glob("sequences/*")) == [layout.sequences("train", days[-1])]
+    with holder(layout.root):
+        assert "is being written to by" in feedsr(*words).sentence
+        assert feedsr(*words, "--dry-run").status == 0, "who only looks waits for nobody"
+
+
 def test_a_service_that_is_not_there_is_one_sentence(feedsr: Feedsr) -> None:
     ended = feedsr("submit", "--day", DAY, "--host", "http://127.0.0.1:9")
     assert f"http://127.0.0.1:9 did not take the run of {DAY}" in ended.sentence
@@ -134,6 +157,7 @@ def test_the_wait_for_a_service_is_told(feedsr: Feedsr, monkeypatch: pytest.Monk
         (["gate", "--day", "yesterday"], "'yesterday' is not a day"),
         (["train", "--ranker", "bert"], "there is no ranker 'bert'; have feed_sr, dcnv2"),
         (["evaluate", "--day", DAY, "--config", "x"], "there is no configuration 'x'"),
+        (["prune", "--keep-days", "3"], "has no ingested day, so there is nothing to prune"),
         (["demo", "--data", "nowhere"], "there is no folder nowhere"),
     ],
 )

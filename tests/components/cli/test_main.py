@@ -18,7 +18,7 @@ from tests.components.cli.conftest import Feedsr, StandIn
 
 GROUPS = {
     "Daily loop": """demo daily ingest features histories materialize sequences train evaluate gate
-        parity register report pipeline submit""",
+        parity register report prune pipeline submit""",
     "Log": "simulate import columns",
     "Serving": "serve rank",
     "Registry": "versions promote rollback",

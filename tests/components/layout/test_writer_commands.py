@@ -60,7 +60,8 @@ def commands(layout: Layout) -> dict[str, list[str]]:
         "daily": ["daily", *day],
         "promote": ["promote", "v1"],
         "rollback": ["rollback"],
-        "prune": ["versions", "--prune", "1"],
+        "versions": ["versions", "--prune", "1"],
+        "prune": ["prune", "--keep-days", "1"],
     }
 
 
@@ -78,7 +79,7 @@ def test_every_command_that_writes_is_refused_and_changes_nothing(
         f"{socket.gethostname()}, since 20"
     )
     for name, words in commands(layout).items():
-        config = ["--config", "demo"] if name not in ("promote", "rollback", "prune") else []
+        config = ["--config", "demo"] if name not in ("promote", "rollback", "versions") else []
         result = CliRunner().invoke(app, [*words, "--root", str(layout.root), *config])
         assert result.exit_code == 1, name
         assert isinstance(result.exception, ValueError), (name, result.exception)
