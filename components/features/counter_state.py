@@ -12,7 +12,7 @@ Shape suffixes: N impressions, K keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,7 @@ def empty_state(view: View) -> pa.Table:
     return state_schema(view).empty_table()
 
 
+@cache
 def state_schema(view: View) -> pa.Schema:
     """A state's columns: keys, whether the key changed, sums, and flags of the last impressions."""
     fields = [pa.field(key, pa.int64()) for key in view.keys]
@@ -87,10 +88,12 @@ def carry(state: pa.Table, rows: pa.Table, view: View, span: Span) -> pa.Table:
 def packed_rows(state: pa.Table, view: View, spec: Spec) -> tuple[pa.Table, Array]:
     """The keys that changed, `[K]` rows, and their records `[K]` of `view.dtype`."""
     changed = state.filter(state[CHANGED])
+    sums = {name: column(changed, name).astype(float) for name, *_ in _sums(view)}
     values = np.repeat(view.default, changed.num_rows)
     for feature in view.features:
         counter = counter_of(feature)
-        known, hits = _totals(changed, counter)
+        last = counter.last is not None
+        known, hits = _flagged(changed, counter) if last else _totals(sums, counter)
         values[feature.name] = rate_of(counter, known, hits, spec)
     return changed.select(list(view.keys)), values
 
@@ -102,7 +105,7 @@ def only_windows(view: View) -> bool:
 
 def counts_last(view: View) -> bool:
     """Whether a counter looks at the last few impressions, which cannot be taken away again."""
-    return bool(list(_lasts(view)))
+    return bool(_lasts(view))
 
 
 def _name(counter: Counter) -> str:
@@ -115,42 +118,47 @@ def _counters(view: View) -> list[Counter]:
     return [counter_of(f) for f in view.features]
 
 
-def _sums(view: View) -> Iterator[tuple[str, Counter, str]]:
+@cache
+def _sums(view: View) -> tuple[tuple[str, Counter, str], ...]:
     """Each sum's column, the counter it is of, and whether it sums "known" or "hit" impressions."""
-    names = set()
+    sums: dict[str, tuple[str, Counter, str]] = {}
     for counter in _counters(view):
         if counter.last is None:
             scope = f"{_name(counter)}, {_scope(counter)}"
             for what in _WHAT[counter.of == "impression"]:
-                if (name := f"{scope}, {what}") not in names:
-                    names.add(name)
-                    yield name, counter, what
+                name = f"{scope}, {what}"
+                sums.setdefault(name, (name, counter, what))
+    return tuple(sums.values())
 
 
 def _scope(counter: Counter) -> str:
     return "ever" if counter.days is None else f"{counter.days} days"
 
 
-def _lasts(view: View) -> Iterator[tuple[str, Counter, int]]:
+@cache
+def _lasts(view: View) -> tuple[tuple[str, Counter, int], ...]:
     """Each column of flags, a counter it is of, and the most impressions one looks back."""
     most: dict[str, tuple[Counter, int]] = {}
     for counter in _counters(view):
         if counter.last is not None:
             name = f"{_name(counter)}, last"
             most[name] = (counter, max(counter.last, most.get(name, (counter, 0))[1]))
-    for name, (counter, impressions) in most.items():
-        yield name, counter, impressions
+    return tuple((name, counter, impressions) for name, (counter, impressions) in most.items())
 
 
-def _totals(state: pa.Table, counter: Counter) -> tuple[Array, Array]:
+def _totals(sums: dict[str, Array], counter: Counter) -> tuple[Array, Array]:
     """How many impressions are known to a counter and how many are hits, float64 `[K]` each."""
-    if counter.last is not None:
-        name = f"{_name(counter)}, last"
-        flags = _matrix(state, name, state.schema.field(name).type.list_size)[:, -counter.last :]
-        return (flags >= KNOWN).sum(1).astype(float), (flags == HIT).sum(1).astype(float)
     scope, whats = f"{_name(counter)}, {_scope(counter)}", _WHAT[counter.of == "impression"]
-    known, *hits = (column(state, f"{scope}, {what}").astype(float) for what in whats)
+    known, *hits = (sums[f"{scope}, {what}"] for what in whats)
     return known, hits[0] if hits else known
+
+
+def _flagged(state: pa.Table, counter: Counter) -> tuple[Array, Array]:
+    """As `_totals`, of a counter of the last few impressions."""
+    name = f"{_name(counter)}, last"
+    flags = _matrix(state, name, state.schema.field(name).type.list_size)
+    last = flags[:, -(counter.last or 0) :]
+    return (last >= KNOWN).sum(1).astype(float), (last == HIT).sum(1).astype(float)
 
 
 def _matrix(state: pa.Table, name: str, width: int) -> Flags:

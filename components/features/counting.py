@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,15 @@ from components.features.state import Origin
 from components.features.unknown_posts import Declared
 from components.layout.files import atomic_path
 from components.layout.paths import Layout
+from components.log.buckets import bucket_numbers, deal
 from components.log.checks import MAX_LATE_DAYS
-from components.log.columns import packed_bytes
+from components.log.columns import column, packed_bytes
 from components.log.engines import Engine, LogRows
 from feature_repo.kinds import View
 from feature_repo.spec import DAY_MS, Spec
 
+TOGETHER_ROWS = 100_000
+"""Of the day's rows and the keys of all buckets: so few are carried together, with one reading."""
 CONTENT = {"actor_id", "root_actor_id"}
 """Keys that an impression has by its post."""
 
@@ -58,7 +61,7 @@ class Counting:
     def rows(self, engine: Engine) -> Iterator[pa.Table]:
         """The keys that changed and their records, a bucket after the other, keys ascending."""
         wanted = self._origin(self.day)
-        kept = [Origin.of_file(self._path(b)) for b in range(self.buckets)]
+        kept, keys = zip(*(self._look(b) for b in range(self.buckets)), strict=True)
         later = all(k is not None and k.day > self.day and wanted.leads_to(k) for k in kept)
         done = [k == wanted and not self._posts_moved for k in kept]
         before = self._origin(self.since_day) if self.since_day else None
@@ -70,14 +73,23 @@ class Counting:
             yield from engine.by_bucket(sources, self.buckets, step)
         else:
             news = self._arrivals(self._span, self.declared)
-            step = partial(self._carried, before, wanted)
-            yield from engine.by_bucket([news], self.buckets, step)
+            shares = 1 if self._day_rows + sum(keys) <= TOGETHER_ROWS else self.buckets
+            step = partial(self._carried, before, wanted, shares)
+            for rows in engine.by_bucket([news], shares, step):
+                yield from deal(rows, self.view.keys, self.buckets // shares)
         self._remove_others()
 
     @property
     def _span(self) -> Span:
         since = self.spec.day_end(self.since_day) if self.since_day else None
         return Span(since, self.spec.day_end(self.day))
+
+    @property
+    def _day_rows(self) -> int:
+        """About how many rows a day brings: what leaves a window is as much as once came in."""
+        if self._posts_moved:
+            return TOGETHER_ROWS + 1
+        return pq.read_metadata(self.layout.impressions_day(self.day)).num_rows
 
     @property
     def _posts_moved(self) -> bool:
@@ -94,16 +106,34 @@ class Counting:
         return Origin.of_log(self.layout, day, Origin.key_of(self.spec, self.buckets))
 
     def _carried(
-        self, before: Origin | None, wanted: Origin, bucket: int, rows: Sequence[pa.Table]
+        self,
+        before: Origin | None,
+        wanted: Origin,
+        shares: int,
+        share: int,
+        rows: Sequence[pa.Table],
     ) -> pa.Table:
-        """A bucket's rows of the day, its state carried on; one that was before stays."""
-        kept, state = self._read(bucket)
-        if kept != wanted:
-            assert before is None or kept == before, "the state is that of the day before"
-            state = empty_state(self.view) if before is None else state
-            state = carry(state, rows[0], self.view, self._span)
-            self._write(bucket, state, wanted)
-        return self._packed(state)
+        """The rows of the day of a bucket, or of all; a state that was carried on before stays."""
+        numbers = [share] if shares > 1 else [*range(self.buckets)]
+        kept = {number: self._read(number) for number in numbers}
+        states = {number: state for number, (_, state) in kept.items()}
+        behind = [number for number, (origin, _) in kept.items() if origin != wanted]
+        if behind:
+            old = [states[number] for number in behind]
+            if before is None:
+                old = [empty_state(self.view)]
+            assert all(before in (None, kept[number][0]) for number in behind), "of the day before"
+            news = rows[0] if behind == numbers else self._rows_of(rows[0], behind)
+            carried = carry(_ordered(old, self.view.keys), news, self.view, self._span)
+            dealt = zip(numbers, deal(carried, self.view.keys, len(numbers)), strict=True)
+            states |= {number: state for number, state in dealt if number in behind}
+        for number in behind:
+            self._write(number, states[number], wanted)
+        return self._packed(pa.concat_tables([*states.values()]))
+
+    def _rows_of(self, rows: pa.Table, buckets: Sequence[int]) -> pa.Table:
+        number = bucket_numbers(rows, self.view.keys, self.buckets)
+        return rows.filter(pa.array(np.isin(number, buckets)))
 
     def _at_once(self, wanted: Origin | None, bucket: int, rows: Sequence[pa.Table]) -> pa.Table:
         """A bucket's rows of the day by the whole log; its state is kept as what is wanted."""
@@ -148,13 +178,26 @@ class Counting:
         return {day for day in there if self.spec.day_number(day) in numbers}
 
     def _path(self, bucket: int) -> Path:
-        return self.layout.state(self.view.name) / f"bucket={bucket:05d}.parquet"
+        return self._folder / f"bucket={bucket:05d}.parquet"
 
-    def _read(self, bucket: int) -> tuple[Origin | None, pa.Table]:
-        """A bucket's state and what it was made from; of nothing where there is no such file."""
+    @cached_property
+    def _folder(self) -> Path:
+        return self.layout.state(self.view.name)
+
+    def _look(self, bucket: int) -> tuple[Origin | None, int]:
+        """What a bucket's state was made from, and how many keys it has."""
         try:
             with pq.ParquetFile(self._path(bucket)) as file:
-                return Origin.of_schema(file.schema_arrow), file.read()
+                return Origin.of_schema(file.schema_arrow), file.metadata.num_rows
+        except (pa.ArrowException, OSError):
+            return None, 0
+
+    def _read(self, bucket: int) -> tuple[Origin | None, pa.Table]:
+        """What a bucket's state was made from, and the state; empty where there is no such file."""
+        try:
+            with pq.ParquetFile(self._path(bucket)) as file:
+                state = file.read().replace_schema_metadata(None)
+                return Origin.of_schema(file.schema_arrow), state
         except (pa.ArrowException, OSError):
             return None, empty_state(self.view)
 
@@ -166,9 +209,17 @@ class Counting:
     def _remove_others(self) -> None:
         """Removes the states of another number of buckets."""
         ours = {self._path(bucket) for bucket in range(self.buckets)}
-        for path in self.layout.state(self.view.name).glob("bucket=*.parquet"):
+        for path in self._folder.glob("bucket=*.parquet"):
             if path not in ours:
                 path.unlink()
+
+
+def _ordered(states: Sequence[pa.Table], keys: Sequence[str]) -> pa.Table:
+    """The states of some buckets as one, keys ascending."""
+    if len(states) == 1:
+        return states[0]
+    state = pa.concat_tables(states)
+    return state.take(pa.array(np.lexsort([column(state, key) for key in reversed(keys)])))
 
 
 def by_content(view: View) -> bool:

@@ -40,7 +40,9 @@ def column(table: pa.Table | pa.RecordBatch, name: str, nulls: Nulls = "unknown"
     if place < 0:
         raise ValueError(f"the table has no column {name!r}; have {', '.join(table.schema.names)}")
     values = table.column(place)
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if isinstance(values, pa.ChunkedArray):
+        # One chunk is there already: putting it together would copy it.
+        values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
     if values.null_count:
         if pa.types.is_boolean(values.type) and nulls == "unknown":
             raise ValueError(f"column {name!r} is true or false, and has nulls")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.features import counting
 from components.features.counter_state import only_windows
 from components.features.counters import count_as_of, windows
 from components.features.counting import Counting
@@ -80,16 +81,18 @@ def written(layout: Layout, day: str) -> Rows:
     skipped=st.sets(st.integers(0, 9), max_size=5),
     held=st.sampled_from([7, 10**6]),
     lost=st.none() | st.integers(1, 9),
+    together=st.sampled_from([0, 10**6]),
 )
 @settings(deadline=None, max_examples=8)
 def test_carried_day_by_day_is_counted_at_once(
-    seed, buckets, skipped, held, lost, tmp_path_factory
+    seed, buckets, skipped, held, lost, together, tmp_path_factory
 ):
     layout = Layout.at(tmp_path_factory.mktemp("run"))
     log, config = random_log(SPEC, seed, days=10), small_config(SPEC, buckets=buckets)
     days, since_day, before = log.write(layout), None, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dealing, "ROWS_IN_MEMORY", held)
+        patch.setattr(counting, "TOGETHER_ROWS", together)
         for place, day in enumerate(days):
             if place in skipped and day != days[-1]:
                 continue
@@ -125,25 +128,53 @@ def test_an_older_day_again_leaves_its_rows_and_the_newer_state(tmp_path):
 
 
 @pytest.mark.law
-def test_killed_between_two_buckets_it_goes_on(tmp_path, monkeypatch):
-    layout, log = Layout.at(tmp_path), random_log(SPEC, 4, days=4)
+@pytest.mark.parametrize("at", [2, 6])
+@pytest.mark.parametrize("together", [0, 10**6])
+def test_killed_between_two_buckets_it_goes_on(at, together, tmp_path, monkeypatch):
+    layout, log = Layout.at(tmp_path / "run"), random_log(SPEC, 4, days=4)
     config, days = small_config(SPEC, buckets=3), log.write(layout)
     for day in days[:-1]:
         features(layout, day, config)
+    whole = Layout.at(shutil.copytree(layout.root, tmp_path / "whole"))
+    features(whole, days[-1], config)
     write, buckets = Counting._write, []
+    monkeypatch.setattr(counting, "TOGETHER_ROWS", together)
 
     def dies(self, bucket, *rest):
         buckets.append(bucket)
-        if len(buckets) == 6:
+        if len(buckets) == at:
             raise KeyboardInterrupt
         write(self, bucket, *rest)
 
     monkeypatch.setattr(Counting, "_write", dies)
     with pytest.raises(KeyboardInterrupt):
         features(layout, days[-1], config)
-    monkeypatch.undo()
+    monkeypatch.setattr(Counting, "_write", write)
     features(layout, days[-1], config)
     assert written(layout, days[-1]) == at_once(log, log.posts, days[-2], days[-1])
+    paths = [*layout.root.glob("state/**/*.parquet"), *layout.root.glob("features/**/*.parquet")]
+    files = [path.relative_to(layout.root) for path in paths]
+    assert len(files) > 3 * len(VIEWS)
+    same = [(whole.root / file).read_bytes() == (layout.root / file).read_bytes() for file in files]
+    assert all(same)
+
+
+@pytest.mark.law
+def test_buckets_carried_together_are_the_same_bytes(tmp_path, monkeypatch):
+    log, config = random_log(SPEC, 7, days=6), small_config(SPEC, buckets=3)
+    files = []
+    for together in (0, 10**6):
+        monkeypatch.setattr(counting, "TOGETHER_ROWS", together)
+        layout = Layout.at(tmp_path / str(together))
+        days = log.write(layout)
+        for place, day in enumerate(days):
+            declared = column(log.posts, "post_id") * 2 <= place + 3
+            write_parquet(layout.posts, log.posts.filter(pa.array(declared)))
+            features(layout, day, config)
+        paths = [p for p in sorted(layout.root.rglob("*.parquet")) if "raw" not in p.parts]
+        files.append({str(p.relative_to(layout.root)): p.read_bytes() for p in paths})
+    assert len(files[0]) > 3 * len(VIEWS)
+    assert files[0] == files[1]
 
 
 @pytest.mark.law
