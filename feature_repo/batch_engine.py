@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
@@ -27,11 +27,9 @@ from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import _convert_arrow_to_proto
 
 from feature_repo.offline_store import own_pattern
+from feature_repo.online_rows import Row, entity_key, online_rows
 from feature_repo.online_slices import (
     Interval,
     aware,
@@ -91,8 +89,7 @@ class SlicedEngine(ComputeEngine):
 
     def _write(self, view: FeatureView, rows: pa.RecordBatch, look: bool) -> None:
         """Writes a slice; if told to look, without the keys that hold something newer."""
-        types = {entity.name: entity.dtype.to_value_type() for entity in view.entity_columns}
-        protos = _convert_arrow_to_proto(rows, view, types)
+        protos = online_rows(rows, view)
         # Redis looks itself.
         if look and not isinstance(self.online_store, RedisOnlineStore):
             keys = [key for key, *_ in protos]
@@ -104,7 +101,7 @@ class SlicedEngine(ComputeEngine):
 
     def _has(self, view: FeatureView, probes: Sequence[Probe]) -> bool:
         """Whether these rows are online, or newer ones of their keys."""
-        keys = [_entity_key(values) for values, _ in probes]
+        keys = [entity_key(list(values), list(values.values())) for values, _ in probes]
         fields = [feature.name for feature in view.features]
         there = self.online_store.online_read(self.repo_config, view, keys, fields) if keys else []
         return all(
@@ -163,13 +160,6 @@ def _probes(view: FeatureView, rows: pa.RecordBatch) -> list[Probe]:
     return [(key, int(when.timestamp())) for key, when in zip(keys, times, strict=True)]
 
 
-def _entity_key(values: Mapping[str, int]) -> EntityKey:
-    return EntityKey(
-        join_keys=list(values),
-        entity_values=[Value(int64_val=value) for value in values.values()],
-    )
-
-
 def _is_behind(view: FeatureView, interval: Interval) -> bool:
     """Whether a view is online as of a later time than an interval's end.
 
@@ -179,6 +169,6 @@ def _is_behind(view: FeatureView, interval: Interval) -> bool:
     return last is not None and aware(last) > interval.end
 
 
-def _newer(when: datetime | None, row: tuple[Any, ...]) -> bool:
+def _newer(when: datetime | None, row: Row) -> bool:
     """Whether a key holds a value that became true after the row's."""
     return when is not None and aware(when) > aware(row[2])

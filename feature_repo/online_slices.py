@@ -35,6 +35,10 @@ ASIDE_LIMIT = "16GB"
 THREADS = 2
 """Each holds some of the memory; choosing is a small part of the work."""
 
+_BYTES = (f"((({{0}} >> {8 * n}) & 255)::ubigint << {56 - 8 * n})" for n in range(8))
+_LOW_FIRST = f"({' | '.join(_BYTES)})"
+"""A number's bytes in their other order, as SQL."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -87,10 +91,8 @@ def slices(
     if is_history(view):
         for file in files:
             yield from _file_slices(file, interval)
-    elif len(files) == 1:
-        yield from _file_slices(files[0])
     elif files:
-        keys = [column.name for column in view.entity_columns]
+        keys = sorted(column.name for column in view.entity_columns)
         rows = sum(pq.read_metadata(file).num_rows for file in files)
         for number in range(passes := rows // PASS_ROWS + 1):
             yield from _newest(files, keys, f"hash({', '.join(keys)}) % {passes} = {number}")
@@ -102,13 +104,10 @@ def _day_end(file: Path, zone: timezone) -> datetime:
     return day.replace(tzinfo=zone) + timedelta(days=1)
 
 
-def _file_slices(file: Path, interval: Interval | None = None) -> Iterator[pa.RecordBatch]:
-    """A file's rows, or those that became true in an interval, a row group at a time."""
+def _file_slices(file: Path, interval: Interval) -> Iterator[pa.RecordBatch]:
+    """A file's rows that became true in an interval, a row group at a time."""
     with pq.ParquetFile(file) as parquet:
         for group in range(parquet.num_row_groups):
-            if interval is None:
-                yield from _cut(parquet.read_row_group(group))
-                continue
             times = parquet.read_row_group(group, columns=["event_timestamp"])["event_timestamp"]
             inside = pc.and_(
                 pc.greater(times, pa.scalar(interval.start, times.type)),
@@ -119,15 +118,20 @@ def _file_slices(file: Path, interval: Interval | None = None) -> Iterator[pa.Re
 
 
 def _newest(files: Sequence[Path], keys: Sequence[str], share: str) -> Iterator[pa.RecordBatch]:
-    """The newest row of each key of a share of them, by key; a key has one row a file."""
+    """The newest row of each key of a share of them; a key has one row a file.
+
+    They come in the order in which a store that sorts its keys, as SQLite, has them: what lies
+    together is written together. Feast's keys have their lowest byte first.
+    """
     names, rows = ", ".join(keys), duckdb_parquet(files)
+    order = ", ".join([*(_LOW_FIRST.format(key) for key in keys), *keys])
     with _bounded_duckdb() as connection:
         # The keys alone are chosen from, so that the values are held once, where they are sorted.
         answer = connection.execute(
             f"with newest as (select {names}, max(event_timestamp) as event_timestamp "
             f"from {rows} where {share} group by all) "
             f"select rows.* from {rows} as rows "
-            f"join newest using ({names}, event_timestamp) order by {names}"
+            f"join newest using ({names}, event_timestamp) order by {order}"
         )
         for batch in answer.to_arrow_reader(SLICE_ROWS):
             yield from _cut(pa.Table.from_batches([batch]))

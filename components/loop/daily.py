@@ -35,6 +35,10 @@ LABEL_WIDTH = max(map(len, ORDER)) + 1
 PLACEHOLDER = "{{"
 """What Kubeflow puts a value of its own in place of, in any argument."""
 
+THREADS = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+"""A step's threads sleep while they wait for one another: those that spin take the processor from
+whom they wait for wherever it has other work, and a step is then many times as slow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DayResult:
@@ -77,7 +81,7 @@ def daily(layout: Layout, day: str, config: str) -> DayResult:
         with (
             day_run.log.open("w", buffering=1) as file,
             Watch(day, file) as watch,
-            _environment(FEEDSR_PROGRESS="events", **environment),
+            _environment(**{**THREADS, "FEEDSR_PROGRESS": "events", **environment}),
         ):
             _run_pipeline(day_run, config, watch)
     passed = day_run.verdict.passed

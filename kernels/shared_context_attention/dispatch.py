@@ -18,10 +18,14 @@ Implementation = Literal["triton", "native", "portable", "plain"]
 _log = logging.getLogger(__name__)
 
 
-@torch.compiler.assume_constant_result
 def choose(device: str, dtype: torch.dtype, head_dim: int) -> Implementation:
     """The fastest implementation there is for tensors of this kind; logs which, and why."""
     return _choose(device, dtype, head_dim)
+
+
+# What `torch.compiler.assume_constant_result` does, which imports the whole compiler to do it:
+# seconds in every process that loads a model, and few of them compile.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

@@ -157,9 +157,7 @@ def test_a_call_waits_for_a_time_that_is_declared(layout, monkeypatch):
     for kind in ("redis", "redis_cluster"):
         store = open_store(layout, small_config(SPEC, online_store=kind))
         declared = store.config.online_store
-        nodes, options = RedisOnlineStore._parse_connection_string(
-            declared.connection_string
-        )
+        nodes, options = RedisOnlineStore._parse_connection_string(declared.connection_string)
         assert nodes == [{"host": "redis.example", "port": "1"}]
         assert options == {"socket_connect_timeout": 5, "socket_timeout": 3}
         assert declared.redis_type.value == kind
