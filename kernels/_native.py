@@ -14,8 +14,6 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-import torch  # noqa: F401  (first, so that both use one OpenMP runtime)
-
 VARIABLE = "FEEDSR_NATIVE"
 
 
@@ -29,6 +27,8 @@ def native(kernel: str) -> tuple[ModuleType | None, str]:
     chosen = os.environ.get(VARIABLE, "")
     if chosen == "off":
         return None, f"{VARIABLE}=off"
+    import torch  # noqa: F401  (first, so that both use one OpenMP runtime; here, as it takes seconds)
+
     name = f"kernels.{kernel}._cpu"
     if chosen:
         return _from_folder(name, Path(chosen) / "kernels" / kernel), f"built in {chosen}"

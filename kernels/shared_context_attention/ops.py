@@ -49,21 +49,23 @@ def attend(
     check_scale(softmax_scale, context.k.dtype)
     k, v, scale = context.k, context.v, softmax_scale
     over_context = over_request = None
+    # An operator's first call imports the whole compiler, which takes seconds; who asks for neither
+    # gradients nor a graph needs no operator.
+    plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
     if context.q is not None:
         who = (info.cu_seqlens, info.cu_queries, info.prefix, info.group)
-        over_context = context_attention(context.q, k, v, *who, scale, implementation)
+        of_context = _context_forward if plain else context_attention
+        over_context = of_context(context.q, k, v, *who, scale, implementation)
     if candidates is not None:
         assert candidates.q is not None
         assert info.cu_candidates is not None
         offsets = (info.cu_candidates, info.cu_seqlens)
-        over_request = candidate_attention(
-            *candidates.present, k, v, *offsets, scale, implementation
-        )
+        of_candidates = _candidate_forward if plain else candidate_attention
+        over_request = of_candidates(*candidates.present, k, v, *offsets, scale, implementation)
     return over_context, over_request
 
 
-@torch.library.custom_op("feedsr::context_attention", mutates_args=())
-def context_attention(
+def _context_forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -84,6 +86,11 @@ def context_attention(
         return native.context_forward(q, k, v, offsets, prefix, group, softmax_scale)
     info = context_plan(cu_seqlens, cu_queries, prefix, group)
     return flash.context_forward(q, k, v, info, softmax_scale)
+
+
+context_attention = torch.library.custom_op("feedsr::context_attention", mutates_args=())(
+    _context_forward
+)
 
 
 @torch.library.custom_op("feedsr::context_attention_backward", mutates_args=())
@@ -117,8 +124,7 @@ def context_attention_backward(
     return grad_q, grad_k, grad_v
 
 
-@torch.library.custom_op("feedsr::candidate_attention", mutates_args=())
-def candidate_attention(
+def _candidate_forward(
     q: Tensor,
     k_self: Tensor,
     v_self: Tensor,
@@ -140,6 +146,11 @@ def candidate_attention(
         return native.candidate_forward(own, k, v, (cu_candidates, cu_seqlens), softmax_scale)
     info = candidates_plan(cu_seqlens, cu_candidates)
     return flash.candidate_forward(own, k, v, info, softmax_scale)
+
+
+candidate_attention = torch.library.custom_op("feedsr::candidate_attention", mutates_args=())(
+    _candidate_forward
+)
 
 
 @torch.library.custom_op("feedsr::candidate_attention_backward", mutates_args=())

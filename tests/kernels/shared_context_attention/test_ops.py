@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,3 +68,32 @@ def test_under_torch_compile() -> None:
         strict=True,
     ):
         torch.testing.assert_close(got, want)
+
+
+def test_who_wants_no_gradient_has_the_same_bits() -> None:
+    case = make_case([8, 5], [3, 2], prefix="random").to(torch.float32)
+    arguments = (case.context, case.candidates, case.info, SCALE, "portable")
+    with torch.no_grad():
+        plain = ops.attend(*arguments)
+    for got, want in zip(plain, ops.attend(*arguments), strict=True):
+        assert all(map(torch.equal, got, want))
+        assert not any(x.requires_grad for x in got)
+        assert want[0].requires_grad
+
+
+SCORING = """
+import sys
+import torch
+from kernels.shared_context_attention import SeqlenInfo, Tokens, shared_context_attention
+context, candidates = (Tokens(*torch.randn(3, n, 2, 16)) for n in (5, 3))
+cu_seqlens, cu_candidates = (torch.tensor([0, n], dtype=torch.int32) for n in (5, 3))
+info = SeqlenInfo(cu_seqlens=cu_seqlens, cu_candidates=cu_candidates)
+with torch.inference_mode():
+    shared_context_attention(context, candidates, info, softmax_scale=0.25)
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_a_process_that_scores_loads_no_compiler() -> None:
+    command = [sys.executable, "-c", SCORING]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
