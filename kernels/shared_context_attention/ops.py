@@ -60,8 +60,9 @@ def attend(
         assert candidates.q is not None
         assert info.cu_candidates is not None
         offsets = (info.cu_candidates, info.cu_seqlens)
+        own_q, own_k, own_v = candidates.present
         of_candidates = _candidate_forward if plain else candidate_attention
-        over_request = of_candidates(*candidates.present, k, v, *offsets, scale, implementation)
+        over_request = of_candidates(own_q, own_k, own_v, k, v, *offsets, scale, implementation)
     return over_context, over_request
 
 
