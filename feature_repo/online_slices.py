@@ -124,7 +124,7 @@ def _newest(files: Sequence[Path], keys: Sequence[str], share: str) -> Iterator[
     together is written together. Feast's keys have their lowest byte first.
     """
     names, rows = ", ".join(keys), duckdb_parquet(files)
-    order = ", ".join([*(_LOW_FIRST.format(key) for key in keys), *keys])
+    order = ", ".join(_LOW_FIRST.format(key) for key in keys)
     with _bounded_duckdb() as connection:
         # The keys alone are chosen from, so that the values are held once, where they are sorted.
         answer = connection.execute(

@@ -27,7 +27,8 @@ def native(kernel: str) -> tuple[ModuleType | None, str]:
     chosen = os.environ.get(VARIABLE, "")
     if chosen == "off":
         return None, f"{VARIABLE}=off"
-    import torch  # noqa: F401  (first, so that both use one OpenMP runtime; here, as it takes seconds)
+    # First, so that both use one OpenMP runtime; here, as it takes seconds.
+    import torch  # noqa: F401
 
     name = f"kernels.{kernel}._cpu"
     if chosen:

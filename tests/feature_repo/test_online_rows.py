@@ -21,11 +21,14 @@ TIME = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def rows_of(view: FeatureView, count: int = 5) -> pa.RecordBatch:
-    """Rows with keys of every size, an empty value and one that is missing."""
+    """Rows with keys of every size, each column's others; an empty value and a missing one."""
     ids = [0, 1, 255, 256, 2**62][:count]
     values = [b"some", None, b"", b"\x00", bytes(70_000)][:count]
     times = [TIME + timedelta(microseconds=number % 2) for number in range(count)]
-    columns = {column.name: pa.array(ids, pa.int64()) for column in view.entity_columns}
+    columns = {
+        column.name: pa.array(ids[place:] + ids[:place], pa.int64())
+        for place, column in enumerate(view.entity_columns)
+    }
     columns |= {feature.name: pa.array(values, pa.binary()) for feature in view.features}
     for name in ("event_timestamp", "created_timestamp"):
         columns[name] = pa.array(times, pa.timestamp("us", tz="UTC"))

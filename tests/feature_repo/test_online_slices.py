@@ -6,13 +6,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key
 
 from feature_repo import online_slices as module
+from feature_repo.online_rows import entity_key
 from feature_repo.online_slices import Interval, aware, files_in, slices, source_files
 from feature_repo.specs import KUAIRAND, SIMULATOR
 from feature_repo.views import feature_views
@@ -120,6 +123,31 @@ def test_what_is_too_large_for_the_memory_is_put_aside_and_removed(tmp_path, mon
     assert count == 400_000
     assert not list(aside.iterdir())
     assert not list(work.iterdir())
+
+
+def test_keys_come_in_the_order_in_which_feast_writes_them(tmp_path):
+    view = view_named("affinity")
+    names = [column.name for column in view.entity_columns]
+    numbers = np.random.default_rng(0)
+    keys = [
+        [0, 1],
+        [1, 0],
+        [256, 255],
+        [255, 256],
+        *numbers.integers(2**62, size=(500, 2)).tolist(),
+    ]
+    table = pa.table(dict(zip(names, np.array(keys).T, strict=True)))
+    times = pa.array([utc(DAYS[0])] * len(keys), pa.timestamp("us", tz="UTC"))
+    path = tmp_path / f"day={DAYS[0]}.parquet"
+    pq.write_table(table.append_column("event_timestamp", times), path)
+    batches = slices(view, [path], Interval(*[utc(DAYS[0])] * 2))
+    written = [
+        serialize_entity_key(entity_key(names, list(row)), entity_key_serialization_version=3)
+        for batch in batches
+        for row in zip(*(batch[name].to_pylist() for name in names), strict=True)
+    ]
+    assert len(written) == len(keys)
+    assert written == sorted(written)
 
 
 def test_a_history_comes_where_it_became_true_in_the_interval(tmp_path):
