@@ -35,9 +35,9 @@ LABEL_WIDTH = max(map(len, ORDER)) + 1
 PLACEHOLDER = "{{"
 """What Kubeflow puts a value of its own in place of, in any argument."""
 
-THREADS = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-"""A step's threads sleep while they wait for one another: those that spin take the processor from
-whom they wait for wherever it has other work, and a step is then many times as slow."""
+THREAD_WAIT = "PASSIVE"
+"""A step's threads sleep while they wait for one another, unless OMP_WAIT_POLICY says otherwise:
+those that spin take the processor from whom they wait for where it has other work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,11 @@ def daily(layout: Layout, day: str, config: str) -> DayResult:
         with (
             day_run.log.open("w", buffering=1) as file,
             Watch(day, file) as watch,
-            _environment(**{**THREADS, "FEEDSR_PROGRESS": "events", **environment}),
+            _environment(
+                FEEDSR_PROGRESS="events",
+                OMP_WAIT_POLICY=os.environ.get("OMP_WAIT_POLICY", THREAD_WAIT),
+                **environment,
+            ),
         ):
             _run_pipeline(day_run, config, watch)
     passed = day_run.verdict.passed
