@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from tests import mutants as runner
 from tests.mutant_operators import mutants, mutate
 
+REPOSITORY = Path(__file__).parent.parent
 SOURCE = '''
 """A docstring with 1 number."""
 LIMIT = 3
@@ -71,19 +75,41 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     monkeypatch.setattr(runner, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(runner, "EQUIVALENT", tmp_path / "equivalent.json")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def judge_toy(*only: str) -> dict[str, str]:
-    runner.RESULTS.mkdir(exist_ok=True)
-    chosen = [m for m in mutants(SOURCE) if any(f": {text}" in m.name for text in only)]
-    return runner.judge("toy.py", chosen, ["test_toy.py"], 2).results
+JUDGE = """
+import json
+import sys
+from pathlib import Path
+from tests import mutants as runner
+runner.ROOT = Path.cwd()
+runner.RESULTS, runner.EQUIVALENT = runner.ROOT / "results", runner.ROOT / "equivalent.json"
+runner.RESULTS.mkdir(exist_ok=True)
+every = runner.mutants(Path("toy.py").read_text())
+chosen = [m for m in every if any(f": {text}" in m.name for text in sys.argv[1:])]
+print(json.dumps(runner.judge("toy.py", chosen, ["test_toy.py"], 2).results))
+"""
+
+
+def judge_toy(toy: Path, *only: str) -> dict[str, str]:
+    """As `make mutants`, in a process without threads: the runner forks its own."""
+    paths = os.pathsep.join([str(toy), str(REPOSITORY)])
+    judged = subprocess.run(
+        [sys.executable, "-c", JUDGE, *only],
+        cwd=toy,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert judged.returncode == 0, judged.stderr
+    results: dict[str, str] = json.loads(judged.stdout.splitlines()[-1])
+    return results
 
 
 def test_what_tests_notice_and_what_they_do_not(toy: Path) -> None:
-    results = judge_toy("3 -> 4", "x < low", "min -> max", "x > 99")
+    results = judge_toy(toy, "3 -> 4", "x < low", "min -> max", "x > 99")
     assert {name.split(" in `")[0]: result for name, result in results.items()} == {
         ": 3 -> 4": "caught",
         "clip: x < low -> x <= low": "survived",
@@ -94,7 +120,7 @@ def test_what_tests_notice_and_what_they_do_not(toy: Path) -> None:
     assert kept["results"] == results
     named = {"toy.py": {name: "the limit itself" for name, r in results.items() if r == "survived"}}
     (toy / "equivalent.json").write_text(json.dumps(named))
-    assert sorted(judge_toy("3 -> 4", "x < low").values()) == ["caught", "equivalent"]
+    assert sorted(judge_toy(toy, "3 -> 4", "x < low").values()) == ["caught", "equivalent"]
 
 
 def test_a_name_in_the_list_that_is_gone_is_told(
@@ -117,8 +143,8 @@ def test_the_bar_is_ninety_five_of_a_hundred(toy: Path, survivors: int, code: in
 
 def test_tests_that_fail_without_a_change_end_the_run(toy: Path) -> None:
     (toy / "tests" / "test_toy.py").write_text("def test_wrong() -> None:\n    assert False\n")
-    with pytest.raises(SystemExit, match="fail without any change"):
-        judge_toy("3 -> 4")
+    with pytest.raises(AssertionError, match="fail without any change"):
+        judge_toy(toy, "3 -> 4")
 
 
 def test_the_chosen_modules_and_their_tests_are_there() -> None:
